@@ -1,0 +1,3 @@
+//! Wire shapes, API traits with thin handlers, the error envelope, OpenAPI.
+
+pub mod operator;

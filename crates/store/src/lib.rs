@@ -1,0 +1,167 @@
+//! A revisioned key-value store with transactions and watch: etcd's semantics, one machine's needs.
+//!
+//! Keys are ordered byte strings. Each successful write transaction that changes something gets the
+//! next [`Revision`], one for the whole transaction. A transaction compares first and then writes
+//! all or nothing. A watch delivers every change from a revision on, in order, without a gap, or
+//! says that the revision is compacted. What [`Store::txn`] answered is on disk.
+//!
+//! Nothing here knows what the values mean; the registry and the pools do. The way of a call never
+//! comes here.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+
+/// A position in the history of the store; 0 is before the first write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Revision(pub u64);
+
+/// A key with its value and history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key.
+    pub key: Bytes,
+    /// The value.
+    pub value: Bytes,
+    /// When the key was created (since its last deletion).
+    pub create_revision: Revision,
+    /// When it was last written.
+    pub mod_revision: Revision,
+    /// How often it was written since its creation, from 1.
+    pub version: u64,
+}
+
+/// A condition of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compare {
+    /// The key was last written at this revision; revision 0 means that the key does not exist.
+    ModRevision(Bytes, Revision),
+    /// The key has this value.
+    Value(Bytes, Bytes),
+}
+
+/// A write of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Writes a key.
+    Put(Bytes, Bytes),
+    /// Deletes a key, if it exists.
+    Delete(Bytes),
+    /// Deletes every key with the prefix.
+    DeletePrefix(Bytes),
+}
+
+/// Writes that happen together if all conditions hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Txn {
+    /// The conditions.
+    pub when: Vec<Compare>,
+    /// The writes. A key may be written once.
+    pub then: Vec<Op>,
+}
+
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxnOutcome {
+    /// Whether the conditions held and the writes happened.
+    pub succeeded: bool,
+    /// The revision of the store after the transaction.
+    pub revision: Revision,
+}
+
+/// A part of the keys, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// The keys found.
+    pub items: Vec<KeyValue>,
+    /// Whether there are more keys with the prefix after the last one.
+    pub more: bool,
+    /// The revision at which the range was read.
+    pub revision: Revision,
+}
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The key was written.
+    Put(KeyValue),
+    /// The key was deleted.
+    Delete {
+        /// The key.
+        key: Bytes,
+        /// When.
+        revision: Revision,
+    },
+}
+
+/// All changes of one revision that fall under the watched prefix, or, with no changes, news of
+/// how far the watch has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The revision; every change up to and including it has been delivered.
+    pub revision: Revision,
+    /// The changes, in the order of the transaction.
+    pub changes: Vec<Change>,
+}
+
+/// A future that can be held behind a trait object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A stream of [`Batch`]es.
+pub trait Watch: Send {
+    /// The next batch. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Compacted`] when the watcher fell behind the history that is kept; it must read the
+    /// range again. [`Error::Closed`] when the store shut down.
+    fn next(&mut self) -> BoxFuture<'_, Result<Batch, Error>>;
+}
+
+/// The store. Implementations pass the same conformance suite.
+pub trait Store: Send + Sync {
+    /// The value of `key`.
+    fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<KeyValue>, Error>>;
+
+    /// At most `limit` keys with `prefix`, in order, starting after the key `after` if given.
+    fn range<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        after: Option<&'a [u8]>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Range, Error>>;
+
+    /// Runs a transaction. When this returns a success, the writes are durable and visible to every
+    /// later read. Dropping the future does not undo it.
+    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnOutcome, Error>>;
+
+    /// Follows all keys with `prefix` from after `from` on: the first batch has a revision above
+    /// `from`.
+    fn watch<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        from: Revision,
+    ) -> BoxFuture<'a, Result<Box<dyn Watch>, Error>>;
+
+    /// The revision of the last write.
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, Error>>;
+
+    /// Forgets the history before `at`; current values stay.
+    fn compact(&self, at: Revision) -> BoxFuture<'_, Result<(), Error>>;
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The history at the revision is gone.
+    #[error("revision {} is compacted; read the keys again and watch from there", revision.0)]
+    Compacted {
+        /// The oldest revision that can still be watched from.
+        revision: Revision,
+    },
+    /// The store was shut down, or stopped itself after a disk error.
+    #[error("the store is closed")]
+    Closed,
+}

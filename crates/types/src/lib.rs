@@ -1,0 +1,39 @@
+//! The vocabulary of Bugle: names, URNs, versions, units, resources, function specifications,
+//! inner codes.
+//!
+//! A value of a type here is a valid value: constructors are `FromStr` or `TryFrom`, `Display` is
+//! the canonical text. Nothing here is asynchronous, reads a clock or does I/O, and every other
+//! crate may use it.
+//!
+//! ```
+//! use bugle_types::{FunctionUrn, Version};
+//!
+//! let urn: FunctionUrn = "sn:cn:yrk:default:function:0@svc@hello:latest".parse()?;
+//! assert_eq!(urn.version, Some(Version::Draft));
+//! # Ok::<(), bugle_types::ParseError>(())
+//! ```
+
+mod code;
+mod error;
+mod function;
+mod name;
+mod report;
+mod resources;
+mod runtime;
+mod time;
+mod urn;
+mod version;
+
+pub use code::Code;
+pub use error::ParseError;
+pub use function::{
+    CodeLocation, FunctionId, FunctionSpec, Generation, Hook, Kind, LabelledScale, Scale,
+    SealedEnvironment,
+};
+pub use name::{FunctionName, InstanceLabel, ProductId, TenantId};
+pub use report::report;
+pub use resources::{CpuMillis, MemoryMib, Resources};
+pub use runtime::{PythonVersion, Runtime};
+pub use time::{RevisionId, Timestamp};
+pub use urn::{BUSINESS, FunctionUrn};
+pub use version::{Version, VersionLabel};

@@ -1,0 +1,36 @@
+//! What an instance may use.
+
+use std::fmt;
+
+/// CPU in thousandths of a core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CpuMillis(pub u32);
+
+impl fmt::Display for CpuMillis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}m", self.0)
+    }
+}
+
+/// Memory in MiB (the contract's `MB`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemoryMib(pub u64);
+
+impl fmt::Display for MemoryMib {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} MiB", self.0)
+    }
+}
+
+/// The resources of an instance; the key by which instances of a function are pooled
+/// (`scaling` contract 2.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Resources {
+    /// CPU share.
+    pub cpu: CpuMillis,
+    /// Memory limit.
+    pub memory: MemoryMib,
+    /// Other resources by name (`NPU/.+/count`), in order of name; the amount in thousandths, so
+    /// that resources can be compared and hashed.
+    pub custom: Vec<(String, i64)>,
+}

@@ -1,1 +1,116 @@
-fn main() {}
+//! Measures Bugle beside its peers in one run and writes the figures by name.
+//!
+//! Every ratio is the median of interleaved pairs (Bugle, peer, Bugle, peer, …) under the same load
+//! generator, so that the machine's moods cancel. Absolute figures are medians of their rounds and
+//! mean little on another machine. Figures go to `target/bench/results.json`, the table to standard
+//! output and, with `--write`, into `docs/benchmarks.md`.
+#![expect(clippy::print_stdout, reason = "a command that prints its results")]
+#![expect(clippy::print_stderr, reason = "progress of what takes long")]
+
+mod figures;
+mod load;
+mod peers;
+mod platform;
+mod scenarios;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+
+use crate::figures::Figures;
+
+/// Measures Bugle beside its peers.
+#[derive(Parser, Debug)]
+struct Arguments {
+    /// Shorter rounds: the whole run takes less than three minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Writes the table into docs/benchmarks.md.
+    #[arg(long)]
+    write: bool,
+    /// The binary to measure.
+    #[arg(long, default_value = "target/release/bugle")]
+    binary: PathBuf,
+    /// Only the scenarios whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// How long and how often is measured.
+#[derive(Clone, Copy, Debug)]
+struct Effort {
+    /// Interleaved pairs of a ratio.
+    pairs: usize,
+    /// Length of one side of a pair.
+    round: Duration,
+    /// Functions called for the first time.
+    cold_starts: usize,
+    /// Length of a registry round.
+    registry: Duration,
+    /// Functions in the store whose opening is timed.
+    stored: usize,
+    /// How often a start is timed.
+    starts: usize,
+}
+
+impl Effort {
+    const FULL: Self = Self {
+        pairs: 9,
+        round: Duration::from_secs(4),
+        cold_starts: 100,
+        registry: Duration::from_secs(5),
+        stored: 10_000,
+        starts: 7,
+    };
+    const QUICK: Self = Self {
+        pairs: 5,
+        round: Duration::from_millis(1500),
+        cold_starts: 100,
+        registry: Duration::from_secs(3),
+        stored: 10_000,
+        starts: 3,
+    };
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let effort = if arguments.quick {
+        Effort::QUICK
+    } else {
+        Effort::FULL
+    };
+    let binary = std::path::absolute(&arguments.binary)?;
+    anyhow::ensure!(
+        binary.is_file(),
+        "{} does not exist; build it with `cargo build --release`, or run `cargo xtask bench`",
+        binary.display()
+    );
+    let wanted = |name: &str| {
+        arguments
+            .only
+            .as_deref()
+            .is_none_or(|only| name.contains(only))
+    };
+    let mut figures = Figures::default();
+    for (name, scenario) in scenarios::ALL {
+        if wanted(name) {
+            eprintln!("measuring {name} …");
+            scenario(&binary, effort, &mut figures).with_context(|| format!("scenario {name}"))?;
+        }
+    }
+    let folder = PathBuf::from("target/bench");
+    std::fs::create_dir_all(&folder)?;
+    figures.write_json(&folder.join("results.json"))?;
+    let table = figures.table();
+    println!("{table}");
+    if arguments.write {
+        figures::write_document(
+            &PathBuf::from("docs/benchmarks.md"),
+            &table,
+            arguments.quick,
+        )?;
+    }
+    Ok(())
+}

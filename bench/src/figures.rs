@@ -1,0 +1,165 @@
+//! Figures by name, their table, and the page that shows it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+/// One measured figure.
+#[derive(Clone, Debug)]
+struct Figure {
+    name: &'static str,
+    value: f64,
+    unit: &'static str,
+    /// Lowest and highest round, where there are rounds.
+    spread: Option<(f64, f64)>,
+    what: &'static str,
+}
+
+/// What was measured, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Figures(Vec<Figure>);
+
+impl Figures {
+    /// Adds the median of `rounds`.
+    pub(crate) fn add(
+        &mut self,
+        name: &'static str,
+        unit: &'static str,
+        what: &'static str,
+        mut rounds: Vec<f64>,
+    ) {
+        rounds.sort_by(f64::total_cmp);
+        let value = median(&rounds);
+        let spread = match rounds.as_slice() {
+            [lowest, .., highest] => Some((*lowest, *highest)),
+            _ => None,
+        };
+        self.0.push(Figure {
+            name,
+            value,
+            unit,
+            spread,
+            what,
+        });
+    }
+
+    /// Writes name → number.
+    pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
+        let mut object = serde_json::Map::new();
+        for figure in &self.0 {
+            object.insert(figure.name.to_owned(), rounded(figure.value).into());
+        }
+        let text = serde_json::to_string_pretty(&object)?;
+        std::fs::write(path, text + "\n").with_context(|| path.display().to_string())
+    }
+
+    /// The figures as a Markdown table.
+    pub(crate) fn table(&self) -> String {
+        let mut text =
+            "| figure | median | lowest – highest | what |\n|---|---|---|---|\n".to_owned();
+        for Figure {
+            name,
+            value,
+            unit,
+            spread,
+            what,
+        } in &self.0
+        {
+            let spread = spread.map_or_else(String::new, |(low, high)| {
+                format!("{} – {}", rounded(low), rounded(high))
+            });
+            let value = rounded(*value);
+            let _ = writeln!(text, "| `{name}` | {value} {unit} | {spread} | {what} |");
+        }
+        text
+    }
+}
+
+/// The middle of sorted values; not a number for none.
+pub(crate) fn median(sorted: &[f64]) -> f64 {
+    match sorted.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => sorted[length / 2],
+        length => f64::midpoint(sorted[length / 2 - 1], sorted[length / 2]),
+    }
+}
+
+/// Three significant digits are what such a measurement is worth.
+fn rounded(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return 0.0;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the magnitude of a finite number is small"
+    )]
+    let digits = 2 - value.abs().log10().floor() as i32;
+    let scale = 10_f64.powi(digits.max(0));
+    (value * scale).round() / scale
+}
+
+const BEGIN: &str = "<!-- figures: written by `cargo xtask bench --write` -->";
+const END: &str = "<!-- end of figures -->";
+
+/// Replaces the table between the markers of the page.
+pub(crate) fn write_document(path: &Path, table: &str, quick: bool) -> anyhow::Result<()> {
+    let page = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let markers = page.split_once(BEGIN).and_then(|(head, rest)| {
+        let (_, tail) = rest.split_once(END)?;
+        Some((head, tail))
+    });
+    let (head, tail) = markers.with_context(|| format!("{} lacks its markers", path.display()))?;
+    let date = jiff::Zoned::now().strftime("%Y-%m-%d");
+    let effort = if quick { "quick" } else { "full" };
+    let machine = machine();
+    let page = format!("{head}{BEGIN}\n\n{date}, {effort} run, {machine}.\n\n{table}\n{END}{tail}");
+    std::fs::write(path, page).with_context(|| path.display().to_string())
+}
+
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        text.lines()
+            .find_map(|line| {
+                line.strip_prefix(name)?
+                    .split_once(':')
+                    .map(|(_, v)| v.trim().to_owned())
+            })
+            .unwrap_or_else(|| "unknown".to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let model = field(&read("/proc/cpuinfo"), "model name");
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let memory: u64 = field(&read("/proc/meminfo"), "MemTotal")
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap_or_default();
+    let gib = memory / (1024 * 1024);
+    format!(
+        "{cores} cores ({model}), {gib} GiB, Linux {}",
+        kernel.trim()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_digits_are_kept() {
+        for (value, kept) in [
+            (1.23456, 1.23),
+            (123.456, 123.0),
+            (0.012_345, 0.0123),
+            (0.0, 0.0),
+        ] {
+            assert!((rounded(value) - kept).abs() < 1e-9, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between() {
+        assert!((median(&[1.0, 2.0, 4.0, 8.0]) - 3.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,234 @@
+//! The platform under measurement: a real process on free ports.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use tempfile::TempDir;
+
+use crate::load;
+
+/// A running platform; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Platform {
+    child: Child,
+    /// The control API.
+    pub(crate) control: SocketAddr,
+    /// The invocation gateway.
+    pub(crate) gateway: SocketAddr,
+    /// From the start of the process until it was ready.
+    pub(crate) ready: Duration,
+}
+
+/// The longest that a start may take.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+impl Platform {
+    /// Starts `binary` on `data` with functions below `code`, and waits until it is ready.
+    pub(crate) fn start(binary: &Path, data: &Path, code: &Path) -> anyhow::Result<Self> {
+        let endpoints = data.join("endpoints.json");
+        match std::fs::remove_file(&endpoints) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let begin = Instant::now();
+        let child = Command::new(binary)
+            .args([
+                "serve",
+                "--control-listen",
+                "127.0.0.1:0",
+                "--gateway-listen",
+                "127.0.0.1:0",
+            ])
+            .arg("--data-dir")
+            .arg(data)
+            .arg("--code-root")
+            .arg(code)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(data.with_extension("log"))?)
+            .spawn()
+            .with_context(|| binary.display().to_string())?;
+        let mut platform = Self {
+            child,
+            control: ([127, 0, 0, 1], 0).into(),
+            gateway: ([127, 0, 0, 1], 0).into(),
+            ready: Duration::ZERO,
+        };
+        platform.wait_until_ready(&endpoints, begin)?;
+        Ok(platform)
+    }
+
+    fn wait_until_ready(&mut self, endpoints: &Path, begin: Instant) -> anyhow::Result<()> {
+        loop {
+            ensure!(
+                begin.elapsed() < PATIENCE,
+                "the platform was not ready in {PATIENCE:?}"
+            );
+            ensure!(
+                self.child.try_wait()?.is_none(),
+                "the platform ended while it started"
+            );
+            if let Ok(text) = std::fs::read_to_string(endpoints) {
+                let value: serde_json::Value = serde_json::from_str(&text)?;
+                let address = |key: &str| -> anyhow::Result<SocketAddr> {
+                    Ok(value[key]
+                        .as_str()
+                        .context("an endpoint is missing")?
+                        .parse()?)
+                };
+                self.control = address("control")?;
+                self.gateway = address("gateway")?;
+                break;
+            }
+            pause();
+        }
+        let request = load::request(self.control, "/readyz", None);
+        while load::once(self.control, &request).map_or(0, |(status, _)| status) != 200 {
+            ensure!(
+                begin.elapsed() < PATIENCE,
+                "the platform was not ready in {PATIENCE:?}"
+            );
+            pause();
+        }
+        self.ready = begin.elapsed();
+        Ok(())
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Registers a Python function whose code is `folder`, and returns the path of its invocation.
+    pub(crate) fn register(&self, name: &str, folder: &Path) -> anyhow::Result<String> {
+        let body = registration(name, folder);
+        let request = load::request(self.control, "/serverless/v1/functions", Some(&body));
+        let (status, answer) = load::once(self.control, &request)?;
+        ensure!(
+            status == 200,
+            "registering {name} was answered with {status}: {answer}"
+        );
+        Ok(format!(
+            "/serverless/v1/functions/sn:cn:yrk:default:function:{name}:latest/invocations"
+        ))
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        // The process may have ended by itself; there is nothing else to do about either failure.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The smallest wait between two looks at something that takes milliseconds.
+fn pause() {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "no runtime here; the wait bounds the precision"
+    )]
+    std::thread::sleep(Duration::from_micros(500));
+}
+
+/// The body of a registration.
+pub(crate) fn registration(name: &str, folder: &Path) -> String {
+    serde_json::json!({
+        "name": name, "runtime": python(), "kind": "faas", "handler": "handler.handler",
+        "cpu": 500, "memory": 256, "timeout": 60, "storageType": "local", "codePath": folder,
+        "concurrentNum": "100", "minInstance": "0", "maxInstance": "1",
+    })
+    .to_string()
+}
+
+/// The runtime of the machine's `python3`, which the peers use as well.
+pub(crate) fn python() -> String {
+    let output = Command::new("python3")
+        .args([
+            "-c",
+            "import sys; print('python3.%d' % sys.version_info[1])",
+        ])
+        .output();
+    output
+        .ok()
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .map_or_else(|| "python3.11".to_owned(), |text| text.trim().to_owned())
+}
+
+/// Folders for one scenario: the platform's data and the functions' code.
+#[derive(Debug)]
+pub(crate) struct Folders {
+    // Removed when dropped.
+    _root: TempDir,
+    /// For the platform.
+    pub(crate) data: PathBuf,
+    /// For the functions.
+    pub(crate) code: PathBuf,
+}
+
+impl Folders {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let root = tempfile::tempdir()?;
+        let (data, code) = (root.path().join("data"), root.path().join("code"));
+        std::fs::create_dir(&data)?;
+        std::fs::create_dir(&code)?;
+        Ok(Self {
+            _root: root,
+            data,
+            code,
+        })
+    }
+
+    /// A folder with the trivial handler.
+    pub(crate) fn function(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let folder = self.code.join(name);
+        std::fs::create_dir_all(&folder)?;
+        let handler = "def handler(event, context):\n    return {'ok': True}\n";
+        std::fs::write(folder.join("handler.py"), handler)?;
+        Ok(folder)
+    }
+}
+
+/// RSS of a process and its descendants, in MiB.
+pub(crate) fn tree_rss_mib(root: u32) -> anyhow::Result<f64> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // A process may end while we look.
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+            continue;
+        };
+        let field = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            line.split_whitespace().next()?.parse::<u32>().ok()
+        };
+        parents.push((
+            pid,
+            field("PPid:").unwrap_or(0),
+            field("VmRSS:").unwrap_or(0),
+        ));
+    }
+    let mut tree = vec![root];
+    let mut kib = 0;
+    while let Some(parent) = tree.pop() {
+        kib += parents
+            .iter()
+            .find(|(pid, ..)| *pid == parent)
+            .map_or(0, |(.., rss)| *rss);
+        tree.extend(
+            parents
+                .iter()
+                .filter(|(_, p, _)| *p == parent)
+                .map(|(pid, ..)| *pid),
+        );
+    }
+    ensure!(kib > 0, "process {root} is gone");
+    Ok(f64::from(kib) / 1024.0)
+}

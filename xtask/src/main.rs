@@ -1,1 +1,85 @@
-fn main() {}
+//! `cargo xtask`: what developers and CI run.
+//!
+//! `test` is the one command that installs what the tests need and runs every check there is, in the
+//! order in which a mistake shows soonest; CI runs nothing else. `check` is its quick beginning.
+//! `bench` measures. Nothing is skipped in silence: the summary names what did not run, and why.
+#![expect(clippy::print_stdout, reason = "a command that prints what it does")]
+
+mod checks;
+mod dependencies;
+mod prepare;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, ensure};
+use clap::Parser;
+
+use crate::report::Report;
+
+/// Checks, tests and measures Bugle.
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Installs what the tests need and runs every check.
+    Test,
+    /// Runs the quick checks: format, lints, dependency rule, unit tests.
+    Check,
+    /// Measures a release build; figures go to target/bench/results.json.
+    Bench {
+        /// Arguments of the benchmark, for instance `--quick` or `--write`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let task = Task::parse();
+    let root = root()?;
+    std::env::set_current_dir(&root).with_context(|| root.display().to_string())?;
+    match task {
+        Task::Test => Ok(finish(&checks::all())),
+        Task::Check => Ok(finish(&checks::quick())),
+        Task::Bench { arguments } => bench(&arguments).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn finish(report: &Report) -> ExitCode {
+    println!("\n{}", report.summary());
+    if report.is_success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn bench(arguments: &[String]) -> anyhow::Result<()> {
+    run(cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "bugle",
+        "--package",
+        "bugle-bench",
+    ]))?;
+    run(Command::new("target/release/bugle-bench").args(arguments))
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("{command:?}"))?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(())
+}
+
+/// The cargo that runs this.
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// The folder of the workspace.
+fn root() -> anyhow::Result<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = here.parent().context("xtask lies in the workspace")?;
+    Ok(root.to_owned())
+}

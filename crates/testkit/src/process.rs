@@ -9,7 +9,8 @@ pub fn kill(pid: u32) {
     send(pid, Signal::KILL);
 }
 
-pub(crate) fn terminate(pid: u32) {
+/// Asks a process to end. One that is gone already is no mistake.
+pub fn terminate(pid: u32) {
     send(pid, Signal::TERM);
 }
 

@@ -1,0 +1,75 @@
+//! Every command of the documents runs, and prints what the document shows.
+//!
+//! In a `console` block, a line that starts with `$ ` is a command (a trailing `\` continues it), and
+//! the lines below it are what it prints; `…` stands for any text. The commands of a file run in
+//! order, each must succeed, and one that ends with `&` runs until the end of the file.
+#![cfg(test)]
+
+mod script;
+mod shell;
+
+use std::path::{Path, PathBuf};
+
+use shell::Shell;
+
+/// The one command that is not run: it runs these tests.
+const THIS: &str = "cargo xtask test";
+
+#[tokio::test]
+async fn the_readme_does_what_it_says() {
+    run("README.md").await;
+}
+
+#[tokio::test]
+async fn operations_does_what_it_says() {
+    run("docs/operations.md").await;
+}
+
+#[test]
+fn no_document_is_without_a_test() {
+    let tested = include_str!("main.rs");
+    let mut documents = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
+    for entry in std::fs::read_dir(repository().join("docs"))
+        .unwrap()
+        .flatten()
+    {
+        documents.push(format!("docs/{}", entry.file_name().into_string().unwrap()));
+    }
+    for document in documents {
+        let commands = !script::steps(&read(&document)).is_empty();
+        let has_test = tested.contains(&format!("run(\"{document}\")"));
+        assert_eq!(
+            commands, has_test,
+            "{document}: commands {commands}, a test {has_test}"
+        );
+    }
+}
+
+#[test]
+fn ci_runs_the_test_command_of_the_readme() {
+    assert!(read("README.md").contains(THIS));
+    assert!(read(".ci/run").contains(THIS));
+}
+
+async fn run(document: &str) {
+    let mut shell = Shell::new(&repository());
+    for step in script::steps(&read(document)) {
+        if step.command != THIS {
+            shell.run(&step).await;
+        }
+    }
+    shell.finish().await;
+}
+
+fn repository() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests
+        .parent()
+        .expect("the tests lie in the repository")
+        .to_owned()
+}
+
+fn read(file: &str) -> String {
+    let path = repository().join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

@@ -51,6 +51,69 @@ fn ci_runs_the_test_command_of_the_readme() {
     assert!(read(".ci/run").contains(THIS));
 }
 
+/// In a table of the specification, `place`: name; name. A place is a file of `tests` or a crate.
+#[test]
+fn every_test_and_figure_that_the_specification_names_exists() {
+    let mut named = 0;
+    for row in read("SPECIFICATION.md")
+        .lines()
+        .filter(|line| line.starts_with("| "))
+    {
+        let shown_by = row
+            .trim_end_matches(" |")
+            .rsplit(" | ")
+            .next()
+            .unwrap_or_default();
+        let Some((place, rest)) = shown_by
+            .strip_prefix('`')
+            .and_then(|rest| rest.split_once('`'))
+        else {
+            continue;
+        };
+        let Some(names) = rest.strip_prefix(": ") else {
+            let figures = read("bench/src/scenarios.rs");
+            assert!(
+                figures.contains(&format!("\"{place}\"")),
+                "no figure {place}"
+            );
+            continue;
+        };
+        let sources = sources_of(place);
+        for name in names.split("; ") {
+            let function = name
+                .to_lowercase()
+                .replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+            assert!(
+                sources.contains(&format!("fn {function}(")),
+                "no test {function} in {place}"
+            );
+            named += 1;
+        }
+    }
+    assert!(
+        named > 20,
+        "only {named} tests are named: is the table still a table?"
+    );
+}
+
+/// The text of a test target or of all files of a crate.
+fn sources_of(place: &str) -> String {
+    let folders = [
+        repository().join("tests").join(format!("{place}.rs")),
+        repository().join("tests").join(place),
+        repository().join("crates").join(place),
+    ];
+    folders.iter().map(|folder| text_below(folder)).collect()
+}
+
+fn text_below(path: &Path) -> String {
+    if path.extension().is_some_and(|extension| extension == "rs") {
+        return std::fs::read_to_string(path).unwrap_or_default();
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| text_below(&entry.path())).collect()
+}
+
 async fn run(document: &str) {
     let mut shell = Shell::new(&repository());
     for step in script::steps(&read(document)) {

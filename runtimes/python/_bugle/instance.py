@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of an instance: its START frame, the user's code, calls, and the end."""
+
+import atexit
+import json
+import os
+import random
+import sys
+import threading
+import time
+
+from _bugle import frames, loader, results
+from _bugle.context import Context, Function, write_failure
+from _bugle.output import Output
+
+_PR_SET_NAME = 15
+
+
+def main(fd, prctl):
+    """Serves the platform on the socket `fd`; ends the process."""
+    channel = frames.Channel(fd)
+    try:
+        # A parked instance waits here until a function needs it.
+        frame = channel.receive()
+    except (frames.Closed, OSError):
+        os._exit(0)
+    began = time.monotonic()
+    start = json.loads(frame[5].decode("utf-8"))
+    output = Output(channel)
+    output.install()
+    try:
+        _enter(start, prctl)
+        function = Function(start)
+        function.make_logger(output)
+        host, phases = _load(start, function, channel, output, began)
+    except BaseException as error:
+        _report_failure(channel, output, error)
+        os._exit(1)
+    channel.send(frames.frame(frames.READY, meta=json.dumps(phases).encode("ascii")))
+    status = 0
+    try:
+        stop = host.serve()
+        _run_pre_stop(start, host, stop)
+    except (frames.Closed, ConnectionError):
+        # The platform is gone; nobody waits for an orderly end.
+        status = 1
+    except BaseException as error:
+        write_failure(results.format_trace(error))
+        status = 1
+    _exit(status)
+
+
+def _enter(start, prctl):
+    """Gives the process the environment, directory and randomness of its own."""
+    os.environ.clear()
+    os.environ.update(start["environment"])
+    if "TZ" in start["environment"]:
+        time.tzset()
+    # The generator of a fork continues that of its parent.
+    random.seed()
+    os.chdir(start["code"])
+    if prctl is not None:
+        name = ("py:" + start["function"]["name"]).encode("ascii", "replace")
+        prctl(_PR_SET_NAME, name[:15], 0, 0, 0)
+    # The module search of a program starts at its own directory.
+    sys.argv = [""]
+    loader.prepare_path(start["code"])
+
+
+def _load(start, function, channel, output, began):
+    """Imports the handler and runs the initializer; returns the host and the durations."""
+    handler = loader.find(start["code"], start["handler"])
+    if loader.is_coroutine_function(handler):
+        from _bugle.coroutines import Host
+    else:
+        from _bugle.threads import Host
+    host = Host(channel, output, function, handler)
+    initializer = None
+    if start["initializer"]:
+        initializer = loader.find(start["code"], start["initializer"])
+    loaded = time.monotonic()
+    if initializer is not None:
+        timeout = start["initializer_timeout_ms"] / 1000.0
+        host.finish(initializer(Context(function, host, 0, b"", b"", 0, timeout)))
+    done = time.monotonic()
+    return host, {
+        "load_us": int((loaded - began) * 1e6),
+        "init_us": int((done - loaded) * 1e6),
+    }
+
+
+def _report_failure(channel, output, error):
+    trace = results.format_trace(error)
+    if isinstance(error, loader.LoadError):
+        message, trace = str(error), None
+    elif isinstance(error, SystemExit):
+        message = "user code sys.exit()."
+    else:
+        message = "%s: %s" % (results.name_of(error), error)
+    write_failure(trace or message)
+    output.flush_all()
+    meta = {"message": message, "trace": trace}
+    channel.send(frames.frame(frames.START_FAILED, meta=json.dumps(meta).encode("ascii")))
+
+
+def _run_pre_stop(start, host, stop):
+    """Runs the user's pre_stop within its time; what it raises does not stop the end."""
+    if not start["pre_stop"]:
+        return
+    try:
+        pre_stop = loader.find(start["code"], start["pre_stop"])
+    except BaseException as error:
+        write_failure(results.format_trace(error))
+        return
+
+    def run():
+        try:
+            host.finish(pre_stop())
+        except BaseException as error:
+            write_failure(results.format_trace(error))
+
+    thread = threading.Thread(target=run, name="pre_stop", daemon=True)
+    thread.start()
+    thread.join(start["pre_stop_timeout_ms"] / 1000.0)
+    # The platform's patience ends the process if the thread does not listen.
+    while thread.is_alive() and host.interrupt(thread.ident):
+        thread.join(1.0)
+
+
+def _exit(status):
+    """Ends the process: what user code registered runs, other threads are not waited for."""
+    try:
+        atexit._run_exitfuncs()
+    except BaseException as error:
+        write_failure(results.format_trace(error))
+    os._exit(status)

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The warm parent: imports what most functions need, then forks one instance per request.
+
+It is single-threaded, so a fork copies a process in a known state, and it is the parent, so it is
+the one that may kill an instance without a race on its process id. It never runs user code and
+never sees what an instance is told: the START frame waits in the instance's own socket.
+
+When the platform ends, its side of the control socket closes; every instance is then killed with
+its process group. When this process ends, the kernel kills the instances (`PR_SET_PDEATHSIG`).
+"""
+
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+
+# Requests: kind, id. Reports: kind, value, id, detail.
+_REQUEST = struct.Struct("<B7xQ")
+_REPORT = struct.Struct("<B3xiQQ")
+
+_FORK = 1
+_KILL = 2
+_HELLO = 16
+_FORKED = 17
+_EXITED = 18
+_FORK_FAILED = 19
+
+# Imported once here instead of in every instance. Each of them is small or is wanted by nearly
+# every function that talks to a network; what costs more than it saves is the operator's to add.
+_PRELOAD = (
+    "_bugle.instance",
+    "_bugle.coroutines",
+    "asyncio",
+    "base64",
+    "bisect",
+    "calendar",
+    "collections",
+    "concurrent.futures",
+    "contextlib",
+    "contextvars",
+    "copy",
+    "csv",
+    "ctypes",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "email.utils",
+    "email.message",
+    "email.parser",
+    "encodings.ascii",
+    "encodings.idna",
+    "encodings.latin_1",
+    "enum",
+    "fractions",
+    "functools",
+    "gzip",
+    "hashlib",
+    "heapq",
+    "hmac",
+    "html",
+    "http.client",
+    "inspect",
+    "io",
+    "itertools",
+    "json",
+    "logging",
+    "math",
+    "mimetypes",
+    "operator",
+    "pathlib",
+    "pickle",
+    "platform",
+    "queue",
+    "random",
+    "re",
+    "secrets",
+    "shutil",
+    "socket",
+    "ssl",
+    "statistics",
+    "string",
+    "subprocess",
+    "tempfile",
+    "textwrap",
+    "threading",
+    "traceback",
+    "types",
+    "typing",
+    "urllib.parse",
+    "urllib.request",
+    "uuid",
+    "warnings",
+    "weakref",
+    "zipfile",
+    "zlib",
+)
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+
+# Descriptors of an instance: 0 to 2, and its socket to the platform.
+DATA_FD = 3
+
+
+def main(extra):
+    """Runs until the platform closes the control socket."""
+    own = sys.path.pop(0)
+    sys.path.insert(0, own)
+    missing = _preload(extra)
+    sys.path.remove(own)
+    for name in missing:
+        sys.stderr.write("cannot import %s\n" % name)
+    Zygote(_take_control_socket()).run()
+
+
+def _preload(extra):
+    missing = []
+    for name in _PRELOAD + tuple(extra):
+        try:
+            __import__(name)
+        except ImportError:
+            # An interpreter may be built without ssl, ctypes and others, and old ones lack some.
+            if name in extra:
+                missing.append(name)
+    return missing
+
+
+def _take_control_socket():
+    """Moves the control socket away from descriptor 0, which gets /dev/null."""
+    control = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    return control
+
+
+def _load_prctl():
+    """Returns `prctl`, or None in an interpreter without ctypes."""
+    try:
+        import ctypes
+    except ImportError:
+        return None
+    return ctypes.CDLL(None, use_errno=True).prctl
+
+
+class Zygote(object):
+    """Answers the platform's requests and reports the ends of instances."""
+
+    def __init__(self, control):
+        self._control = control
+        self._pid = os.getpid()
+        self._prctl = _load_prctl()
+        self._pids = {}  # id -> process id
+        self._ids = {}  # process id -> id
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+
+    def run(self):
+        """Waits for requests and for ends of instances; never returns."""
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # The handler does nothing: it exists so that the byte in the pipe ends the poll.
+        signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
+        signal.set_wakeup_fd(self._wake_write)
+        # What is alive now lives for ever: the collector of an instance must not touch it, or
+        # every page of it would be copied.
+        gc.collect()
+        gc.disable()
+        if hasattr(gc, "freeze"):
+            gc.freeze()
+        self._report(_HELLO, self._pid, 0, 0)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        while True:
+            for fd, _events in poll.poll():
+                if fd == self._wake_read:
+                    self._reap()
+                else:
+                    self._serve()
+
+    def _serve(self):
+        try:
+            message, control, _flags, _address = self._control.recvmsg(
+                _REQUEST.size, socket.CMSG_SPACE(8)
+            )
+        except ConnectionError:
+            message = b""
+        if not message:
+            self._end()
+        kind, ident = _REQUEST.unpack(message)
+        if kind == _FORK:
+            fds = struct.unpack("2i", control[0][2])
+            try:
+                self._fork(ident, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+        elif kind == _KILL:
+            pid = self._pids.get(ident)
+            if pid is not None:
+                _kill(pid)
+
+    def _fork(self, ident, fds):
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._report(_FORK_FAILED, error.errno, ident, 0)
+            return
+        if pid == 0:
+            self._become_instance(fds)
+        self._pids[ident] = pid
+        self._ids[pid] = ident
+        self._report(_FORKED, pid, ident, 0)
+
+    def _become_instance(self, fds):
+        """Turns this fork into an instance; never returns."""
+        try:
+            os.setsid()
+            if self._prctl is not None:
+                self._prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+                self._prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+                # The parent may have ended before the line above.
+                if os.getppid() != self._pid:
+                    os._exit(1)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _arrange_descriptors(*fds)
+            gc.enable()
+            from _bugle import instance
+
+            instance.main(DATA_FD, self._prctl)
+        except BaseException:
+            # Nobody above this can handle it, and the parent's loop must not run here.
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(1)
+
+    def _reap(self):
+        try:
+            os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            # What the instance left behind is killed while its id still belongs to it.
+            _kill_group(ended.si_pid)
+            pid, status, usage = os.wait4(ended.si_pid, 0)
+            ident = self._ids.pop(pid, None)
+            if ident is not None:
+                del self._pids[ident]
+                self._report(_EXITED, status, ident, usage.ru_maxrss * 1024)
+
+    def _report(self, kind, value, ident, detail):
+        try:
+            self._control.send(_REPORT.pack(kind, value, ident, detail))
+        except OSError:
+            self._end()
+
+    def _end(self):
+        for pid in self._ids:
+            _kill(pid)
+        os._exit(0)
+
+
+def _kill(pid):
+    # The group does not exist before the instance has made it.
+    _kill_group(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _kill_group(pid):
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _arrange_descriptors(data, output):
+    """Keeps standard input, the output pipe as 1 and 2, and the data socket as 3; no others."""
+    # Copies above the range first: one of the two may be where the other has to go.
+    high_data = os.dup(data)
+    high_output = os.dup(output)
+    while high_data <= DATA_FD or high_output <= DATA_FD:
+        high_data, high_output = os.dup(high_data), os.dup(high_output)
+    os.dup2(high_output, 1)
+    os.dup2(high_output, 2)
+    os.dup2(high_data, DATA_FD, inheritable=False)
+    os.closerange(DATA_FD + 1, max(high_data, high_output) + 16)

@@ -9,6 +9,9 @@ use tokio::sync::mpsc;
 use crate::ExitCause;
 
 /// What the handler writes to `context.get_stream()`, one message a write.
+///
+/// Messages move while the future of the call is polled: whoever reads them polls both. All of
+/// them have been sent when the call is answered. A closed receiver loses messages, nothing else.
 pub type StreamSink = mpsc::Sender<Bytes>;
 
 /// A call to an instance.

@@ -1,0 +1,168 @@
+//! The process of one instance, as its parent reports it.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use tokio::sync::watch;
+
+use crate::ExitCause;
+
+/// Whoever can end processes, because it is their parent.
+pub(crate) trait Parent: Send + Sync + std::fmt::Debug {
+    /// Kills the child with this number, and its process group. Does nothing when it is gone.
+    fn kill(&self, number: u64);
+}
+
+/// A child of a parent process.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) number: u64,
+    parent: Weak<dyn Parent>,
+    pid: AtomicU32,
+    killed: AtomicBool,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+/// How a child ended, as far as the parent knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The status that `wait` gave, and the most memory used, in bytes.
+    Status { status: i32, peak_memory: u64 },
+    /// It never began: the error number of `fork`.
+    NotForked(i32),
+    /// The parent is gone, and the kernel has killed the child.
+    Orphaned,
+}
+
+impl Child {
+    pub(crate) fn new(number: u64, parent: Weak<dyn Parent>) -> Self {
+        Self {
+            number,
+            parent,
+            pid: AtomicU32::new(0),
+            killed: AtomicBool::new(false),
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    pub(crate) fn set_pid(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// The process id, once it is known.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match self.pid.load(Ordering::Relaxed) {
+            0 => None,
+            pid => Some(pid),
+        }
+    }
+
+    /// Ends the process at once, with its process group.
+    pub(crate) fn kill(&self) {
+        self.expect_end();
+        if let Some(parent) = self.parent.upgrade() {
+            parent.kill(self.number);
+        }
+    }
+
+    /// From now on an end is the platform's doing.
+    pub(crate) fn expect_end(&self) {
+        self.killed.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells everybody who waits.
+    pub(crate) fn set_ended(&self, ended: Ended) {
+        self.ended.send_replace(Some(ended));
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    /// The error number of `fork`, if that is why there is no process.
+    pub(crate) fn fork_error(&self) -> Option<i32> {
+        match *self.ended.borrow() {
+            Some(Ended::NotForked(errno)) => Some(errno),
+            _ => None,
+        }
+    }
+
+    /// Waits for the end: its cause, and the most memory used. Cancel safe.
+    pub(crate) async fn ended(&self) -> (ExitCause, u64) {
+        let mut receiver = self.ended.subscribe();
+        let ended = receiver.wait_for(Option::is_some).await;
+        let ended = ended
+            .ok()
+            .and_then(|ended| *ended)
+            .unwrap_or(Ended::Orphaned);
+        self.explain(ended)
+    }
+
+    fn explain(&self, ended: Ended) -> (ExitCause, u64) {
+        let peak_memory = match ended {
+            Ended::Status { peak_memory, .. } => peak_memory,
+            Ended::NotForked(_) | Ended::Orphaned => 0,
+        };
+        let cause = match ended {
+            _ if self.killed.load(Ordering::Relaxed) => ExitCause::Stopped,
+            Ended::Status { status, .. } => cause(ExitStatus::from_raw(status)),
+            Ended::NotForked(_) | Ended::Orphaned => ExitCause::Signal(SIGKILL),
+        };
+        (cause, peak_memory)
+    }
+}
+
+/// The signal that a child gets when its parent ends.
+const SIGKILL: i32 = 9;
+
+fn cause(status: ExitStatus) -> ExitCause {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => ExitCause::Code(code),
+        (None, Some(signal)) => ExitCause::Signal(signal),
+        // `wait` reports ends only: neither stops nor continuations were asked for.
+        (None, None) => ExitCause::Signal(SIGKILL),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct NoParent;
+
+    impl Parent for NoParent {
+        fn kill(&self, _number: u64) {}
+    }
+
+    fn child() -> Child {
+        let parent: Weak<dyn Parent> = Weak::<NoParent>::new();
+        Child::new(1, parent)
+    }
+
+    #[tokio::test]
+    async fn an_end_of_its_own_is_told_by_code_or_signal() {
+        for (status, cause) in [(3 << 8, ExitCause::Code(3)), (11, ExitCause::Signal(11))] {
+            let child = child();
+            child.set_ended(Ended::Status {
+                status,
+                peak_memory: 5,
+            });
+            assert_eq!(child.ended().await, (cause, 5));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_the_platform_wanted_is_a_stop() {
+        let child = child();
+        child.kill();
+        child.set_ended(Ended::Status {
+            status: 9,
+            peak_memory: 0,
+        });
+        assert_eq!(child.ended().await.0, ExitCause::Stopped);
+    }
+}

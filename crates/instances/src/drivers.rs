@@ -1,0 +1,34 @@
+//! The drivers of this build, by runtime.
+
+use bugle_types::Runtime;
+
+use crate::{BoxFuture, Driver, PythonDriver, StartError, StartRequest, Started};
+
+/// Starts instances of every runtime that this build has.
+#[derive(Clone, Debug)]
+pub struct Drivers {
+    /// `python3.N`.
+    pub python: PythonDriver,
+}
+
+impl Drivers {
+    /// Starts in the background what the first start of a function of this runtime needs.
+    pub fn prepare(&self, runtime: &Runtime) {
+        self.python.prepare(runtime);
+    }
+}
+
+impl Driver for Drivers {
+    fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Started, StartError>> {
+        match &request.spec.runtime {
+            Runtime::Python(_) => Driver::start(&self.python, request),
+            Runtime::Other(name) => {
+                let message = format!(
+                    "the runtime {name} cannot be run by this build, which runs python3.6 to \
+                     python3.13; register the function with one of them"
+                );
+                Box::pin(async move { Err(StartError::Unsupported(message)) })
+            }
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Python functions: one warm interpreter per version, and a fork of it per instance.
+//!
+//! The platform tells the parent to fork and hands it the instance's end of a fresh socket; what
+//! the instance is to run is already waiting in that socket. So a cold start costs one message to
+//! the parent and one answer from the instance, and nothing at all to the parent when a parked
+//! process takes the function.
+
+mod config;
+mod discover;
+mod sources;
+mod start;
+mod zygote;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bugle_artifacts::CodeRoots;
+use bugle_types::{FunctionId, PythonVersion, Runtime, SealedEnvironment};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::time::Instant;
+
+use crate::connection::{Connection, StartReport};
+use crate::output::{Lines, LogLimits};
+use crate::process::ProcessInstance;
+use crate::pump::Pump;
+use crate::{BoxFuture, Driver, LogSink, StartError, StartPhases, StartRequest, Started};
+
+pub use config::Config;
+pub use discover::Interpreter;
+use zygote::{Forked, Zygote};
+
+/// Decrypts the variables of a function; the error says why that is not possible.
+pub type EnvironmentOpener = Arc<
+    dyn Fn(&FunctionId, &SealedEnvironment) -> Result<BTreeMap<String, String>, String>
+        + Send
+        + Sync,
+>;
+
+/// How long no parent is started after one could not be.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// What a driver needs from the rest of the platform.
+pub struct Dependencies {
+    /// Where code may be.
+    pub roots: CodeRoots,
+    /// Where the lines of functions go.
+    pub logs: Arc<dyn LogSink>,
+    /// What opens a function's variables.
+    pub open_environment: EnvironmentOpener,
+    /// A directory of the platform's own; the Python side is written there.
+    pub runtime_dir: PathBuf,
+}
+
+impl fmt::Debug for Dependencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dependencies")
+            .field("roots", &self.roots)
+            .field("runtime_dir", &self.runtime_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts Python instances. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PythonDriver {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    dependencies: Dependencies,
+    script: PathBuf,
+    /// Where instances are read; the runtime on which their calls are made.
+    runtime: Handle,
+    parents: Mutex<HashMap<PythonVersion, Arc<AsyncMutex<Slot>>>>,
+}
+
+/// The parent of one version.
+#[derive(Debug, Default)]
+struct Slot {
+    interpreter: Option<PathBuf>,
+    zygote: Option<Arc<Zygote>>,
+    failed: Option<(Instant, String)>,
+}
+
+impl PythonDriver {
+    /// A driver whose instances live on the current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The Python side cannot be written to the runtime directory.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn new(config: Config, dependencies: Dependencies) -> io::Result<Self> {
+        let script = sources::write(&dependencies.runtime_dir.join("python"))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                config,
+                dependencies,
+                script,
+                runtime: Handle::current(),
+                parents: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Every interpreter of this machine. Runs each of them once, so it blocks for a while.
+    pub fn discover(config: &Config) -> Vec<Interpreter> {
+        discover::find_all(config)
+    }
+
+    /// Starts the parent of a runtime in the background, so that the first start need not wait.
+    pub fn prepare(&self, runtime: &Runtime) {
+        let Runtime::Python(version) = *runtime else {
+            return;
+        };
+        let driver = self.clone();
+        self.shared.runtime.spawn(async move {
+            // Whatever is wrong is told to the call that needs it.
+            if let Ok(zygote) = driver.parent(version).await {
+                zygote.park(driver.shared.config.parked);
+            }
+        });
+    }
+
+    /// The parent of `version`, started if there is none.
+    async fn parent(&self, version: PythonVersion) -> Result<Arc<Zygote>, StartError> {
+        let slot = Arc::clone(self.shared.parents.lock().entry(version).or_default());
+        let mut slot = slot.lock().await;
+        if let Some(zygote) = &slot.zygote
+            && !zygote.is_gone()
+        {
+            return Ok(Arc::clone(zygote));
+        }
+        if let Some((at, message)) = &slot.failed
+            && at.elapsed() < BACK_OFF
+        {
+            return Err(StartError::Platform(message.clone()));
+        }
+        let interpreter = match &slot.interpreter {
+            Some(path) => path.clone(),
+            None => self.find_interpreter(version).await?,
+        };
+        let config = &self.shared.config;
+        let limit = Duration::from_secs(config.interpreter_start_seconds);
+        match Zygote::start(&interpreter, &self.shared.script, &config.preload, limit).await {
+            Ok(zygote) => {
+                tracing::info!(runtime = %version, pid = zygote.pid(), "interpreter is warm");
+                slot.interpreter = Some(interpreter);
+                slot.zygote = Some(Arc::clone(&zygote));
+                slot.failed = None;
+                Ok(zygote)
+            }
+            Err(message) => {
+                slot.failed = Some((Instant::now(), message.clone()));
+                Err(StartError::Platform(message))
+            }
+        }
+    }
+
+    async fn find_interpreter(&self, version: PythonVersion) -> Result<PathBuf, StartError> {
+        let shared = Arc::clone(&self.shared);
+        let found = tokio::task::spawn_blocking(move || {
+            let places = discover::places(&shared.config);
+            match discover::find(version, &places) {
+                Some(Interpreter {
+                    path,
+                    problem: None,
+                    ..
+                }) => Ok(path),
+                Some(Interpreter {
+                    path,
+                    problem: Some(problem),
+                    ..
+                }) => {
+                    let path = path.display();
+                    Err(format!("{path} cannot run {version} functions: {problem}"))
+                }
+                None => Err(discover::missing(version, &places)),
+            }
+        });
+        match found.await {
+            Ok(found) => found.map_err(StartError::Unsupported),
+            Err(error) => Err(StartError::Platform(error.to_string())),
+        }
+    }
+
+    async fn start(&self, request: StartRequest) -> Result<Started, StartError> {
+        let began = Instant::now();
+        let Runtime::Python(version) = request.spec.runtime else {
+            let runtime = &request.spec.runtime;
+            return Err(StartError::Unsupported(format!(
+                "{runtime} is not a Python runtime"
+            )));
+        };
+        let message = self.message(&request).await?;
+        let zygote = self.parent(version).await?;
+        let forked = zygote
+            .take()
+            .map_err(|error| StartError::Platform(format!("a socket for an instance: {error}")))?;
+        let started = self.bring_up(&request, forked, message, began).await;
+        zygote.park(self.shared.config.parked);
+        started
+    }
+
+    /// Where the code is, and everything else the instance has to know.
+    async fn message(&self, request: &StartRequest) -> Result<Vec<u8>, StartError> {
+        let dependencies = &self.shared.dependencies;
+        let spec = &request.spec;
+        let (roots, wanted) = (dependencies.roots.clone(), Arc::clone(spec));
+        // The code may be on a file system that does not answer.
+        let code =
+            tokio::task::spawn_blocking(move || roots.resolve(&wanted.code, &wanted.generation))
+                .await
+                .map_err(|error| StartError::Platform(error.to_string()))?
+                .map_err(|error| StartError::Unsupported(bugle_types::report(&error)))?;
+        let user = (dependencies.open_environment)(&spec.id, &spec.environment)
+            .map_err(StartError::Platform)?;
+        start::message(request, &code, &user).map_err(StartError::Unsupported)
+    }
+
+    /// Gives a process its function, and waits until it is ready.
+    async fn bring_up(
+        &self,
+        request: &StartRequest,
+        forked: Forked,
+        message: Vec<u8>,
+        began: Instant,
+    ) -> Result<Started, StartError> {
+        let child = Arc::clone(&forked.child);
+        let broken = |error: io::Error| StartError::Platform(format!("the socket: {error}"));
+        let socket = UnixStream::from_std(StdStream::from(forked.data)).map_err(broken)?;
+        let output = pipe::Receiver::from_owned_fd(forked.output).map_err(broken)?;
+        let (connection, report) = Connection::new(socket);
+        let connection = Arc::new(connection);
+        let exit = watch::Sender::new(None);
+        // From here on the process ends when this value is dropped.
+        let instance = ProcessInstance::new(
+            request.id,
+            Arc::clone(&connection),
+            Arc::clone(&child),
+            exit.subscribe(),
+        );
+        connection.send_start(message);
+        let pump = Pump {
+            connection,
+            output,
+            child: Arc::clone(&child),
+            lines: self.lines(request),
+            exit,
+        };
+        self.shared.runtime.spawn(pump.run());
+        let limit = self.start_limit(request);
+        let phases = match tokio::time::timeout(limit, report).await {
+            Err(_) => return Err(StartError::InitializationTimeout { limit }),
+            Ok(Ok(report)) => phases(report, began)?,
+            Ok(Err(_)) => {
+                if let Some(errno) = child.fork_error() {
+                    let error = io::Error::from_raw_os_error(errno);
+                    return Err(StartError::Platform(format!("fork an instance: {error}")));
+                }
+                return Err(StartError::Exited(child.ended().await.0));
+            }
+        };
+        Ok(Started {
+            instance: Arc::new(instance),
+            phases,
+        })
+    }
+
+    fn lines(&self, request: &StartRequest) -> Lines {
+        let config = &self.shared.config;
+        let limits = LogLimits {
+            line_bytes: config.log_line_bytes,
+            lines_per_second: config.log_lines_per_second,
+        };
+        let function = Arc::new(request.spec.id.clone());
+        let sink = Arc::clone(&self.shared.dependencies.logs);
+        Lines::new(function, request.id, sink, limits)
+    }
+
+    fn start_limit(&self, request: &StartRequest) -> Duration {
+        let of_hook = request.spec.initializer.as_ref().map(|hook| hook.timeout);
+        of_hook
+            .filter(|limit| !limit.is_zero())
+            .unwrap_or_else(|| Duration::from_secs(self.shared.config.start_seconds))
+    }
+}
+
+impl Driver for PythonDriver {
+    fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Started, StartError>> {
+        Box::pin(Self::start(self, request))
+    }
+}
+
+/// The meta part of a READY frame.
+#[derive(Deserialize)]
+struct Ready {
+    load_us: u64,
+    init_us: u64,
+}
+
+/// The meta part of a `START_FAILED` frame.
+#[derive(Deserialize)]
+struct Failed {
+    message: String,
+    trace: Option<String>,
+}
+
+fn phases(report: StartReport, began: Instant) -> Result<StartPhases, StartError> {
+    let unreadable = |meta: &Bytes, error: serde_json::Error| {
+        StartError::Platform(format!(
+            "the instance reported its start as {:?}: {error}",
+            String::from_utf8_lossy(&meta[..meta.len().min(200)])
+        ))
+    };
+    match report {
+        Ok(meta) => {
+            let ready: Ready =
+                serde_json::from_slice(&meta).map_err(|error| unreadable(&meta, error))?;
+            let load = Duration::from_micros(ready.load_us);
+            let init = Duration::from_micros(ready.init_us);
+            let process = began.elapsed().saturating_sub(load).saturating_sub(init);
+            Ok(StartPhases {
+                process,
+                load,
+                init,
+            })
+        }
+        Err(meta) => {
+            let Failed { message, trace } =
+                serde_json::from_slice(&meta).map_err(|error| unreadable(&meta, error))?;
+            Err(StartError::Initialization { message, trace })
+        }
+    }
+}

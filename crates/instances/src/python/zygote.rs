@@ -1,0 +1,406 @@
+//! The warm parent of one interpreter's instances, seen from the platform.
+//!
+//! It is a process that runs `runtimes/python/zygote.py`. Requests and reports are small messages on
+//! a `SOCK_SEQPACKET` socket (`docs/runtime-protocol.md`); requests are written by whoever makes
+//! them, reports are read by one task, which lives as long as the process.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, socketpair,
+};
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::UnixStream;
+use tokio::process::{Child as Process, ChildStderr, Command};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use crate::child::{Child, Ended, Parent};
+
+const REQUEST_LEN: usize = 16;
+const REPORT_LEN: usize = 24;
+
+const FORK: u8 = 1;
+const KILL: u8 = 2;
+const HELLO: u8 = 16;
+const FORKED: u8 = 17;
+const EXITED: u8 = 18;
+const FORK_FAILED: u8 = 19;
+
+/// A process that was forked and waits for its START frame.
+#[derive(Debug)]
+pub(super) struct Forked {
+    pub(super) child: Arc<Child>,
+    /// The platform's end of the socket, not blocking.
+    pub(super) data: OwnedFd,
+    /// What the process writes to its descriptors 1 and 2, not blocking.
+    pub(super) output: OwnedFd,
+}
+
+/// A running parent.
+#[derive(Debug)]
+pub(super) struct Zygote {
+    control: UnixStream,
+    requests: Mutex<VecDeque<Request>>,
+    unsent: Notify,
+    children: Mutex<HashMap<u64, Arc<Child>>>,
+    next: AtomicU64,
+    gone: AtomicBool,
+    parked: Mutex<Vec<Forked>>,
+    pid: u32,
+}
+
+#[derive(Debug)]
+struct Request {
+    kind: u8,
+    number: u64,
+    fds: Option<[OwnedFd; 2]>,
+}
+
+/// What a parent reports.
+#[derive(Clone, Copy, Debug)]
+struct Report {
+    kind: u8,
+    value: i32,
+    number: u64,
+    detail: u64,
+}
+
+impl Zygote {
+    /// Starts `interpreter` with `script`, and returns when it can fork.
+    ///
+    /// # Errors
+    ///
+    /// What failed, with what the interpreter wrote to its standard error.
+    pub(super) async fn start(
+        interpreter: &Path,
+        script: &Path,
+        preload: &[String],
+        limit: Duration,
+    ) -> Result<Arc<Self>, String> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|error| format!("a socket for {}: {error}", interpreter.display()))?;
+        let mut process = spawn(interpreter, script, preload, theirs)
+            .map_err(|error| format!("start {}: {error}", interpreter.display()))?;
+        let mut stderr = process.stderr.take();
+        // tokio has no type for a socket of whole messages; it only watches this one, and what is
+        // sent and received does not go through its stream methods.
+        let control = rustix::io::ioctl_fionbio(&ours, true)
+            .map_err(io::Error::from)
+            .and_then(|()| UnixStream::from_std(ours.into()))
+            .map_err(|error| format!("the socket of {}: {error}", interpreter.display()))?;
+        let hello = tokio::time::timeout(limit, receive(&control)).await;
+        let problem = match hello {
+            Ok(Ok(Some(Report { kind: HELLO, .. }))) => {
+                let pid = process.id().unwrap_or(0);
+                return Ok(Self::run(control, process, stderr, pid));
+            }
+            Ok(Ok(Some(report))) => format!("it began with a report of kind {}", report.kind),
+            Ok(Ok(None)) => "it ended".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it was not ready after {} s", limit.as_secs_f64()),
+        };
+        _ = process.start_kill();
+        let said = match &mut stderr {
+            Some(stderr) => last_words(stderr).await,
+            None => String::new(),
+        };
+        let path = interpreter.display();
+        Err(format!(
+            "{path} did not become a parent of instances: {problem}{said}"
+        ))
+    }
+
+    fn run(
+        control: UnixStream,
+        process: Process,
+        stderr: Option<ChildStderr>,
+        pid: u32,
+    ) -> Arc<Self> {
+        let zygote = Arc::new(Self {
+            control,
+            requests: Mutex::default(),
+            unsent: Notify::new(),
+            children: Mutex::default(),
+            next: AtomicU64::new(1),
+            gone: AtomicBool::new(false),
+            parked: Mutex::default(),
+            pid,
+        });
+        let runtime = Handle::current();
+        runtime.spawn(watch(Arc::clone(&zygote), process));
+        if let Some(stderr) = stderr {
+            runtime.spawn(log_stderr(stderr, pid));
+        }
+        zygote
+    }
+
+    /// Whether the process has ended; another one has to be started then.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// The process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// A process for a function: a parked one, or a new one.
+    pub(super) fn take(self: &Arc<Self>) -> io::Result<Forked> {
+        loop {
+            let parked = self.parked.lock().pop();
+            match parked {
+                Some(forked) if forked.child.has_ended() => {}
+                Some(forked) => return Ok(forked),
+                None => return self.fork(),
+            }
+        }
+    }
+
+    /// Forks until `count` processes are parked.
+    pub(super) fn park(self: &Arc<Self>, count: usize) {
+        while !self.is_gone() && self.parked.lock().len() < count {
+            match self.fork() {
+                Ok(forked) => self.parked.lock().push(forked),
+                Err(error) => {
+                    // The next start forks for itself, and tells its caller.
+                    tracing::warn!(%error, "cannot park an instance");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn fork(self: &Arc<Self>) -> io::Result<Forked> {
+        let (data, their_data) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let (output, their_output) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&data, true)?;
+        rustix::io::ioctl_fionbio(&output, true)?;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let parent: Weak<dyn Parent> = Arc::<Self>::downgrade(self);
+        let child = Arc::new(Child::new(number, parent));
+        self.children.lock().insert(number, Arc::clone(&child));
+        if self.is_gone() {
+            // Its end may have been told to all children before this one was among them.
+            self.children.lock().remove(&number);
+            child.set_ended(Ended::Orphaned);
+        } else {
+            self.request(Request {
+                kind: FORK,
+                number,
+                fds: Some([their_data, their_output]),
+            });
+        }
+        Ok(Forked {
+            child,
+            data,
+            output,
+        })
+    }
+
+    /// Sends a request, or leaves it to the task if the kernel has no room.
+    fn request(&self, request: Request) {
+        let mut requests = self.requests.lock();
+        if requests.is_empty() && self.send(&request) {
+            return;
+        }
+        requests.push_back(request);
+        drop(requests);
+        self.unsent.notify_one();
+    }
+
+    /// Whether the kernel took the request. One that can never be sent counts as taken: the end
+    /// of the process is about to be told to all its children.
+    fn send(&self, request: &Request) -> bool {
+        let mut message = [0; REQUEST_LEN];
+        message[0] = request.kind;
+        message[8..].copy_from_slice(&request.number.to_le_bytes());
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let fds: Vec<BorrowedFd<'_>> = request.fds.iter().flatten().map(AsFd::as_fd).collect();
+        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
+            return true;
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = rustix::net::sendmsg(
+            &self.control,
+            &[IoSlice::new(&message)],
+            &mut ancillary,
+            flags,
+        );
+        !matches!(sent, Err(rustix::io::Errno::AGAIN))
+    }
+
+    fn send_waiting(&self) -> io::Result<()> {
+        let mut requests = self.requests.lock();
+        while let Some(request) = requests.front() {
+            if !self.send(request) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            requests.pop_front();
+        }
+        Ok(())
+    }
+
+    fn take_report(&self, report: Report) {
+        if report.kind == FORKED {
+            if let Some(child) = self.children.lock().get(&report.number) {
+                child.set_pid(report.value.unsigned_abs());
+            }
+            return;
+        }
+        let ended = match report.kind {
+            EXITED => Ended::Status {
+                status: report.value,
+                peak_memory: report.detail,
+            },
+            FORK_FAILED => Ended::NotForked(report.value),
+            _ => return,
+        };
+        let child = self.children.lock().remove(&report.number);
+        if let Some(child) = child {
+            child.set_ended(ended);
+        }
+    }
+
+    fn tell_orphans(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.parked.lock().clear();
+        let children = std::mem::take(&mut *self.children.lock());
+        for child in children.into_values() {
+            child.set_ended(Ended::Orphaned);
+        }
+    }
+}
+
+impl Parent for Zygote {
+    fn kill(&self, number: u64) {
+        self.request(Request {
+            kind: KILL,
+            number,
+            fds: None,
+        });
+    }
+}
+
+fn spawn(
+    interpreter: &Path,
+    script: &Path,
+    preload: &[String],
+    control: OwnedFd,
+) -> io::Result<Process> {
+    // Its end is not tied to this struct: the closed control socket ends it, after it has killed
+    // the instances with everything they started.
+    Command::new(interpreter)
+        .args(["-I", "-S", "-B"])
+        .arg(script)
+        .args(preload)
+        .env_clear()
+        .env("LANG", "C.UTF-8")
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .current_dir("/")
+        .stdin(Stdio::from(control))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // A key that interrupts the platform's terminal must not reach the instances.
+        .process_group(0)
+        .spawn()
+}
+
+/// Reads reports until the process is gone.
+async fn watch(zygote: Arc<Zygote>, mut process: Process) {
+    let mut waiting = false;
+    loop {
+        let outcome = tokio::select! {
+            biased;
+            report = receive(&zygote.control) => report,
+            ready = zygote.control.writable(), if waiting => {
+                if ready.is_err() {
+                    break;
+                }
+                let sent = zygote.control.try_io(Interest::WRITABLE, || zygote.send_waiting());
+                waiting = sent.is_err();
+                continue;
+            }
+            () = zygote.unsent.notified() => {
+                waiting = true;
+                continue;
+            }
+        };
+        match outcome {
+            Ok(Some(report)) => zygote.take_report(report),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    zygote.tell_orphans();
+    match process.wait().await {
+        Ok(status) => tracing::warn!(pid = zygote.pid, %status, "the parent of instances ended"),
+        Err(error) => tracing::warn!(pid = zygote.pid, %error, "the parent of instances is lost"),
+    }
+}
+
+/// The next report; none when the other side is closed. Cancel safe.
+async fn receive(control: &UnixStream) -> io::Result<Option<Report>> {
+    let mut message = [0; REPORT_LEN];
+    let count = control
+        .async_io(Interest::READABLE, || {
+            let (_, count) = rustix::net::recv(control, &mut message[..], RecvFlags::DONTWAIT)?;
+            Ok(count)
+        })
+        .await?;
+    if count == 0 {
+        return Ok(None);
+    }
+    let word = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&message[at..at + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    Ok(Some(Report {
+        kind: message[0],
+        value: i32::from_le_bytes([message[4], message[5], message[6], message[7]]),
+        number: word(8),
+        detail: word(16),
+    }))
+}
+
+/// What a process that did not start has written, as the end of a sentence.
+async fn last_words(stderr: &mut ChildStderr) -> String {
+    let mut text = Vec::new();
+    let mut bounded = stderr.take(16 * 1024);
+    _ = tokio::time::timeout(Duration::from_secs(1), bounded.read_to_end(&mut text)).await;
+    let text = String::from_utf8_lossy(&text);
+    match text.trim().lines().next_back() {
+        Some(line) => format!(": {line}"),
+        None => String::new(),
+    }
+}
+
+/// What a parent writes is a fault in it, not output of a function.
+async fn log_stderr(mut stderr: ChildStderr, pid: u32) {
+    let mut piece = [0; 4096];
+    while let Ok(count @ 1..) = stderr.read(&mut piece).await {
+        let text = String::from_utf8_lossy(&piece[..count]);
+        tracing::warn!(pid, text = %text.trim_end(), "the parent of instances wrote");
+    }
+}

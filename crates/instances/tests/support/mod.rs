@@ -1,0 +1,284 @@
+//! A machine with one Python interpreter, and functions that are written in the test.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bugle_artifacts::CodeRoots;
+use bugle_instances::{
+    CallError, CallRequest, Driver, Instance, InstanceId, LogLine, LogSink, PythonConfig,
+    PythonDependencies, PythonDriver, Reply, ReplyBody, StartError, StartPhases, StartRequest,
+};
+use bugle_types::{
+    CodeLocation, FunctionId, FunctionSpec, FunctionUrn, Generation, Hook, Kind, Resources,
+    Runtime, Scale, SealedEnvironment,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// No test may take longer than this on one interpreter.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Runs `test` once for every interpreter of the machine, of which there has to be one.
+pub fn on_every_interpreter<F, T>(test: T)
+where
+    F: Future<Output = ()>,
+    T: Fn(Machine) -> F,
+{
+    let found = PythonDriver::discover(&PythonConfig::default());
+    let usable: Vec<_> = found.iter().filter(|one| one.problem.is_none()).collect();
+    assert!(
+        !usable.is_empty(),
+        "no python3.6 to python3.13 on this machine: {found:?}"
+    );
+    for interpreter in usable {
+        eprintln!("on Python {}", interpreter.full_version);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let machine = Machine::new(Runtime::Python(interpreter.version));
+            tokio::time::timeout(LIMIT, test(machine))
+                .await
+                .expect("the test takes too long");
+        });
+    }
+}
+
+/// The lines of functions, in order.
+#[derive(Default)]
+pub struct Log {
+    lines: Mutex<Vec<LogLine>>,
+    arrived: Notify,
+}
+
+impl LogSink for Log {
+    fn line(&self, line: LogLine) {
+        self.lines.lock().push(line);
+        self.arrived.notify_waiters();
+    }
+}
+
+impl Log {
+    pub fn lines(&self) -> Vec<LogLine> {
+        self.lines.lock().clone()
+    }
+
+    /// The first line whose text holds `text`, waiting for it.
+    pub async fn line(&self, text: &str) -> LogLine {
+        loop {
+            let arrived = self.arrived.notified();
+            let found = self
+                .lines()
+                .into_iter()
+                .find(|line| line.text.contains(text));
+            match found {
+                Some(line) => return line,
+                None => arrived.await,
+            }
+        }
+    }
+}
+
+/// A driver with one interpreter, and a directory for code.
+pub struct Machine {
+    pub driver: PythonDriver,
+    pub log: Arc<Log>,
+    pub dir: tempfile::TempDir,
+    runtime: Runtime,
+    functions: AtomicU32,
+}
+
+/// A function that is about to be started.
+pub struct Function<'a> {
+    machine: &'a Machine,
+    pub spec: FunctionSpec,
+}
+
+/// A started instance.
+pub struct Running {
+    pub instance: Arc<dyn Instance>,
+    pub phases: StartPhases,
+}
+
+impl Machine {
+    pub fn new(runtime: Runtime) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Arc::new(Log::default());
+        let dependencies = PythonDependencies {
+            roots: CodeRoots::new(&[dir.path().to_owned()], dir.path().join("cache")).unwrap(),
+            logs: Arc::clone(&log) as Arc<dyn LogSink>,
+            open_environment: Arc::new(|_, sealed| {
+                let pairs = sealed.0.lines().filter_map(|line| line.split_once('='));
+                let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+                Ok(pairs.collect::<BTreeMap<_, _>>())
+            }),
+            runtime_dir: dir.path().join("run"),
+        };
+        let driver = PythonDriver::new(PythonConfig::default(), dependencies).unwrap();
+        Self {
+            driver,
+            log,
+            dir,
+            runtime,
+            functions: AtomicU32::new(0),
+        }
+    }
+
+    /// The minor version of the interpreter.
+    pub fn minor(&self) -> u8 {
+        match self.runtime {
+            Runtime::Python(version) => version.0,
+            Runtime::Other(_) => 0,
+        }
+    }
+
+    /// A function whose module `main` has the given source.
+    pub fn function(&self, source: &str) -> Function<'_> {
+        let number = self.functions.fetch_add(1, Ordering::Relaxed);
+        let code = self.dir.path().join(format!("function{number}"));
+        std::fs::create_dir_all(&code).unwrap();
+        std::fs::write(code.join("main.py"), source).unwrap();
+        let urn: FunctionUrn = "sn:cn:yrk:default:function:0@svc@hello".parse().unwrap();
+        let spec = FunctionSpec {
+            id: FunctionId::from_urn(urn),
+            kind: Kind::Faas,
+            generation: Generation("1".into()),
+            runtime: self.runtime.clone(),
+            handler: "main.handler".to_owned(),
+            initializer: None,
+            pre_stop: None,
+            timeout: Duration::from_secs(30),
+            resources: Resources::default(),
+            concurrency: NonZeroU32::new(100).unwrap(),
+            scale: Scale { min: 0, max: 10 },
+            labels: Vec::new(),
+            idle: None,
+            code: CodeLocation::Local(code.to_str().unwrap().to_owned()),
+            environment: SealedEnvironment::default(),
+        };
+        Function {
+            machine: self,
+            spec,
+        }
+    }
+
+    /// Starts a function whose module `main` has the given source.
+    pub async fn start(&self, source: &str) -> Result<Running, StartError> {
+        self.function(source).start().await
+    }
+}
+
+impl Function<'_> {
+    /// Where its code is.
+    pub fn code(&self) -> PathBuf {
+        match &self.spec.code {
+            CodeLocation::Local(path) => path.into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Adds another file to its code.
+    pub fn file(self, name: &str, text: &str) -> Self {
+        let path = self.code().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+        self
+    }
+
+    pub fn handler(mut self, handler: &str) -> Self {
+        self.spec.handler = handler.to_owned();
+        self
+    }
+
+    pub fn initializer(mut self, handler: &str, timeout: Duration) -> Self {
+        self.spec.initializer = Some(Hook {
+            handler: handler.to_owned(),
+            timeout,
+        });
+        self
+    }
+
+    pub fn pre_stop(mut self, handler: &str, timeout: Duration) -> Self {
+        self.spec.pre_stop = Some(Hook {
+            handler: handler.to_owned(),
+            timeout,
+        });
+        self
+    }
+
+    /// Variables, one `name=value` a line.
+    pub fn environment(mut self, lines: &str) -> Self {
+        self.spec.environment = SealedEnvironment(lines.to_owned());
+        self
+    }
+
+    pub async fn start(self) -> Result<Running, StartError> {
+        let request = StartRequest {
+            id: InstanceId(u128::from(self.machine.functions.load(Ordering::Relaxed)) << 64 | 7),
+            resources: self.spec.resources.clone(),
+            spec: Arc::new(self.spec),
+            label: None,
+        };
+        let started = Driver::start(&self.machine.driver, request).await?;
+        Ok(Running {
+            instance: started.instance,
+            phases: started.phases,
+        })
+    }
+}
+
+/// A request with a JSON body.
+pub fn request(body: &[u8]) -> CallRequest {
+    CallRequest {
+        request: "the-request".into(),
+        body: Bytes::copy_from_slice(body),
+        meta: Bytes::new(),
+        json: true,
+        timeout: Duration::from_secs(30),
+        stream: None,
+    }
+}
+
+impl Running {
+    pub async fn call(&self, body: &[u8]) -> Result<Reply, CallError> {
+        self.instance.call(request(body)).await
+    }
+
+    /// The answer to a call that has to succeed, as text.
+    pub async fn answer(&self, body: &str) -> String {
+        json(&self.call(body.as_bytes()).await.unwrap())
+    }
+
+    /// Code, message, type and stack trace of a call that has to fail.
+    pub async fn failure(&self, body: &str) -> (u32, String, String, String) {
+        match self.call(body.as_bytes()).await.unwrap().body {
+            ReplyBody::Error {
+                code,
+                message,
+                kind,
+                trace,
+            } => (
+                code,
+                message,
+                kind.unwrap_or_default(),
+                trace.unwrap_or_default(),
+            ),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The JSON text of a reply.
+pub fn json(reply: &Reply) -> String {
+    match &reply.body {
+        ReplyBody::Json(body) => String::from_utf8(body.to_vec()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}

@@ -80,9 +80,10 @@ fn every_test_and_figure_that_the_specification_names_exists() {
         };
         let sources = sources_of(place);
         for name in names.split("; ") {
-            let function = name
-                .to_lowercase()
-                .replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+            let lower = name.to_lowercase();
+            let words = lower.split(|c: char| !c.is_ascii_alphanumeric());
+            let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+            let function = words.join("_");
             assert!(
                 sources.contains(&format!("fn {function}(")),
                 "no test {function} in {place}"

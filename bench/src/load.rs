@@ -180,21 +180,15 @@ impl Connection {
         self.stream.write_all(request).await?;
         self.buffer.clear();
         let head = loop {
-            if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
-                break end + 4;
+            if let Some(head) = parse_head(&self.buffer)? {
+                break head;
             }
             self.read_more().await?;
         };
-        let text = std::str::from_utf8(&self.buffer[..head])?;
-        let status = text
-            .get(9..12)
-            .context("a status line is missing")?
-            .parse()?;
-        let length = content_length(text)?;
-        while self.buffer.len() < head + length {
+        while self.buffer.len() < head.length + head.body {
             self.read_more().await?;
         }
-        Ok((status, length))
+        Ok((head.status, head.body))
     }
 
     fn last_body(&self, length: usize) -> &[u8] {
@@ -213,6 +207,36 @@ impl Connection {
     }
 }
 
+/// What the head of an answer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// The status.
+    pub(crate) status: u16,
+    /// Bytes up to and with the empty line.
+    pub(crate) length: usize,
+    /// Bytes behind it.
+    pub(crate) body: usize,
+}
+
+/// The head at the beginning of `bytes`, once it is complete.
+pub(crate) fn parse_head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
+    let Some(end) = find(bytes, b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let length = end + 4;
+    let text = std::str::from_utf8(&bytes[..length])?;
+    let status = text
+        .get(9..12)
+        .context("a status line is missing")?
+        .parse()?;
+    let body = content_length(text)?;
+    Ok(Some(Head {
+        status,
+        length,
+        body,
+    }))
+}
+
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len())
         .position(|window| window == wanted)
@@ -227,4 +251,22 @@ fn content_length(head: &str) -> anyhow::Result<usize> {
         }
     }
     bail!("the answer has no content-length")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_parsed_once_it_is_complete() {
+        assert_eq!(parse_head(b"HTTP/1.1 200 OK\r\nContent-Len").unwrap(), None);
+        let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nabc";
+        let head = Head {
+            status: 404,
+            length: 45,
+            body: 5,
+        };
+        assert_eq!(parse_head(answer).unwrap(), Some(head));
+        assert!(parse_head(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
+    }
 }

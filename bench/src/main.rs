@@ -9,6 +9,7 @@
 
 mod figures;
 mod load;
+mod open_loop;
 mod peers;
 mod platform;
 mod scenarios;

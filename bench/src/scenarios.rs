@@ -10,6 +10,7 @@ use anyhow::ensure;
 use crate::Effort;
 use crate::figures::Figures;
 use crate::load::{self, Until};
+use crate::open_loop::{self, Schedule};
 use crate::peers::Peer;
 use crate::platform::{Folders, Platform, registration, tree_rss_mib};
 
@@ -18,6 +19,7 @@ type Scenario = fn(&Path, Effort, &mut Figures) -> anyhow::Result<()>;
 /// Every scenario by name.
 pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("warm", warm),
+    ("steady", steady),
     ("cold", cold),
     ("registry", registry),
     ("idle", idle),
@@ -131,8 +133,57 @@ fn interleaved(
         )
     };
     let pair = || Ok([side(&contenders[0])?, side(&contenders[1])?]);
-    let _warm_up: anyhow::Result<[load::Round; 2]> = pair();
+    let _warm_up: [load::Round; 2] = pair()?;
     (0..effort.pairs).map(|_| pair()).collect()
+}
+
+/// Calls a second of the open loop: about a fifth of what one connection can do, so that queueing
+/// comes from stalls and not from load.
+const STEADY_RATE: u32 = 1000;
+
+fn steady(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    let folders = Folders::new()?;
+    let platform = Platform::start(binary, &folders.data, &folders.code)?;
+    let path = platform.register("0@bench@steady", &folders.function("steady")?)?;
+    let peer = Peer::uvicorn(&folders.code)?;
+    let schedule = Schedule {
+        rate: STEADY_RATE,
+        elapsed: effort.round,
+        connections: 16,
+    };
+    let ours = load::request(platform.gateway, &path, Some(EVENT));
+    let theirs = load::request(peer.address, "/", Some(EVENT));
+    let pair = || -> anyhow::Result<[load::Round; 2]> {
+        Ok([
+            open_loop::run(platform.gateway, schedule, &ours)?,
+            open_loop::run(peer.address, schedule, &theirs)?,
+        ])
+    };
+    let _warm_up = pair()?;
+    let pairs: Vec<_> = (0..effort.pairs)
+        .map(|_| pair())
+        .collect::<Result<_, _>>()?;
+    let what = "p50 from the due time, 1,000 calls/s, open loop";
+    let quantile = |quantile: f64, side: usize| -> Vec<f64> {
+        pairs
+            .iter()
+            .map(|pair| pair[side].quantile_ms(quantile))
+            .collect()
+    };
+    figures.add("steady_p50_ms", "ms", what, quantile(0.5, 0));
+    figures.add(
+        "steady_p99_ms",
+        "ms",
+        "the same, 99th percentile",
+        quantile(0.99, 0),
+    );
+    let ratios = quantile(0.99, 0)
+        .iter()
+        .zip(quantile(0.99, 1))
+        .map(|(a, b)| a / b)
+        .collect();
+    figures.add("steady_p99_ratio", "", "the same ÷ uvicorn's", ratios);
+    Ok(())
 }
 
 fn cold(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {

@@ -7,11 +7,38 @@
 //!
 //! Nothing here knows what the values mean; the registry and the pools do. The way of a call never
 //! comes here.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! use bugle_store::{Compare, MemoryStore, Op, Revision, Store, Txn};
+//!
+//! let store = MemoryStore::new();
+//! let create = Txn {
+//!     when: vec![Compare::ModRevision("key".into(), Revision(0))],
+//!     then: vec![Op::Put("key".into(), "value".into())],
+//! };
+//! assert!(store.txn(create.clone()).await?.succeeded);
+//! assert!(!store.txn(create).await?.succeeded);
+//! # Ok::<(), bugle_store::Error>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod conformance;
+mod core;
+mod memory;
+mod metrics;
+mod sqlite;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use bytes::Bytes;
+
+pub use memory::MemoryStore;
+pub use metrics::Metrics;
+pub use sqlite::{Config, SqliteStore};
 
 /// A position in the history of the store; 0 is before the first write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -156,12 +183,71 @@ pub trait Store: Send + Sync {
 #[non_exhaustive]
 pub enum Error {
     /// The history at the revision is gone.
-    #[error("revision {} is compacted; read the keys again and watch from there", revision.0)]
+    #[error("the changes up to revision {} are compacted; read the keys again and watch from there", revision.0)]
     Compacted {
         /// The oldest revision that can still be watched from.
         revision: Revision,
     },
-    /// The store was shut down, or stopped itself after a disk error.
+    /// The store was shut down, or stopped itself because it could not tell whether a write reached
+    /// the disk.
     #[error("the store is closed")]
     Closed,
+    /// The disk is full, or the store has reached `store.max_mib`. Nothing of the transaction was
+    /// written, reads go on, and writes work again when there is room.
+    #[error("there is no room for the write: free some disk space, or raise store.max_mib")]
+    Full,
+    /// A transaction writes more than one transaction may.
+    #[error("the transaction holds {bytes} bytes, more than the {limit} that one may")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A transaction that writes a key twice.
+    #[error("the transaction writes the key {0:?} twice")]
+    WrittenTwice(Bytes),
+    /// Another process works on the folder.
+    #[error("{} is in use by process {pid}; stop that one, or choose another --data-dir", folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+        /// The process that holds it, as far as it said.
+        pid: String,
+    },
+    /// The file was written by a newer version of the program.
+    #[error("{} has format {found}, this program knows up to {known}; use a newer bugle", path.display())]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// The format of the file.
+        found: i64,
+        /// The newest format that is known here.
+        known: i64,
+    },
+    /// A folder or file of the store cannot be used.
+    #[error("{}", path.display())]
+    Io {
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database file cannot be used.
+    #[error("{}", path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+}
+
+impl Error {
+    /// Whether the same request may succeed later without anybody changing anything but the disk.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Full)
+    }
 }

@@ -1,0 +1,281 @@
+//! What every store must do. Each implementation's tests run this whole suite.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{Change, Compare, Error, Op, Revision, Store, Txn};
+
+fn put(key: &'static str, value: &'static str) -> Op {
+    Op::Put(
+        Bytes::from_static(key.as_bytes()),
+        Bytes::from_static(value.as_bytes()),
+    )
+}
+
+fn write(then: Vec<Op>) -> Txn {
+    Txn {
+        when: Vec::new(),
+        then,
+    }
+}
+
+/// Runs the suite; `make` gives a new, empty store each time.
+///
+/// # Panics
+///
+/// With the promise that the store breaks.
+pub async fn suite<S: Store + 'static>(make: impl Fn() -> Arc<S>) {
+    revisions_grow_by_one_a_transaction(&*make()).await;
+    keys_know_their_history(&*make()).await;
+    a_failed_condition_changes_nothing(&*make()).await;
+    values_can_be_compared(&*make()).await;
+    deleting_a_prefix_spares_its_neighbours(&*make()).await;
+    a_key_is_written_once(&*make()).await;
+    ranges_are_paged_in_order(&*make()).await;
+    a_watch_misses_nothing(&*make()).await;
+    a_compacted_watch_says_so(&*make()).await;
+    one_of_sixteen_wins(make()).await;
+}
+
+async fn revisions_grow_by_one_a_transaction<S: Store>(store: &S) {
+    assert_eq!(store.revision().await.expect("readable"), Revision(0));
+    let outcome = store
+        .txn(write(vec![put("a", "1"), put("b", "1")]))
+        .await
+        .expect("written");
+    assert!(outcome.succeeded);
+    assert_eq!(outcome.revision, Revision(1));
+    let nothing = store
+        .txn(write(vec![Op::Delete("x".into())]))
+        .await
+        .expect("written");
+    assert_eq!(
+        nothing.revision,
+        Revision(1),
+        "a transaction without effect has no revision"
+    );
+    assert_eq!(store.revision().await.expect("readable"), Revision(1));
+}
+
+async fn keys_know_their_history<S: Store>(store: &S) {
+    store
+        .txn(write(vec![put("a", "1")]))
+        .await
+        .expect("written");
+    store
+        .txn(write(vec![put("b", "1")]))
+        .await
+        .expect("written");
+    store
+        .txn(write(vec![put("a", "2")]))
+        .await
+        .expect("written");
+    let found = store
+        .get(b"a")
+        .await
+        .expect("readable")
+        .expect("written before");
+    assert_eq!(
+        (found.create_revision, found.mod_revision, found.version),
+        (Revision(1), Revision(3), 2)
+    );
+    assert_eq!(&found.value[..], b"2");
+    store
+        .txn(write(vec![Op::Delete("a".into())]))
+        .await
+        .expect("written");
+    assert_eq!(store.get(b"a").await.expect("readable"), None);
+    store
+        .txn(write(vec![put("a", "3")]))
+        .await
+        .expect("written");
+    let found = store
+        .get(b"a")
+        .await
+        .expect("readable")
+        .expect("written again");
+    assert_eq!(
+        (found.create_revision, found.version),
+        (Revision(5), 1),
+        "a new life"
+    );
+}
+
+async fn a_failed_condition_changes_nothing<S: Store>(store: &S) {
+    let create = Txn {
+        when: vec![Compare::ModRevision("a".into(), Revision(0))],
+        then: vec![put("a", "1"), put("b", "1")],
+    };
+    assert!(store.txn(create.clone()).await.expect("written").succeeded);
+    let again = store.txn(create).await.expect("answered");
+    assert!(!again.succeeded);
+    assert_eq!(again.revision, Revision(1));
+    let wrong = Txn {
+        when: vec![
+            Compare::ModRevision("a".into(), Revision(1)),
+            Compare::ModRevision("b".into(), Revision(7)),
+        ],
+        then: vec![Op::DeletePrefix(Bytes::new())],
+    };
+    assert!(!store.txn(wrong).await.expect("answered").succeeded);
+    assert!(store.get(b"b").await.expect("readable").is_some());
+}
+
+async fn values_can_be_compared<S: Store>(store: &S) {
+    store
+        .txn(write(vec![put("a", "1")]))
+        .await
+        .expect("written");
+    let swap = |from: &'static str, to: &'static str| Txn {
+        when: vec![Compare::Value("a".into(), from.into())],
+        then: vec![put("a", to)],
+    };
+    assert!(store.txn(swap("1", "2")).await.expect("answered").succeeded);
+    assert!(!store.txn(swap("1", "3")).await.expect("answered").succeeded);
+}
+
+async fn deleting_a_prefix_spares_its_neighbours<S: Store>(store: &S) {
+    let keys = vec![
+        put("/a", "0"),
+        put("/a/1", "1"),
+        put("/a/2", "2"),
+        put("/a0", "3"),
+        put("/b", "4"),
+    ];
+    store.txn(write(keys)).await.expect("written");
+    store
+        .txn(write(vec![Op::DeletePrefix("/a/".into())]))
+        .await
+        .expect("written");
+    let left = store.range(b"", None, 10).await.expect("readable").items;
+    let left: Vec<_> = left.iter().map(|found| &found.key[..]).collect();
+    assert_eq!(left, [&b"/a"[..], b"/a0", b"/b"]);
+}
+
+async fn a_key_is_written_once<S: Store>(store: &S) {
+    let twice = store.txn(write(vec![put("a", "1"), put("a", "2")])).await;
+    assert!(matches!(twice, Err(Error::WrittenTwice(_))), "{twice:?}");
+    let large = Bytes::from(vec![0; 2 << 20]);
+    let large = store.txn(write(vec![Op::Put("a".into(), large)])).await;
+    assert!(matches!(large, Err(Error::TooLarge { .. })), "{large:?}");
+    assert_eq!(store.revision().await.expect("readable"), Revision(0));
+}
+
+async fn ranges_are_paged_in_order<S: Store>(store: &S) {
+    let keys = vec![
+        put("p/3", "3"),
+        put("p/1", "1"),
+        put("q", "x"),
+        put("p/2", "2"),
+        put("o", "x"),
+    ];
+    store.txn(write(keys)).await.expect("written");
+    let first = store.range(b"p/", None, 2).await.expect("readable");
+    assert!(first.more);
+    let keys: Vec<_> = first.items.iter().map(|found| &found.key[..]).collect();
+    assert_eq!(keys, [b"p/1", b"p/2"]);
+    let rest = store.range(b"p/", Some(b"p/2"), 2).await.expect("readable");
+    assert!(!rest.more);
+    assert_eq!(&rest.items[0].key[..], b"p/3");
+    assert_eq!(rest.revision, Revision(1));
+    let all = store.range(b"p/", None, 3).await.expect("readable");
+    assert!(!all.more, "exactly the limit is not more");
+}
+
+async fn a_watch_misses_nothing<S: Store>(store: &S) {
+    store
+        .txn(write(vec![put("p/1", "before")]))
+        .await
+        .expect("written");
+    let mut watch = store.watch(b"p/", Revision(1)).await.expect("watchable");
+    store
+        .txn(write(vec![put("p/2", "2"), put("q", "x"), put("p/3", "3")]))
+        .await
+        .expect("written");
+    store
+        .txn(write(vec![put("q", "y")]))
+        .await
+        .expect("written");
+    store
+        .txn(write(vec![Op::Delete("p/1".into())]))
+        .await
+        .expect("written");
+    let batch = watch.next().await.expect("news");
+    assert_eq!(batch.revision, Revision(2));
+    let keys: Vec<_> = batch
+        .changes
+        .iter()
+        .map(|change| &change.key()[..])
+        .collect();
+    assert_eq!(keys, [b"p/2", b"p/3"]);
+    let batch = watch.next().await.expect("news");
+    assert_eq!(batch.revision, Revision(4));
+    let deleted = Change::Delete {
+        key: "p/1".into(),
+        revision: Revision(4),
+    };
+    assert_eq!(batch.changes, [deleted]);
+    store
+        .txn(write(vec![put("q", "z")]))
+        .await
+        .expect("written");
+    let batch = watch.next().await.expect("news");
+    assert_eq!(
+        (batch.revision, batch.changes.len()),
+        (Revision(5), 0),
+        "progress without changes"
+    );
+}
+
+async fn a_compacted_watch_says_so<S: Store>(store: &S) {
+    for value in ["1", "2", "3"] {
+        store
+            .txn(write(vec![put("a", value)]))
+            .await
+            .expect("written");
+    }
+    store.compact(Revision(2)).await.expect("compacted");
+    let mut old = store.watch(b"", Revision(1)).await.expect("watchable");
+    let refused = old.next().await;
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Compacted {
+                revision: Revision(2)
+            })
+        ),
+        "{refused:?}"
+    );
+    let mut young = store.watch(b"", Revision(2)).await.expect("watchable");
+    assert_eq!(young.next().await.expect("news").revision, Revision(3));
+    assert!(
+        store.get(b"a").await.expect("readable").is_some(),
+        "values stay"
+    );
+}
+
+async fn one_of_sixteen_wins<S: Store + 'static>(store: Arc<S>) {
+    store
+        .txn(write(vec![put("a", "0")]))
+        .await
+        .expect("written");
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let store = Arc::clone(&store);
+        writers.spawn(async move {
+            let swap = Txn {
+                when: vec![Compare::ModRevision("a".into(), Revision(1))],
+                then: vec![put("a", "1")],
+            };
+            store.txn(swap).await.expect("answered").succeeded
+        });
+    }
+    let winners = writers
+        .join_all()
+        .await
+        .into_iter()
+        .filter(|won| *won)
+        .count();
+    assert_eq!(winners, 1);
+}

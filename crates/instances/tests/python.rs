@@ -1,34 +1,27 @@
-//! What a Python function sees and does, on every interpreter of this machine.
+//! What a Python function sees and does, on the interpreters of this machine.
+#![expect(
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "clippy sees tests only where the attribute is, not in what they call"
+)]
 
+#[path = "python/calls.rs"]
+mod calls;
+#[path = "python/concurrency.rs"]
+mod concurrency;
+#[path = "python/context.rs"]
+mod context;
+#[path = "python/ends.rs"]
+mod ends;
+#[path = "python/loading.rs"]
+mod loading;
+#[path = "python/output.rs"]
+mod output;
+#[path = "python/sources.rs"]
+mod sources;
+#[path = "python/streams.rs"]
+mod streams;
+#[path = "python/support.rs"]
 mod support;
-
-use bugle_instances::ExitCause;
-use support::{Machine, json, on_every_interpreter};
-
-#[test]
-fn a_call_is_answered_with_the_result_as_json() {
-    on_every_interpreter(|machine: Machine| async move {
-        let instance = machine
-            .start("def handler(event, context):\n    return {'seen': event, 'who': 'ü'}\n")
-            .await
-            .unwrap();
-        let reply = instance.call(br#"{"a": [1, 2.5, null]}"#).await.unwrap();
-        assert_eq!(
-            json(&reply),
-            r#"{"seen": {"a": [1, 2.5, null]}, "who": "\u00fc"}"#
-        );
-    });
-}
-
-#[test]
-fn a_killed_instance_is_gone() {
-    on_every_interpreter(|machine: Machine| async move {
-        let instance = machine
-            .start("def handler(event, context): pass\n")
-            .await
-            .unwrap();
-        instance.instance.kill();
-        assert_eq!(instance.instance.exited().await.cause, ExitCause::Stopped);
-        assert!(instance.call(b"{}").await.is_err());
-    });
-}

@@ -8,6 +8,7 @@ the loop says so and written directly; only what the kernel does not take waits 
 import asyncio
 import collections
 import resource
+import select
 import sys
 import threading
 import time
@@ -66,7 +67,7 @@ class Host(object):
         """Runs calls until the platform asks to stop and the last one is done."""
         loop = self._loop
         self._output.notify = self._flush_soon
-        writer = Writer(self._channel.use_loop(), loop)
+        writer = self._writer = Writer(self._channel.use_loop(), loop)
         self._channel.send = writer.send
         self._channel.send_body = writer.send_body
         loop.add_reader(self._channel.fd, self._on_readable)
@@ -97,7 +98,7 @@ class Host(object):
         meanwhile, because the acknowledgement is one of them.
         """
         while stream.is_full():
-            self._channel.wait_readable()
+            self._writer.wait()
             self._on_readable()
             if self._error is not None:
                 raise self._error
@@ -183,9 +184,7 @@ class Host(object):
             if call.overdue and isinstance(error, asyncio.CancelledError):
                 error = results.Overdue().with_traceback(error.__traceback__)
             elapsed = _monotonic() - call.started
-            head, text = results.failure_frames(
-                call.ident, error, int(elapsed * 1e6), self._function.timeout
-            )
+            head, text = results.failure_frames(call, error, int(elapsed * 1e6))
             tail = b""
             write_failure(text)
         self._calls_until_memory -= 1
@@ -285,6 +284,18 @@ class Writer(object):
                     return
                 self._unsent.popleft()
             self._loop.remove_writer(self._socket.fileno())
+
+    def wait(self):
+        """Waits until something can be read, and sends meanwhile; for the loop's own thread."""
+        poll = select.poll()
+        while True:
+            more = select.POLLOUT if self._unsent else 0
+            poll.register(self._socket, select.POLLIN | more)
+            ((_fd, events),) = poll.poll()
+            if events & select.POLLOUT:
+                self._send_more()
+            if events & ~select.POLLOUT:
+                return
 
     def finish(self):
         """Sends the rest, blocking."""

@@ -137,10 +137,6 @@ class Channel(object):
         self._socket.setblocking(True)
         del self.send, self.send_body
 
-    def wait_readable(self):
-        """Waits until a frame, or the end of the connection, can be read."""
-        self._poll.poll()
-
     def close(self):
         """Closes the socket without telling the other side."""
         self._socket.close()

@@ -18,6 +18,8 @@ from _bugle import frames
 _SEND_AT = 8 * 1024
 # Longer lines are cut into pieces of at least this size.
 _PARTIAL_LIMIT = 64 * 1024
+# The largest body of a LOG frame.
+_FRAME_LIMIT = 256 * 1024
 
 
 class Current(threading.local):
@@ -188,13 +190,20 @@ def _take(lines, ident):
     run_flags = lines.ready[0][0]
     for flags, data in lines.ready:
         if flags != run_flags:
-            out.append(frames.frame(frames.LOG, ident, body=b"".join(run), flags=run_flags))
+            out.extend(_frames_of(ident, run_flags, b"".join(run)))
             run, run_flags = [], flags
         run.append(data)
-    out.append(frames.frame(frames.LOG, ident, body=b"".join(run), flags=run_flags))
+    out.extend(_frames_of(ident, run_flags, b"".join(run)))
     lines.ready = []
     lines.size = 0
     return b"".join(out)
+
+
+def _frames_of(ident, flags, data):
+    """Cuts what is too large for one frame; it is one overlong line, or one huge write."""
+    for at in range(0, len(data), _FRAME_LIMIT):
+        body = data[at : at + _FRAME_LIMIT]
+        yield frames.frame(frames.LOG, ident, body=body, flags=flags)
 
 
 class Stream(io.TextIOBase):

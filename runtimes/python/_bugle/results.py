@@ -66,15 +66,24 @@ def parse_event(body, flags):
         return body
     if not body:
         return {}
-    text = body.decode("utf-8")
     try:
+        text = body.decode("utf-8")
         event, end = _scan(text, 0)
+        if end != len(text):
+            event = json.loads(text)
     except StopIteration:
-        end = -1
-    if end != len(text):
-        # White space around the value, which the scanner leaves to its caller.
-        event = json.loads(text)
+        # White space before the value, which the scanner leaves to its caller, or no value.
+        event = _parse_slowly(text)
+    except (ValueError, RecursionError) as error:
+        raise BadResult(LOAD_FAILED, "failed to loads event body err: %s" % error)
     return {} if event is None else event
+
+
+def _parse_slowly(text):
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadResult(LOAD_FAILED, "failed to loads event body err: %s" % error)
 
 
 def result_frames(ident, result, elapsed):
@@ -158,13 +167,14 @@ def _check_size(body):
         )
 
 
-def failure_frames(ident, error, elapsed, timeout):
+def failure_frames(call, error, elapsed):
     """The frames of an exception that the handler raised, and the text for the log."""
+    ident = call.ident
     trace = format_trace(error)
     if isinstance(error, BadResult):
         return _failure(ident, elapsed, error.code, str(error), None, None), str(error)
     if isinstance(error, Overdue):
-        message = "call request timed out after %gs" % timeout
+        message = "call request timed out after %gs" % (call._deadline - call.started)
         return _failure(ident, elapsed, OVERDUE, message, None, trace), message
     if isinstance(error, SystemExit):
         text = "user code sys.exit()."

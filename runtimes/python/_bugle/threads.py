@@ -268,9 +268,7 @@ class Host(object):
             head, tail = results.result_frames(call.ident, result, int(elapsed * 1e6))
         except BaseException as error:
             elapsed = _monotonic() - call.started
-            head, text = results.failure_frames(
-                call.ident, error, int(elapsed * 1e6), self._function.timeout
-            )
+            head, text = results.failure_frames(call, error, int(elapsed * 1e6))
             tail = b""
             write_failure(text)
         self._current.call = None

@@ -108,13 +108,23 @@ DATA_FD = 3
 
 def main(extra):
     """Runs until the platform closes the control socket."""
-    own = sys.path.pop(0)
-    sys.path.insert(0, own)
-    missing = _preload(extra)
-    sys.path.remove(own)
-    for name in missing:
+    _close_inherited()
+    for name in _preload(extra):
         sys.stderr.write("cannot import %s\n" % name)
+    # From here on nothing of the platform can be found by name; what is loaded stays.
+    del sys.path[0]
     Zygote(_take_control_socket()).run()
+
+
+def _close_inherited():
+    """Closes what the platform's own parent may have left open: it is not for instances."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) > 2:
+                os.close(int(name))
+        except OSError:
+            # The descriptor of the listing itself.
+            pass
 
 
 def _preload(extra):

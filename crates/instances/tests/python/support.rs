@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use bugle_artifacts::CodeRoots;
 use bugle_instances::{
-    CallError, CallRequest, Driver, Instance, InstanceId, LogLine, LogSink, PythonConfig,
-    PythonDependencies, PythonDriver, Reply, ReplyBody, StartError, StartPhases, StartRequest,
+    CallError, CallRequest, Driver, Instance, InstanceId, Interpreter, LogLine, LogSink,
+    PythonConfig, PythonDependencies, PythonDriver, Reply, ReplyBody, StartError, StartPhases,
+    StartRequest,
 };
 use bugle_types::{
     CodeLocation, FunctionId, FunctionSpec, FunctionUrn, Generation, Hook, Kind, Resources,
@@ -24,19 +25,46 @@ use tokio::sync::Notify;
 /// No test may take longer than this on one interpreter.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// Runs `test` once for every interpreter of the machine, of which there has to be one.
-pub fn on_every_interpreter<F, T>(test: T)
+/// The interpreters of the machine, of which there has to be one.
+pub(crate) fn interpreters() -> Vec<Interpreter> {
+    let mut found = PythonDriver::discover(&PythonConfig::default());
+    let all = format!("{found:?}");
+    found.retain(|one| one.problem.is_none());
+    assert!(
+        !found.is_empty(),
+        "no usable python3.6 to python3.13 on this machine: {all}"
+    );
+    found
+}
+
+/// Runs `test` on the oldest and the newest interpreter; enough where they do not differ.
+pub(crate) fn on_old_and_new<F, T>(test: T)
 where
     F: Future<Output = ()>,
     T: Fn(Machine) -> F,
 {
-    let found = PythonDriver::discover(&PythonConfig::default());
-    let usable: Vec<_> = found.iter().filter(|one| one.problem.is_none()).collect();
-    assert!(
-        !usable.is_empty(),
-        "no python3.6 to python3.13 on this machine: {found:?}"
-    );
-    for interpreter in usable {
+    let mut found = interpreters();
+    if found.len() > 2 {
+        found.drain(1..found.len() - 1);
+    }
+    on(&found, test);
+}
+
+/// Runs `test` once for every interpreter.
+pub(crate) fn on_every_interpreter<F, T>(test: T)
+where
+    F: Future<Output = ()>,
+    T: Fn(Machine) -> F,
+{
+    on(&interpreters(), test);
+}
+
+fn on<F, T>(interpreters: &[Interpreter], test: T)
+where
+    F: Future<Output = ()>,
+    T: Fn(Machine) -> F,
+{
+    for interpreter in interpreters {
         eprintln!("on Python {}", interpreter.full_version);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -46,14 +74,14 @@ where
             let machine = Machine::new(Runtime::Python(interpreter.version));
             tokio::time::timeout(LIMIT, test(machine))
                 .await
-                .expect("the test takes too long");
+                .unwrap_or_else(|_| panic!("takes too long on {}", interpreter.full_version));
         });
     }
 }
 
 /// The lines of functions, in order.
 #[derive(Default)]
-pub struct Log {
+pub(crate) struct Log {
     lines: Mutex<Vec<LogLine>>,
     arrived: Notify,
 }
@@ -66,12 +94,12 @@ impl LogSink for Log {
 }
 
 impl Log {
-    pub fn lines(&self) -> Vec<LogLine> {
+    pub(crate) fn lines(&self) -> Vec<LogLine> {
         self.lines.lock().clone()
     }
 
     /// The first line whose text holds `text`, waiting for it.
-    pub async fn line(&self, text: &str) -> LogLine {
+    pub(crate) async fn line(&self, text: &str) -> LogLine {
         loop {
             let arrived = self.arrived.notified();
             let found = self
@@ -87,28 +115,29 @@ impl Log {
 }
 
 /// A driver with one interpreter, and a directory for code.
-pub struct Machine {
-    pub driver: PythonDriver,
-    pub log: Arc<Log>,
-    pub dir: tempfile::TempDir,
+pub(crate) struct Machine {
+    pub(crate) driver: PythonDriver,
+    pub(crate) log: Arc<Log>,
+    pub(crate) dir: tempfile::TempDir,
     runtime: Runtime,
     functions: AtomicU32,
 }
 
 /// A function that is about to be started.
-pub struct Function<'a> {
+pub(crate) struct Function<'a> {
     machine: &'a Machine,
-    pub spec: FunctionSpec,
+    pub(crate) spec: FunctionSpec,
 }
 
 /// A started instance.
-pub struct Running {
-    pub instance: Arc<dyn Instance>,
-    pub phases: StartPhases,
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) instance: Arc<dyn Instance>,
+    pub(crate) phases: StartPhases,
 }
 
 impl Machine {
-    pub fn new(runtime: Runtime) -> Self {
+    pub(crate) fn new(runtime: Runtime) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = Arc::new(Log::default());
         let dependencies = PythonDependencies {
@@ -131,16 +160,8 @@ impl Machine {
         }
     }
 
-    /// The minor version of the interpreter.
-    pub fn minor(&self) -> u8 {
-        match self.runtime {
-            Runtime::Python(version) => version.0,
-            Runtime::Other(_) => 0,
-        }
-    }
-
     /// A function whose module `main` has the given source.
-    pub fn function(&self, source: &str) -> Function<'_> {
+    pub(crate) fn function(&self, source: &str) -> Function<'_> {
         let number = self.functions.fetch_add(1, Ordering::Relaxed);
         let code = self.dir.path().join(format!("function{number}"));
         std::fs::create_dir_all(&code).unwrap();
@@ -170,14 +191,14 @@ impl Machine {
     }
 
     /// Starts a function whose module `main` has the given source.
-    pub async fn start(&self, source: &str) -> Result<Running, StartError> {
+    pub(crate) async fn start(&self, source: &str) -> Result<Running, StartError> {
         self.function(source).start().await
     }
 }
 
 impl Function<'_> {
     /// Where its code is.
-    pub fn code(&self) -> PathBuf {
+    pub(crate) fn code(&self) -> PathBuf {
         match &self.spec.code {
             CodeLocation::Local(path) => path.into(),
             other => panic!("{other:?}"),
@@ -185,19 +206,19 @@ impl Function<'_> {
     }
 
     /// Adds another file to its code.
-    pub fn file(self, name: &str, text: &str) -> Self {
+    pub(crate) fn file(self, name: &str, text: &str) -> Self {
         let path = self.code().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
         self
     }
 
-    pub fn handler(mut self, handler: &str) -> Self {
-        self.spec.handler = handler.to_owned();
+    pub(crate) fn handler(mut self, handler: &str) -> Self {
+        handler.clone_into(&mut self.spec.handler);
         self
     }
 
-    pub fn initializer(mut self, handler: &str, timeout: Duration) -> Self {
+    pub(crate) fn initializer(mut self, handler: &str, timeout: Duration) -> Self {
         self.spec.initializer = Some(Hook {
             handler: handler.to_owned(),
             timeout,
@@ -205,7 +226,7 @@ impl Function<'_> {
         self
     }
 
-    pub fn pre_stop(mut self, handler: &str, timeout: Duration) -> Self {
+    pub(crate) fn pre_stop(mut self, handler: &str, timeout: Duration) -> Self {
         self.spec.pre_stop = Some(Hook {
             handler: handler.to_owned(),
             timeout,
@@ -214,12 +235,12 @@ impl Function<'_> {
     }
 
     /// Variables, one `name=value` a line.
-    pub fn environment(mut self, lines: &str) -> Self {
+    pub(crate) fn environment(mut self, lines: &str) -> Self {
         self.spec.environment = SealedEnvironment(lines.to_owned());
         self
     }
 
-    pub async fn start(self) -> Result<Running, StartError> {
+    pub(crate) async fn start(self) -> Result<Running, StartError> {
         let request = StartRequest {
             id: InstanceId(u128::from(self.machine.functions.load(Ordering::Relaxed)) << 64 | 7),
             resources: self.spec.resources.clone(),
@@ -235,7 +256,7 @@ impl Function<'_> {
 }
 
 /// A request with a JSON body.
-pub fn request(body: &[u8]) -> CallRequest {
+pub(crate) fn request(body: &[u8]) -> CallRequest {
     CallRequest {
         request: "the-request".into(),
         body: Bytes::copy_from_slice(body),
@@ -247,17 +268,22 @@ pub fn request(body: &[u8]) -> CallRequest {
 }
 
 impl Running {
-    pub async fn call(&self, body: &[u8]) -> Result<Reply, CallError> {
+    pub(crate) async fn call(&self, body: &[u8]) -> Result<Reply, CallError> {
         self.instance.call(request(body)).await
     }
 
     /// The answer to a call that has to succeed, as text.
-    pub async fn answer(&self, body: &str) -> String {
+    pub(crate) async fn answer(&self, body: &str) -> String {
         json(&self.call(body.as_bytes()).await.unwrap())
     }
 
+    /// The same with an event of its own, for calls at the same time.
+    pub(crate) async fn call_owned(&self, body: String) -> String {
+        self.answer(&body).await
+    }
+
     /// Code, message, type and stack trace of a call that has to fail.
-    pub async fn failure(&self, body: &str) -> (u32, String, String, String) {
+    pub(crate) async fn failure(&self, body: &str) -> (u32, String, String, String) {
         match self.call(body.as_bytes()).await.unwrap().body {
             ReplyBody::Error {
                 code,
@@ -276,7 +302,7 @@ impl Running {
 }
 
 /// The JSON text of a reply.
-pub fn json(reply: &Reply) -> String {
+pub(crate) fn json(reply: &Reply) -> String {
     match &reply.body {
         ReplyBody::Json(body) => String::from_utf8(body.to_vec()).unwrap(),
         other => panic!("{other:?}"),

@@ -1,0 +1,42 @@
+//! The Python side itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::interpreters;
+
+fn sources() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../runtimes/python");
+    let files = [root.clone(), root.join("_bugle")]
+        .into_iter()
+        .flat_map(|dir| {
+            let entries = std::fs::read_dir(dir).unwrap();
+            entries.map(|entry| entry.unwrap().path())
+        });
+    files
+        .filter(|path| path.extension().is_some_and(|end| end == "py"))
+        .collect()
+}
+
+#[test]
+fn the_sources_are_python_of_the_oldest_version() {
+    // The check itself needs Python 3.8; an older interpreter compiles them as they are.
+    let check = "import ast, sys\n\
+        for name in sys.argv[1:]:\n    \
+            text = open(name, encoding='utf-8').read()\n    \
+            ast.parse(text, name, feature_version=(3, 6)) if sys.version_info >= (3, 8) \
+            else compile(text, name, 'exec')\n";
+    for interpreter in interpreters() {
+        let output = Command::new(&interpreter.path)
+            .args(["-I", "-S", "-B", "-W", "error", "-c", check])
+            .args(sources())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{}: {said}",
+            interpreter.full_version
+        );
+    }
+}

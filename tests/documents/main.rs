@@ -10,6 +10,7 @@ mod shell;
 
 use std::path::{Path, PathBuf};
 
+use script::Step;
 use shell::Shell;
 
 /// The one command that is not run: it runs these tests.
@@ -25,17 +26,46 @@ async fn operations_does_what_it_says() {
     run("docs/operations.md").await;
 }
 
+#[tokio::test]
+async fn the_hello_example_does_what_it_says() {
+    run("examples/hello/README.md").await;
+}
+
+#[tokio::test]
+async fn the_thumbnail_example_does_what_it_says() {
+    run("examples/thumbnail/README.md").await;
+}
+
+#[tokio::test]
+async fn the_csv_stats_example_does_what_it_says() {
+    run("examples/csv-stats/README.md").await;
+}
+
+#[tokio::test]
+async fn the_markdown_example_does_what_it_says() {
+    run("examples/markdown/README.md").await;
+}
+
+#[tokio::test]
+async fn the_storyteller_example_does_what_it_says() {
+    run("examples/storyteller/README.md").await;
+}
+
+#[tokio::test]
+async fn the_uptime_example_does_what_it_says() {
+    run("examples/uptime/README.md").await;
+}
+
 #[test]
 fn no_document_is_without_a_test() {
     let tested = include_str!("main.rs");
     let mut documents = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
-    for entry in std::fs::read_dir(repository().join("docs"))
-        .unwrap()
-        .flatten()
-    {
-        documents.push(format!("docs/{}", entry.file_name().into_string().unwrap()));
-    }
+    documents.extend(entries("docs").map(|name| format!("docs/{name}")));
+    documents.extend(entries("examples").map(|name| format!("examples/{name}/README.md")));
     for document in documents {
+        if !repository().join(&document).is_file() {
+            continue;
+        }
         let commands = !script::steps(&read(&document)).is_empty();
         let has_test = tested.contains(&format!("run(\"{document}\")"));
         assert_eq!(
@@ -117,12 +147,25 @@ fn text_below(path: &Path) -> String {
 
 async fn run(document: &str) {
     let mut shell = Shell::new(&repository());
-    for step in script::steps(&read(document)) {
+    let steps = script::steps(&read(document));
+    if !steps.iter().any(|step| step.background) {
+        // The document takes a running platform for granted.
+        shell.run(&Step::background("bugle serve")).await;
+    }
+    for step in steps {
         if step.command != THIS {
             shell.run(&step).await;
         }
     }
     shell.finish().await;
+}
+
+/// The names in a folder of the repository.
+fn entries(folder: &str) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(repository().join(folder))
+        .unwrap()
+        .flatten();
+    entries.map(|entry| entry.file_name().into_string().unwrap())
 }
 
 fn repository() -> PathBuf {

@@ -13,6 +13,18 @@ pub(crate) struct Step {
     pub(crate) output: String,
 }
 
+impl Step {
+    /// A command that no document shows, which runs until the end.
+    pub(crate) fn background(command: &str) -> Self {
+        Self {
+            line: 0,
+            command: command.to_owned(),
+            background: true,
+            output: String::new(),
+        }
+    }
+}
+
 /// The steps in the `console` blocks of a Markdown document.
 pub(crate) fn steps(document: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();

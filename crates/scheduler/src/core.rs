@@ -1,0 +1,687 @@
+//! The life of one function's instances and the order of its waiting calls, without I/O.
+//!
+//! [`Core::on`] takes what happened and the time, and says what to do. Rules that hold after every
+//! event, whatever happened:
+//!
+//! - no more instances are alive than `maxInstance`, those that stop included: a replacement starts
+//!   when there is room, which at the maximum means when an old one is gone;
+//! - no instance runs more calls than `concurrentNum`;
+//! - a call is assigned to an instance once, or rejected once;
+//! - nobody waits while an instance that may serve him has a free slot.
+//!
+//! An instance is in one of four states; `Gone` is not kept:
+//!
+//! ```text
+//! Starting => Ready | Stopping | gone
+//! Ready    => Draining | Stopping | gone
+//! Draining => Stopping | gone
+//! Stopping => gone
+//! ```
+
+mod instance;
+mod queue;
+mod scaling;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bugle_instances::StartError;
+use bugle_types::{FunctionSpec, InstanceLabel, Resources};
+use tokio::time::Instant;
+
+use crate::Config;
+use instance::{Instance, State};
+use queue::Queue;
+
+/// An instance, numbered in the order of starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key(pub(crate) u64);
+
+/// A waiting call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// The instances that are alike: same resources, same label (`scaling` contract 2.3).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Set {
+    pub(crate) label: Option<InstanceLabel>,
+    pub(crate) resources: Resources,
+}
+
+impl Set {
+    /// Whether an instance of this set may serve a call that asked for `wanted`: the same label, and
+    /// nothing smaller.
+    fn serves(&self, wanted: &Self) -> bool {
+        let (ours, theirs) = (&self.resources, &wanted.resources);
+        let custom = |name: &str| {
+            ours.custom
+                .iter()
+                .find(|(n, _)| n == name)
+                .map_or(0, |(_, v)| *v)
+        };
+        self.label == wanted.label
+            && ours.cpu >= theirs.cpu
+            && ours.memory >= theirs.memory
+            && theirs
+                .custom
+                .iter()
+                .all(|(name, amount)| custom(name) >= *amount)
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// A call wants a slot, and waits until the deadline if there is none.
+    Request {
+        ticket: Ticket,
+        set: Set,
+        deadline: Instant,
+    },
+    /// A waiting call does not want one any more.
+    Cancelled(Ticket),
+    /// An instance has finished a call.
+    Answered(Key),
+    /// A call ran longer than it may; it was answered, and the instance still works on it.
+    Overdue(Key),
+    /// A start succeeded.
+    Started(Key),
+    /// A start failed, and nothing is left of it.
+    StartFailed(Key, StartError),
+    /// An instance is gone.
+    Exited(Key),
+    /// The function was changed.
+    Changed(Arc<FunctionSpec>),
+    /// The function was deleted.
+    Removed,
+    /// The platform stops.
+    ShuttingDown,
+    /// The time that [`Core::due`] gave has come.
+    Tick,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Give the call to the instance.
+    Assign { ticket: Ticket, key: Key },
+    /// Tell the call that it will not be served.
+    Reject(Ticket, Rejection),
+    /// Start an instance.
+    Start(Key, Set, Arc<FunctionSpec>),
+    /// Stop an instance in order; it runs no call. A start is abandoned.
+    Stop(Key),
+    /// End an instance at once, with whatever it does.
+    Kill(Key),
+}
+
+/// Why a call is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    Disabled,
+    UnknownLabel,
+    QueueFull,
+    Timeout,
+    Start(StartError),
+    Removed,
+    ShuttingDown,
+}
+
+/// Whether the function takes calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// It does.
+    Open,
+    Removed,
+    ShuttingDown,
+}
+
+/// Starts of a set that failed lately.
+#[derive(Clone, Debug)]
+struct Failures {
+    /// How many in a row; those that fail together count as one.
+    count: u32,
+    /// When the next start may be tried …
+    retry_at: Instant,
+    /// … by whom.
+    hold: Hold,
+    /// What calls are told until then.
+    error: Option<StartError>,
+}
+
+/// Whom a failure keeps from starting another instance at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// Nobody: the user's code would fail again, or the platform needs a pause.
+    Everyone,
+    /// Only the minimum; a call that waits is worth an attempt.
+    Minimum,
+}
+
+/// One function.
+#[derive(Debug)]
+pub(crate) struct Core {
+    config: Arc<Config>,
+    spec: Arc<FunctionSpec>,
+    life: Life,
+    instances: BTreeMap<Key, Instance>,
+    queue: Queue,
+    failures: BTreeMap<Set, Failures>,
+    /// Until when instances of older code may get calls; none once they may not.
+    old_until: Option<Instant>,
+    next_key: u64,
+    /// The timer that was asked for last; see [`Core::due`].
+    armed: Option<Instant>,
+    last_error: Option<StartError>,
+}
+
+/// Starts that fail because of the platform are tried this often before calls are told.
+const PLATFORM_ATTEMPTS: u32 = 3;
+
+/// The pause before such a start is tried again.
+const PLATFORM_PAUSE: Duration = Duration::from_millis(100);
+
+impl Core {
+    pub(crate) fn new(spec: Arc<FunctionSpec>, config: Arc<Config>) -> Self {
+        Self {
+            config,
+            spec,
+            life: Life::Open,
+            instances: BTreeMap::new(),
+            queue: Queue::default(),
+            failures: BTreeMap::new(),
+            old_until: None,
+            next_key: 0,
+            armed: None,
+            last_error: None,
+        }
+    }
+
+    /// Applies an event; what to do is added to `actions`.
+    ///
+    /// Events of instances that are gone are ignored: the shell may report an end twice.
+    pub(crate) fn on(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
+        match event {
+            Event::Request {
+                ticket,
+                set,
+                deadline,
+            } => {
+                self.request(ticket, set, deadline, now, actions);
+            }
+            Event::Cancelled(ticket) => {
+                self.queue.remove(ticket);
+            }
+            Event::Answered(key) => self.answered(key, now, actions),
+            Event::Overdue(key) => self.overdue(key, now, actions),
+            Event::Started(key) => self.started(key, now, actions),
+            Event::StartFailed(key, error) => self.start_failed(key, &error, now, actions),
+            Event::Exited(key) => self.exited(key, now, actions),
+            Event::Changed(spec) => self.changed(spec, now, actions),
+            Event::Removed => self.close(Life::Removed, &Rejection::Removed, actions),
+            Event::ShuttingDown => {
+                self.close(Life::ShuttingDown, &Rejection::ShuttingDown, actions);
+            }
+            Event::Tick => self.tick(now, actions),
+        }
+    }
+
+    /// Takes a free slot for a call of `set`, if there is one: the way of a call to a warm function.
+    pub(crate) fn take_slot(&mut self, set: &Set) -> Option<Key> {
+        if self.life != Life::Open || self.spec.scale.max == 0 {
+            return None;
+        }
+        let key = self.choose(set)?;
+        self.instances.get_mut(&key)?.take_slot();
+        Some(key)
+    }
+
+    fn request(
+        &mut self,
+        ticket: Ticket,
+        set: Set,
+        deadline: Instant,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(rejection) = self.refusal(&set) {
+            actions.push(Action::Reject(ticket, rejection));
+            return;
+        }
+        if let Some(key) = self.take_slot(&set) {
+            actions.push(Action::Assign { ticket, key });
+            return;
+        }
+        if let Some(error) = self.known_failure(&set, now) {
+            actions.push(Action::Reject(ticket, Rejection::Start(error)));
+            return;
+        }
+        if self.queue.len() >= self.config.queue_limit {
+            actions.push(Action::Reject(ticket, Rejection::QueueFull));
+            return;
+        }
+        let limit = self
+            .config
+            .acquire(self.spec.initializer.as_ref().map(|hook| hook.timeout));
+        self.queue.push(ticket, set, deadline.min(now + limit));
+        self.scale(now, actions);
+    }
+
+    fn refusal(&self, set: &Set) -> Option<Rejection> {
+        let label_is_known = set
+            .label
+            .as_ref()
+            .is_none_or(|label| self.spec.labels.iter().any(|known| known.label == *label));
+        match self.life {
+            Life::Removed => Some(Rejection::Removed),
+            Life::ShuttingDown => Some(Rejection::ShuttingDown),
+            Life::Open if self.spec.scale.max == 0 => Some(Rejection::Disabled),
+            Life::Open if !label_is_known => Some(Rejection::UnknownLabel),
+            Life::Open => None,
+        }
+    }
+
+    /// The failure that calls are told without a new attempt: the last start failed because of the
+    /// user's code, it is too early for the next, and nothing runs that could serve them.
+    fn known_failure(&self, set: &Set, now: Instant) -> Option<StartError> {
+        let failures = self
+            .failures
+            .get(set)
+            .filter(|failures| now < failures.retry_at)?;
+        let hopeful = self
+            .instances
+            .values()
+            .any(|instance| self.could_serve(instance, set));
+        failures.error.clone().filter(|_| !hopeful)
+    }
+
+    /// Whether `instance` serves calls of `set`, now or when it is up.
+    fn could_serve(&self, instance: &Instance, set: &Set) -> bool {
+        let live = matches!(instance.state, State::Starting | State::Ready { .. });
+        live && instance.set.serves(set) && (self.old_until.is_some() || self.is_current(instance))
+    }
+
+    fn is_current(&self, instance: &Instance) -> bool {
+        instance.spec.generation == self.spec.generation
+    }
+
+    /// The instance for a call of `set`: among the oldest `minInstance` ones the emptiest, so that
+    /// they share the load; else the busiest with a free slot, so that others become idle. Exact
+    /// resources come before larger ones, new code before old.
+    fn choose(&self, set: &Set) -> Option<Key> {
+        let reserved = usize::try_from(self.bounds(set).min).unwrap_or(usize::MAX);
+        let mut seen_reserved = 0;
+        let mut best: Option<((bool, bool, bool, i64), Key)> = None;
+        for (&key, instance) in &self.instances {
+            let State::Ready { in_flight, .. } = instance.state else {
+                continue;
+            };
+            let current = self.is_current(instance);
+            if !(current || self.old_until.is_some()) || !instance.set.serves(set) {
+                continue;
+            }
+            let exact = instance.set == *set;
+            let is_reserved = exact && current && seen_reserved < reserved;
+            seen_reserved += usize::from(is_reserved);
+            if in_flight >= instance.spec.concurrency.get() {
+                continue;
+            }
+            let load = i64::from(in_flight);
+            let rank = (
+                current,
+                exact,
+                is_reserved,
+                if is_reserved { -load } else { load },
+            );
+            if best.as_ref().is_none_or(|(other, _)| rank > *other) {
+                best = Some((rank, key));
+            }
+        }
+        best.map(|(_, key)| key)
+    }
+
+    fn answered(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        if !instance.has_answered {
+            instance.has_answered = true;
+            self.failures.remove(&instance.set);
+        }
+        match &mut instance.state {
+            State::Ready {
+                in_flight,
+                idle_since,
+            } => {
+                *in_flight = in_flight.saturating_sub(1);
+                if *in_flight == 0 {
+                    *idle_since = now;
+                }
+                self.serve_waiting(key, actions);
+            }
+            State::Draining { in_flight, .. } => {
+                *in_flight = in_flight.saturating_sub(1);
+                self.stop_if_drained(key, actions);
+            }
+            State::Starting | State::Stopping => {}
+        }
+    }
+
+    fn overdue(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        // Only the other calls are waited for: nobody waits for the overdue one any more.
+        match &mut instance.state {
+            State::Ready { in_flight, .. } => {
+                let in_flight = in_flight.saturating_sub(1);
+                instance.state = State::Draining {
+                    in_flight,
+                    kill: true,
+                };
+            }
+            State::Draining { in_flight, kill } => {
+                *in_flight = in_flight.saturating_sub(1);
+                *kill = true;
+            }
+            State::Starting | State::Stopping => {}
+        }
+        self.stop_if_drained(key, actions);
+        self.scale(now, actions);
+    }
+
+    fn stop_if_drained(&mut self, key: Key, actions: &mut Vec<Action>) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        if let State::Draining { in_flight: 0, kill } = instance.state {
+            instance.state = State::Stopping;
+            actions.push(if kill {
+                Action::Kill(key)
+            } else {
+                Action::Stop(key)
+            });
+        }
+    }
+
+    fn started(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        if instance.state != State::Starting {
+            // It was abandoned while it came up.
+            return;
+        }
+        instance.state = State::Ready {
+            in_flight: 0,
+            idle_since: now,
+        };
+        self.last_error = None;
+        let set = instance.set.clone();
+        if self.is_current(&self.instances[&key]) {
+            // A crash loop starts well each time; only an answer ends its count.
+            if self
+                .failures
+                .get(&set)
+                .is_some_and(|failures| failures.hold == Hold::Everyone)
+            {
+                self.failures.remove(&set);
+            }
+            self.switch(actions);
+        }
+        self.serve_waiting(key, actions);
+        self.scale(now, actions);
+        self.fit(now, actions);
+    }
+
+    fn start_failed(
+        &mut self,
+        key: Key,
+        error: &StartError,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(instance) = self.instances.remove(&key) else {
+            return;
+        };
+        if instance.state == State::Starting && self.is_current(&instance) {
+            self.note_failure(&instance.set, error, now, actions);
+        }
+        self.scale(now, actions);
+    }
+
+    fn note_failure(
+        &mut self,
+        set: &Set,
+        error: &StartError,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        self.last_error = Some(error.clone());
+        let count = self.count_failure(set, now);
+        if matches!(error, StartError::Platform(_)) && count < PLATFORM_ATTEMPTS {
+            let retry_at = now + PLATFORM_PAUSE * (1 << count);
+            self.hold(
+                set,
+                Failures {
+                    count,
+                    retry_at,
+                    hold: Hold::Everyone,
+                    error: None,
+                },
+            );
+            return;
+        }
+        let retry_at = now + self.config.retry(count);
+        // What cannot run here is found out again at once and at no cost, so that a fix by the
+        // operator shows with the next call.
+        let failures = if matches!(error, StartError::Unsupported(_)) {
+            Failures {
+                count,
+                retry_at,
+                hold: Hold::Minimum,
+                error: None,
+            }
+        } else {
+            Failures {
+                count,
+                retry_at,
+                hold: Hold::Everyone,
+                error: Some(error.clone()),
+            }
+        };
+        self.hold(set, failures);
+        // New code that does not come up must not hide behind the old one.
+        self.switch(actions);
+        let served = self.instances.values().any(|instance| {
+            matches!(instance.state, State::Ready { .. }) && self.could_serve(instance, set)
+        });
+        if !served {
+            for ticket in self.queue.take_set(set) {
+                actions.push(Action::Reject(ticket, Rejection::Start(error.clone())));
+            }
+        }
+    }
+
+    /// How many failures in a row this one makes.
+    fn count_failure(&self, set: &Set, now: Instant) -> u32 {
+        match self.failures.get(set) {
+            // It was started before the last failure was known.
+            Some(failures) if now < failures.retry_at => failures.count,
+            Some(failures) => failures.count.saturating_add(1),
+            None => 1,
+        }
+    }
+
+    fn hold(&mut self, set: &Set, failures: Failures) {
+        self.arm(failures.retry_at);
+        self.failures.insert(set.clone(), failures);
+    }
+
+    fn exited(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
+        let Some(instance) = self.instances.remove(&key) else {
+            return;
+        };
+        // Nobody asked for it and no call is to blame: a crash loop, if it goes on.
+        let unprovoked = instance.is_idle() && !instance.has_answered;
+        if unprovoked && self.is_current(&instance) {
+            let count = self.count_failure(&instance.set, now);
+            let retry_at = now + self.config.retry(count);
+            let failures = Failures {
+                count,
+                retry_at,
+                hold: Hold::Minimum,
+                error: None,
+            };
+            self.hold(&instance.set, failures);
+        }
+        self.scale(now, actions);
+    }
+
+    fn changed(&mut self, spec: Arc<FunctionSpec>, now: Instant, actions: &mut Vec<Action>) {
+        let other_code = spec.generation != self.spec.generation;
+        self.spec = spec;
+        if self.life == Life::ShuttingDown {
+            return;
+        }
+        let labels: Vec<_> = self
+            .spec
+            .labels
+            .iter()
+            .map(|known| known.label.clone())
+            .collect();
+        let gone = |set: &Set| {
+            set.label
+                .as_ref()
+                .is_some_and(|label| !labels.contains(label))
+        };
+        for ticket in self.queue.take_if(gone) {
+            actions.push(Action::Reject(ticket, Rejection::UnknownLabel));
+        }
+        if self.spec.scale.max == 0 {
+            for ticket in self.queue.take_if(|_| true) {
+                actions.push(Action::Reject(ticket, Rejection::Disabled));
+            }
+        }
+        if other_code {
+            self.failures.clear();
+            self.replace(now, actions);
+        }
+        self.scale(now, actions);
+        self.fit(now, actions);
+    }
+
+    /// Begins to replace the instances of older code.
+    fn replace(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let starting: Vec<Key> = self.keys(|instance| instance.state == State::Starting);
+        for key in starting {
+            self.retire(key, actions);
+        }
+        let ready = self.keys(|instance| matches!(instance.state, State::Ready { .. }));
+        if ready.is_empty() {
+            self.old_until = None;
+            return;
+        }
+        let until = now + self.config.switch();
+        self.old_until = Some(until);
+        self.arm(until);
+        // The first instance of the new code needs a place.
+        if self.alive() >= self.spec.scale.max {
+            let emptiest = ready
+                .iter()
+                .min_by_key(|key| self.instances[key].in_flight());
+            if let Some(&key) = emptiest {
+                self.retire(key, actions);
+            }
+        }
+    }
+
+    /// From now on only the newest code gets calls.
+    fn switch(&mut self, actions: &mut Vec<Action>) {
+        self.old_until = None;
+        let generation = self.spec.generation.clone();
+        for key in self.keys(|instance| instance.spec.generation != generation) {
+            self.retire(key, actions);
+        }
+    }
+
+    /// Gives the instance no further call, and stops it when it has none.
+    fn retire(&mut self, key: Key, actions: &mut Vec<Action>) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        match instance.state {
+            State::Starting => {
+                instance.state = State::Stopping;
+                actions.push(Action::Stop(key));
+            }
+            State::Ready { in_flight, .. } => {
+                instance.state = State::Draining {
+                    in_flight,
+                    kill: false,
+                };
+                self.stop_if_drained(key, actions);
+            }
+            State::Draining { .. } | State::Stopping => {}
+        }
+    }
+
+    fn close(&mut self, life: Life, rejection: &Rejection, actions: &mut Vec<Action>) {
+        self.life = life;
+        self.old_until = None;
+        for ticket in self.queue.take_if(|_| true) {
+            actions.push(Action::Reject(ticket, rejection.clone()));
+        }
+        for key in self.keys(|_| true) {
+            self.retire(key, actions);
+        }
+    }
+
+    fn keys(&self, wanted: impl Fn(&Instance) -> bool) -> Vec<Key> {
+        self.instances
+            .iter()
+            .filter(|(_, i)| wanted(i))
+            .map(|(key, _)| *key)
+            .collect()
+    }
+
+    fn alive(&self) -> u32 {
+        u32::try_from(self.instances.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Gives waiting calls to the instance as long as both last.
+    fn serve_waiting(&mut self, key: Key, actions: &mut Vec<Action>) {
+        if self.queue.is_empty() {
+            // The common case at the end of every call: only the idle clock may need a timer.
+            if let Some(instance) = self.instances.get(&key)
+                && let State::Ready {
+                    in_flight: 0,
+                    idle_since,
+                } = instance.state
+            {
+                let idle = instance.spec.idle.unwrap_or_else(|| self.config.idle());
+                self.arm(idle_since + idle);
+            }
+            return;
+        }
+        while let Some(instance) = self.instances.get(&key) {
+            let usable = self.old_until.is_some() || self.is_current(instance);
+            if !usable || !instance.has_free_slot() {
+                return;
+            }
+            let set = instance.set.clone();
+            let Some(ticket) = self.queue.take_first(|wanted| set.serves(wanted)) else {
+                return;
+            };
+            if let Some(instance) = self.instances.get_mut(&key) {
+                instance.take_slot();
+            }
+            actions.push(Action::Assign { ticket, key });
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The scheduler with simulated instances and paused time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bugle_instances::{CallRequest, ExitCause, StartError};
+use bugle_scheduler::testing::{Script, SimDriver, spec};
+use bugle_scheduler::{AcquireError, Config, Demand, Function, Lease, Metrics, Scheduler};
+use bugle_types::FunctionSpec;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+const START: Duration = Duration::from_millis(100);
+
+fn platform() -> (Scheduler, Arc<SimDriver>) {
+    let script: Script = Arc::new(|_| (Duration::from_millis(50), "1".to_owned()));
+    let driver = SimDriver::new(START, script);
+    let scheduler = Scheduler::new(
+        Config::default(),
+        Arc::clone(&driver) as _,
+        Metrics::default(),
+    );
+    (scheduler, driver)
+}
+
+fn add(scheduler: &Scheduler, spec: FunctionSpec) -> Function {
+    let id = spec.id.clone();
+    scheduler.upsert(spec);
+    scheduler.find(&id).expect("it was just added")
+}
+
+async fn acquire(function: &Function) -> Result<Lease, AcquireError> {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    function
+        .acquire(Demand {
+            resources: None,
+            label: None,
+            deadline,
+        })
+        .await
+}
+
+async fn call(function: &Function) -> Result<String, String> {
+    let lease = acquire(function).await.map_err(|error| error.to_string())?;
+    let request = CallRequest {
+        request: "r".into(),
+        body: bytes::Bytes::new(),
+        meta: bytes::Bytes::new(),
+        json: true,
+        timeout: Duration::from_secs(10),
+        stream: None,
+    };
+    let generation = lease.spec().generation.0.to_string();
+    lease
+        .instance()
+        .call(request)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(generation)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_herd_on_a_cold_function_starts_exactly_what_it_needs() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 100, 0, 100));
+    let mut calls = JoinSet::new();
+    for _ in 0..1000 {
+        let function = function.clone();
+        calls.spawn(async move { call(&function).await });
+    }
+    for outcome in calls.join_all().await {
+        assert_eq!(outcome.unwrap(), "1");
+    }
+    assert_eq!(driver.started(), 10);
+    assert!(
+        driver
+            .living()
+            .iter()
+            .all(|instance| instance.most_at_once() <= 100)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warm_call_neither_waits_nor_starts() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 2, 0, 5));
+    let first = acquire(&function).await.unwrap();
+    assert!(first.cold.is_some_and(|cold| cold.total >= START));
+    let before = Instant::now();
+    let second = acquire(&function).await.unwrap();
+    assert_eq!(
+        (second.cold, second.queued, before.elapsed()),
+        (None, Duration::ZERO, Duration::ZERO)
+    );
+    assert_eq!(driver.started(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_frees_its_place() {
+    let (scheduler, _) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 0, 1));
+    let held = acquire(&function).await.unwrap();
+    {
+        let waiting = acquire(&function);
+        tokio::select! {
+            biased;
+            _ = waiting => panic!("the only slot is taken"),
+            () = sleep(Duration::from_millis(1)) => {}
+        }
+    }
+    assert_eq!(function.status().queued, 0);
+    drop(held);
+    acquire(&function).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_given_to_a_client_that_just_left_goes_to_the_next() {
+    let (scheduler, _) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 0, 1));
+    let held = acquire(&function).await.unwrap();
+    let mut first = Box::pin(acquire(&function));
+    assert!(futures_poll(&mut first).await.is_none());
+    // The slot is assigned while nobody polls the future, which is then dropped.
+    drop(held);
+    drop(first);
+    assert!(acquire(&function).await.is_ok());
+}
+
+async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = std::future::ready(()) => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_under_load_loses_no_call_and_ends_with_the_new_code() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 2, 0, 4));
+    let mut calls = JoinSet::new();
+    for number in 0..500_u64 {
+        let function = function.clone();
+        calls.spawn(async move {
+            sleep(Duration::from_millis(number * 5)).await;
+            (number, call(&function).await)
+        });
+    }
+    sleep(Duration::from_secs(1)).await;
+    scheduler.upsert(spec("f", "2", 2, 0, 4));
+    let outcomes = calls.join_all().await;
+    for (number, outcome) in outcomes {
+        let generation = outcome.unwrap();
+        if number * 5 > 2000 {
+            assert_eq!(
+                generation, "2",
+                "call {number} came more than a second after the update"
+            );
+        }
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert!(
+        driver
+            .living()
+            .iter()
+            .all(|instance| instance.generation == "2")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_idles_away() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 0, 4));
+    call(&function).await.unwrap();
+    assert_eq!(driver.living().len(), 1);
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(driver.living().len(), 0);
+    call(&function).await.unwrap();
+    assert_eq!(driver.started(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crashed_instance_is_replaced_for_the_next_call() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 0, 4));
+    call(&function).await.unwrap();
+    driver.living()[0].crash(ExitCause::Signal(11));
+    sleep(Duration::from_millis(1)).await;
+    call(&function).await.unwrap();
+    assert_eq!(driver.started(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overdue_lease_ends_its_instance() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 2, 0, 4));
+    let lease = acquire(&function).await.unwrap();
+    lease.overdue();
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(driver.living().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_start_tells_all_who_waited_for_it() {
+    let (scheduler, driver) = platform();
+    let error = StartError::Initialization {
+        message: "boom".to_owned(),
+        trace: None,
+    };
+    driver.fail_with(Some(error.clone()));
+    let function = add(&scheduler, spec("f", "1", 100, 0, 4));
+    let (one, two) = tokio::join!(acquire(&function), acquire(&function));
+    assert_eq!(one.unwrap_err(), AcquireError::Start(error.clone()));
+    assert_eq!(two.unwrap_err(), AcquireError::Start(error));
+    assert!(function.status().last_start_error.is_some());
+    driver.fail_with(None);
+    sleep(Duration::from_secs(1)).await;
+    acquire(&function).await.unwrap();
+    assert!(function.status().last_start_error.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_lets_calls_finish_and_ends_instances() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 1, 4));
+    sleep(START * 2).await;
+    let lease = acquire(&function).await.unwrap();
+    let stopping = {
+        let scheduler = scheduler.clone();
+        tokio::spawn(async move { scheduler.shutdown(Duration::from_secs(5)).await })
+    };
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(
+        acquire(&function).await.unwrap_err(),
+        AcquireError::ShuttingDown
+    );
+    assert_eq!(driver.living().len(), 1, "it still runs a call");
+    drop(lease);
+    stopping.await.unwrap();
+    assert_eq!(driver.living().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_longer_than_its_grace() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 0, 4));
+    let _lease = acquire(&function).await.unwrap();
+    let before = Instant::now();
+    scheduler.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(before.elapsed(), Duration::from_secs(5));
+    assert_eq!(driver.living().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_function_is_gone_for_everybody() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 1, 4));
+    sleep(START * 2).await;
+    let id = function.spec().id.clone();
+    scheduler.remove(&id);
+    assert!(scheduler.find(&id).is_none());
+    assert_eq!(acquire(&function).await.unwrap_err(), AcquireError::Removed);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(driver.living().len(), 0);
+}

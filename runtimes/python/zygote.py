@@ -9,8 +9,8 @@ in the package beside it; its name begins with an underscore so that it is in no
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    from _bugle import zygote
 
-from _bugle import zygote  # noqa: E402
-
-zygote.main(sys.argv[1:])
+    zygote.main(sys.argv[1:])

@@ -50,6 +50,9 @@ pub type EnvironmentOpener = Arc<
 /// How long no parent is started after one could not be.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
+/// How long after a start the next process is parked. A start with its first call takes less.
+const PARK_AFTER: Duration = Duration::from_millis(10);
+
 /// What a driver needs from the rest of the platform.
 pub struct Dependencies {
     /// Where code may be.
@@ -212,9 +215,17 @@ impl PythonDriver {
         let forked = zygote
             .take()
             .map_err(|error| StartError::Platform(format!("a socket for an instance: {error}")))?;
-        let started = self.bring_up(&request, forked, message, began).await;
-        zygote.park(self.shared.config.parked);
-        started
+        self.park_later(zygote);
+        self.bring_up(&request, forked, message, began).await
+    }
+
+    /// Replaces what was taken, when the start and its first call need the processor no more.
+    fn park_later(&self, zygote: Arc<Zygote>) {
+        let count = self.shared.config.parked;
+        self.shared.runtime.spawn(async move {
+            tokio::time::sleep(PARK_AFTER).await;
+            zygote.park(count);
+        });
     }
 
     /// Where the code is, and everything else the instance has to know.

@@ -18,8 +18,10 @@ _STREAM_WRITE = 4 * 1024 * 1024
 class Function(object):
     """What is the same for every call of an instance."""
 
-    def __init__(self, start):
+    def __init__(self, start, output):
         self.start = start
+        self._output = output
+        self._logger = None
         self.function = start["function"]
         self.user_data = start["user_data"]
         self.timeout = start["timeout_ms"] / 1000.0
@@ -34,18 +36,20 @@ class Function(object):
             ),
             "",
         )
-        self.logger = None
         self.window = start["stream_window"]
 
-    def make_logger(self, output):
-        """Prepares the logger whose lines carry time, level and request id."""
-        logger = logging.getLogger("function")
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        handler = logging.StreamHandler(output.stderr)
-        handler.setFormatter(_Formatter(output))
-        logger.addHandler(handler)
-        self.logger = logger
+    def logger(self):
+        """The logger whose lines carry time, level and request id."""
+        if self._logger is None:
+            logger = logging.getLogger("function")
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
+            handler = logging.StreamHandler(self._output.stderr)
+            handler.setFormatter(_Formatter(self._output))
+            # Two threads may be here for the first time.
+            logger.handlers[:] = [handler]
+            self._logger = logger
+        return self._logger
 
 
 class _Formatter(logging.Formatter):
@@ -281,7 +285,7 @@ class Context(object):
 
     def getLogger(self):
         """A standard logger whose lines carry time, level and request id."""
-        return self._function.logger
+        return self._function.logger()
 
     def get_state(self):
         """What `set_state` was given; it lives as long as this context."""

@@ -33,7 +33,7 @@ class Host(object):
     def __init__(self, channel, output, function, handler):
         self._channel = channel
         self._output = output
-        self._function = function
+        self.function = function
         self._handler = handler
         self._loop = _new_loop()
         asyncio.set_event_loop(self._loop)
@@ -135,7 +135,7 @@ class Host(object):
             kind, flags, size, ident, value, meta, body = frame
             if kind == frames.CALL:
                 call = Context(
-                    self._function, self, ident, meta[:size], meta[size:], flags, value / 1000.0
+                    self.function, self, ident, meta[:size], meta[size:], flags, value / 1000.0
                 )
                 self.active[ident] = call
                 self._start(call, body)

@@ -36,7 +36,7 @@ STREAM_WANTED = 2
 # Flags of LOG.
 STDERR = 1
 
-_BUFFER = 64 * 1024
+_BUFFER = 16 * 1024
 # Up to this size one joined buffer is cheaper than a list of them.
 _JOIN = 64 * 1024
 
@@ -54,15 +54,20 @@ def frame(kind, ident=0, value=0, meta=b"", body=b"", flags=0, status=0):
 class Channel(object):
     """The instance's end of its socket, blocking."""
 
-    def __init__(self, fd):
-        self.fd = fd
-        self._socket = socket.socket(fileno=fd)
+    def __init__(self):
+        self.fd = -1
+        self._socket = None
         self._send_lock = threading.Lock()
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
         self._poll = select.poll()
+
+    def open(self, fd):
+        """Begins to use the socket `fd`."""
+        self.fd = fd
+        self._socket = socket.socket(fileno=fd)
         self._poll.register(fd, select.POLLIN)
 
     def receive(self):

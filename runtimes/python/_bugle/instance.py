@@ -8,46 +8,59 @@ import random
 import sys
 import threading
 import time
+import types
 
-from _bugle import frames, loader, results
+from _bugle import coroutines, frames, loader, results, threads
 from _bugle.context import Context, Function, write_failure
 from _bugle.output import Output
+from _bugle.rehearsal import rehearse
 
 _PR_SET_NAME = 15
 
 
-def main(fd, prctl):
-    """Serves the platform on the socket `fd`; ends the process."""
-    channel = frames.Channel(fd)
+class Instance(object):
+    """What does not depend on the function; made by the parent, used by the fork."""
+
+    def __init__(self):
+        self._channel = frames.Channel()
+        self._output = Output(self._channel)
+
+    def run(self, fd, prctl):
+        """Serves the platform on the socket `fd`; ends the process."""
+        channel, output = self._channel, self._output
+        channel.open(fd)
+        output.install()
+        try:
+            if not channel.waiting():
+                rehearse(threads.Host, output)
+            # A parked instance waits here until a function needs it.
+            frame = channel.receive()
+        except (frames.Closed, OSError):
+            os._exit(0)
+        began = time.monotonic()
+        start = json.loads(frame[5].decode("utf-8"))
+        try:
+            _enter(start, prctl)
+            host, phases = _load(start, Function(start, output), channel, output, began)
+        except BaseException as error:
+            _report_failure(channel, output, error)
+            os._exit(1)
+        channel.send(frames.frame(frames.READY, meta=json.dumps(phases).encode("ascii")))
+        _exit(_serve(start, host))
+
+
+def _serve(start, host):
+    """Serves calls until the end; returns the exit code."""
     try:
-        # A parked instance waits here until a function needs it.
-        frame = channel.receive()
-    except (frames.Closed, OSError):
-        os._exit(0)
-    began = time.monotonic()
-    start = json.loads(frame[5].decode("utf-8"))
-    output = Output(channel)
-    output.install()
-    try:
-        _enter(start, prctl)
-        function = Function(start)
-        function.make_logger(output)
-        host, phases = _load(start, function, channel, output, began)
-    except BaseException as error:
-        _report_failure(channel, output, error)
-        os._exit(1)
-    channel.send(frames.frame(frames.READY, meta=json.dumps(phases).encode("ascii")))
-    status = 0
-    try:
-        stop = host.serve()
-        _run_pre_stop(start, host, stop)
+        host.serve()
+        _run_pre_stop(start, host)
+        return 0
     except (frames.Closed, ConnectionError):
         # The platform is gone; nobody waits for an orderly end.
-        status = 1
+        return 1
     except BaseException as error:
         write_failure(results.format_trace(error))
-        status = 1
-    _exit(status)
+        return 1
 
 
 def _enter(start, prctl):
@@ -62,7 +75,8 @@ def _enter(start, prctl):
     if prctl is not None:
         name = ("py:" + start["function"]["name"]).encode("ascii", "replace")
         prctl(_PR_SET_NAME, name[:15], 0, 0, 0)
-    # The module search of a program starts at its own directory.
+    # The main module is the parent's, and a process that user code starts might import it again.
+    sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [""]
     loader.prepare_path(start["code"])
 
@@ -71,10 +85,10 @@ def _load(start, function, channel, output, began):
     """Imports the handler and runs the initializer; returns the host and the durations."""
     handler = loader.find(start["code"], start["handler"])
     if loader.is_coroutine_function(handler):
-        from _bugle.coroutines import Host
+        make_host = coroutines.Host
     else:
-        from _bugle.threads import Host
-    host = Host(channel, output, function, handler)
+        make_host = threads.Host
+    host = make_host(channel, output, function, handler)
     initializer = None
     if start["initializer"]:
         initializer = loader.find(start["code"], start["initializer"])
@@ -103,7 +117,7 @@ def _report_failure(channel, output, error):
     channel.send(frames.frame(frames.START_FAILED, meta=json.dumps(meta).encode("ascii")))
 
 
-def _run_pre_stop(start, host, stop):
+def _run_pre_stop(start, host):
     """Runs the user's pre_stop within its time; what it raises does not stop the end."""
     if not start["pre_stop"]:
         return

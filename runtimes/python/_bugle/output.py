@@ -61,7 +61,7 @@ class Output(object):
         # A forked copy of the process must not write into the instance's conversation.
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._detach)
-        else:
+        else:  # Python 3.6
             plain_fork = os.fork
 
             def fork():

@@ -69,7 +69,7 @@ class Host(object):
         self._channel = channel
         self._output = output
         self._current = output.current
-        self._function = function
+        self.function = function
         self._handler = handler
         self._baton = _thread.allocate_lock()
         self._idle = []  # workers without the baton; the last one reads next
@@ -180,7 +180,7 @@ class Host(object):
             kind, flags, size, ident, value, meta, body = receive()
             if kind == frames.CALL:
                 call = Context(
-                    self._function, self, ident, meta[:size], meta[size:], flags, value / 1000.0
+                    self.function, self, ident, meta[:size], meta[size:], flags, value / 1000.0
                 )
                 active[ident] = call
                 self.started += 1
@@ -189,7 +189,7 @@ class Host(object):
                 if not (self.handing_over and self._pass_baton()):
                     self.reading = call
                     baton.release()
-                self._run(call, body)
+                self.run(call, body)
                 if not baton.acquire(False):
                     return
                 self.reading = None
@@ -227,12 +227,13 @@ class Host(object):
         return True
 
     def take_baton(self):
-        """Has another thread read, if the reader is inside a handler. For the watcher."""
+        """Has another thread read, if the reader is inside a handler; whether it was."""
         if not self._baton.acquire(False):
-            return
+            return False
         self.handing_over = True
         if not self._pass_baton():
             self._baton.release()
+        return True
 
     def is_queued(self):
         """Whether a frame waits to be read."""
@@ -252,7 +253,8 @@ class Host(object):
                 return call
         return call
 
-    def _run(self, call, body):
+    def run(self, call, body):
+        """Runs the handler and sends what came of it."""
         call.thread = _get_ident()
         self._current.call = call
         try:

@@ -16,7 +16,7 @@ _monotonic = time.monotonic
 TICK = 0.002
 # The longest sleep; the system's limit for a lock is far above.
 _LONGEST = 3600.0
-# The way of running is judged after this many looks or calls.
+# Running inline is judged after this many looks, handing over after this many calls.
 _JUDGED_LOOKS = 8
 _JUDGED_CALLS = 16
 # Handlers of at most this mean length are worth an attempt to run inline.
@@ -72,7 +72,7 @@ class Watcher(object):
             started = host.started
             call = host.reading
             if call is not None and call is seen_call:
-                host.take_baton()
+                self._leave_inline(host)
             seen_call = call
             deadline = self._look_at_calls()
             self._judge(call)
@@ -113,29 +113,41 @@ class Watcher(object):
                 return True
         return False
 
+    def _leave_inline(self, host):
+        """Has another thread read than the one whose handler does not return."""
+        queued = host.is_queued()
+        if host.take_baton() and queued:
+            self._put_off_inline()
+
     def _judge(self, reading):
         """Chooses the way of running, from what happened since the last choice."""
         host = self._host
-        self._looks += 1
-        if reading is not None and host.is_queued():
-            self._queued_looks += 1
         calls = host.started - self._judged_started
-        if self._looks < _JUDGED_LOOKS and calls < _JUDGED_CALLS:
-            return
-        now = _monotonic()
         if host.handing_over:
+            if calls < _JUDGED_CALLS:
+                return
             run_time = host.run_time - self._judged_run_time
-            if calls >= _JUDGED_CALLS and run_time < calls * _SHORT and now >= self._next_trial:
+            now = _monotonic()
+            if run_time < calls * _SHORT and now >= self._next_trial:
                 host.handing_over = False
                 self._inline_since = now
-        elif self._looks >= _JUDGED_LOOKS and self._handlers_wait(calls):
-            host.handing_over = True
-            failed = now - self._inline_since < _TRIAL
-            self._pause = min(self._pause * 2, _LONGEST_PAUSE) if failed else _FIRST_PAUSE
-            self._next_trial = now + self._pause
-        elif self._looks < _JUDGED_LOOKS:
-            return
+        else:
+            self._looks += 1
+            if reading is not None and host.is_queued():
+                self._queued_looks += 1
+            if self._looks < _JUDGED_LOOKS:
+                return
+            if self._handlers_wait(calls):
+                host.handing_over = True
+                self._put_off_inline()
         self._forget()
+
+    def _put_off_inline(self):
+        """Calls had to wait for one another; inline is tried again later, and later each time."""
+        now = _monotonic()
+        failed = now - self._inline_since < _TRIAL
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE) if failed else _FIRST_PAUSE
+        self._next_trial = now + self._pause
 
     def _handlers_wait(self, calls):
         """Whether calls were queued behind handlers that waited instead of computing.

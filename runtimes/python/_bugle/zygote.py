@@ -32,8 +32,6 @@ _FORK_FAILED = 19
 # Imported once here instead of in every instance. Each of them is small or is wanted by nearly
 # every function that talks to a network; what costs more than it saves is the operator's to add.
 _PRELOAD = (
-    "_bugle.instance",
-    "_bugle.coroutines",
     "asyncio",
     "base64",
     "bisect",
@@ -102,6 +100,8 @@ _PRELOAD = (
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 # Descriptors of an instance: 0 to 2, and its socket to the platform.
 DATA_FD = 3
 
@@ -109,11 +109,43 @@ DATA_FD = 3
 def main(extra):
     """Runs until the platform closes the control socket."""
     _close_inherited()
+    hooks = ForkHooks()
     for name in _preload(extra):
         sys.stderr.write("cannot import %s\n" % name)
     # From here on nothing of the platform can be found by name; what is loaded stays.
     del sys.path[0]
-    Zygote(_take_control_socket()).run()
+    Zygote(_take_control_socket(), hooks).run()
+
+
+class ForkHooks(object):
+    """Keeps what the library registers to be done at a fork, for the instances to register.
+
+    The hooks put locks in order that another thread of the parent may have held. This parent has
+    no other thread; its forks would only pay for it, about half a megabyte of copied pages each.
+    The forks that an instance makes do need them.
+    """
+
+    def __init__(self):
+        self._kept = []
+        self._register = getattr(os, "register_at_fork", None)
+        if self._register is not None:
+            os.register_at_fork = self._keep
+
+    def _keep(self, **hooks):
+        self._kept.append(hooks)
+
+    def install(self):
+        """Registers the hooks, in a fork."""
+        if self._register is None:
+            return
+        os.register_at_fork = self._register
+        for hooks in self._kept:
+            self._register(**hooks)
+        import threading
+
+        main = threading.main_thread()
+        if hasattr(main, "_set_native_id"):
+            main._set_native_id()
 
 
 def _close_inherited():
@@ -161,8 +193,13 @@ def _load_prctl():
 class Zygote(object):
     """Answers the platform's requests and reports the ends of instances."""
 
-    def __init__(self, control):
+    def __init__(self, control, hooks):
         self._control = control
+        self._hooks = hooks
+        # Imported here and not above, so that its imports find the hooks' keeper.
+        from _bugle.instance import Instance
+
+        self._instance = Instance()
         self._pid = os.getpid()
         self._prctl = _load_prctl()
         self._pids = {}  # id -> process id
@@ -174,7 +211,9 @@ class Zygote(object):
     def run(self):
         """Waits for requests and for ends of instances; never returns."""
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A service manager may signal every process of the service. The platform says when to end.
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
         # The handler does nothing: it exists so that the byte in the pipe ends the poll.
         signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
         signal.set_wakeup_fd(self._wake_write)
@@ -240,13 +279,14 @@ class Zygote(object):
                 if os.getppid() != self._pid:
                     os._exit(1)
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in _IGNORED + (signal.SIGCHLD,):
+                signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            _be_first_out_of_memory()
             _arrange_descriptors(*fds)
+            self._hooks.install()
             gc.enable()
-            from _bugle import instance
-
-            instance.main(DATA_FD, self._prctl)
+            self._instance.run(DATA_FD, self._prctl)
         except BaseException:
             # Nobody above this can handle it, and the parent's loop must not run here.
             sys.excepthook(*sys.exc_info())
@@ -298,6 +338,17 @@ def _kill_group(pid):
     try:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _be_first_out_of_memory():
+    """When the machine runs out of memory, an instance goes before the platform does."""
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(fd, b"500")
+        os.close(fd)
+    except OSError:
+        # Not allowed here; then the kernel chooses by size alone.
         pass
 
 

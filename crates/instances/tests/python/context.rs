@@ -162,13 +162,13 @@ def handler(event, context):
     return {'cwd': os.getcwd() == os.environ['ENV_DELEGATE_DOWNLOAD'], 'fds': fds,
             'null': os.readlink('/proc/self/fd/0'), 'leader': os.getsid(0) == os.getpid(),
             'privs': status['NoNewPrivs'].strip(), 'core': [l[4] for l in limits if l[1] == 'core'],
-            'argv': sys.argv}
+            'argv': sys.argv, 'oom': open('/proc/self/oom_score_adj').read().strip()}
 ";
         let instance = machine.start(source).await.unwrap();
         let answer = instance.answer("{}").await;
         assert_eq!(
             answer,
-            r#"{"cwd": true, "fds": [0, 1, 2, 3], "null": "/dev/null", "leader": true, "privs": "1", "core": ["0"], "argv": [""]}"#
+            r#"{"cwd": true, "fds": [0, 1, 2, 3], "null": "/dev/null", "leader": true, "privs": "1", "core": ["0"], "argv": [""], "oom": "500"}"#
         );
     });
 }

@@ -217,3 +217,16 @@ fn much_output_arrives_in_order_and_is_bounded() {
         );
     });
 }
+
+#[test]
+fn a_process_of_a_function_may_be_spawned_afresh() {
+    on_every_interpreter(|machine: Machine| async move {
+        let source = "import multiprocessing
+def handler(event, context):
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        return pool.map(abs, [-1, -2])
+";
+        let instance = machine.start(source).await.unwrap();
+        assert_eq!(instance.answer("{}").await, "[1, 2]");
+    });
+}

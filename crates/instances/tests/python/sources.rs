@@ -7,12 +7,10 @@ use crate::support::interpreters;
 
 fn sources() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../runtimes/python");
-    let files = [root.clone(), root.join("_bugle")]
-        .into_iter()
-        .flat_map(|dir| {
-            let entries = std::fs::read_dir(dir).unwrap();
-            entries.map(|entry| entry.unwrap().path())
-        });
+    let files = ["", "_bugle", "rehearsal"].into_iter().flat_map(|dir| {
+        let entries = std::fs::read_dir(root.join(dir)).unwrap();
+        entries.map(|entry| entry.unwrap().path())
+    });
     files
         .filter(|path| path.extension().is_some_and(|end| end == "py"))
         .collect()

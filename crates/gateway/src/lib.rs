@@ -1,1 +1,46 @@
-//! Under construction.
+//! The HTTP data plane: resolves a function, waits for a slot, calls, and gives the answer back.
+//!
+//! hyper parses HTTP; everything between a parsed head and the scheduler's slot is here. No store,
+//! no disk and no lock shared by all functions is on the way of a call, and no JSON is parsed: the
+//! body goes to the instance as it came. What an instance is and which one serves a call is the
+//! scheduler's business; who registered the function is the registry's.
+//!
+//! The gateway runs on the tokio runtime it is called in, next to the scheduler and the instances,
+//! so that a call never changes threads.
+//!
+//! ```
+//! use bugle_gateway::{CatchUp, Config, Gateway, Metrics};
+//! use bugle_scheduler::Scheduler;
+//! use tokio::net::TcpListener;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! async fn serve(scheduler: Scheduler, metrics: Metrics, catch_up: CatchUp) -> std::io::Result<()> {
+//!     let listener = TcpListener::bind("127.0.0.1:0").await?;
+//!     let gateway = Gateway::new(Config::default(), scheduler, metrics, catch_up);
+//!     gateway.run(vec![listener], CancellationToken::new()).await;
+//!     Ok(())
+//! }
+//! ```
+
+mod answer;
+mod body;
+mod call;
+mod config;
+mod connection;
+mod demand;
+mod events;
+mod failure;
+mod gateway;
+mod head;
+mod metrics;
+mod payload;
+mod route;
+mod serve;
+mod session;
+mod streaming;
+mod trace;
+
+pub use config::Config;
+pub use failure::status_of;
+pub use gateway::{CatchUp, Gateway};
+pub use metrics::Metrics;

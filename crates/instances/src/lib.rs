@@ -28,5 +28,6 @@ pub use driver::{
 };
 pub use drivers::Drivers;
 pub use python::{
-    Config, Dependencies as PythonDependencies, EnvironmentOpener, Interpreter, PythonDriver,
+    Config as PythonConfig, Dependencies as PythonDependencies, EnvironmentOpener, Interpreter,
+    PythonDriver,
 };

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Directories where `python3.N` is looked for before `PATH` and the usual places.
-    pub search_paths: Vec<PathBuf>,
+    pub interpreter_dirs: Vec<PathBuf>,
     /// Modules of the standard library to import before an instance is forked, beside the built-in
     /// list. Each makes the instances that use it start faster, and every parent larger.
     pub preload: Vec<String>,
@@ -29,7 +29,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            search_paths: Vec::new(),
+            interpreter_dirs: Vec::new(),
             preload: Vec::new(),
             parked: 1,
             interpreter_start_seconds: 20,

@@ -1,0 +1,445 @@
+//! One call: a slot, the function's work, the answer.
+//!
+//! A call is sent at most once. Only a call that never reached its instance is given to another
+//! one; after that the answer is whatever became of it. A call whose client left before it was sent
+//! is forgotten, and one that was sent goes on by itself, because its slot is free only when the
+//! instance is done with it.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bugle_instances::{CallError, CallRequest, ExitCause, Reply, ReplyBody, StreamSink};
+use bugle_scheduler::{AcquireError, Demand, Function, Lease, Outcome};
+use bugle_types::{Code, FunctionId, InstanceLabel, Resources};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Response, StatusCode};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout};
+
+use crate::answer::{self, Served};
+use crate::body::Reservation;
+use crate::connection::{Connection, Order};
+use crate::failure::Failure;
+use crate::gateway::Shared;
+use crate::head::Head;
+use crate::metrics::InFlight;
+use crate::payload::Payload;
+use crate::route::not_found;
+use crate::{demand, session};
+
+/// A call is offered to this many instances. More than one only if each of them ended between the
+/// moment it was chosen and the first byte.
+pub(crate) const ATTEMPTS: usize = 3;
+
+/// The scheduler bounds how long a call waits for a slot, by what the function needs to start. This
+/// is no bound, only later than any of those.
+const SCHEDULERS_BOUND: Duration = Duration::from_hours(24);
+
+/// How long a call of an unknown function waits for the scheduler to learn of new ones.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// A call that was checked and lacks only a slot.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) trace: Arc<str>,
+    arrived: Instant,
+    function: Function,
+    resources: Option<Resources>,
+    label: Option<InstanceLabel>,
+    body: Bytes,
+    envelope: Bytes,
+    json: bool,
+    /// Covers `body` for as long as the instance may read it.
+    _reservation: Reservation,
+    _in_flight: InFlight,
+}
+
+impl Prepared {
+    pub(crate) async fn new(
+        shared: &Shared,
+        parts: &Parts,
+        id: FunctionId,
+        head: Head<'_>,
+        (body, reservation): (Bytes, Reservation),
+    ) -> Result<Self, Failure> {
+        let function = find(shared, &id).await?;
+        let spec = function.spec();
+        let headers = &head.headers;
+        if let Some(value) = headers.session {
+            session::check(value, spec.concurrency.get())?;
+        }
+        Ok(Self {
+            resources: demand::resources(headers, &spec.resources)?,
+            label: demand::label(headers)?,
+            json: demand::may_be_json(headers),
+            function,
+            body,
+            trace: Arc::clone(&head.trace),
+            arrived: head.arrived,
+            envelope: head.into_envelope(parts),
+            _reservation: reservation,
+            _in_flight: InFlight::new(&shared.metrics),
+        })
+    }
+
+    fn request(&self, timeout: Duration, stream: Option<StreamSink>) -> CallRequest {
+        CallRequest {
+            request: Arc::clone(&self.trace),
+            body: self.body.clone(),
+            meta: self.envelope.clone(),
+            json: self.json,
+            timeout,
+            stream,
+        }
+    }
+}
+
+async fn find(shared: &Shared, id: &FunctionId) -> Result<Function, Failure> {
+    if let Some(function) = shared.scheduler.find(id) {
+        return Ok(function);
+    }
+    // It may have been registered a moment ago, by another connection of the same client. A
+    // scheduler that does not catch up in time is as one that does not know the function.
+    let _ = timeout(CATCH_UP, (shared.catch_up)()).await;
+    let found = shared.scheduler.find(id);
+    found.ok_or_else(|| not_found(&id.to_string()))
+}
+
+/// Counts a call of a function when it is dropped: as abandoned unless its end was seen.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    function: Function,
+    arrived: Instant,
+    outcome: Outcome,
+}
+
+impl Counted {
+    pub(crate) fn new(prepared: &Prepared) -> Self {
+        Self {
+            function: prepared.function.clone(),
+            arrived: prepared.arrived,
+            outcome: Outcome::abandoned,
+        }
+    }
+
+    /// The client gets this end.
+    pub(crate) fn ends(&mut self, ending: &Ending) {
+        self.outcome = match ending {
+            Ending::Answered(..) => Outcome::success,
+            Ending::Failed(failure, _) => failure.outcome(),
+        };
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let calls = self.function.calls();
+        calls.count(self.outcome, self.arrived.elapsed());
+    }
+}
+
+/// A checked call, with the connection it came on.
+pub(crate) struct Call<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) connection: &'a Arc<Connection>,
+    pub(crate) prepared: Prepared,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// The function answered.
+    Answered(Answer, Served),
+    /// It did not. How the call was served is none where no instance had it.
+    Failed(Failure, Option<Served>),
+}
+
+/// What the function answered.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The JSON of its result.
+    Json(Bytes),
+    /// An answer it composed itself.
+    Composed {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Bytes,
+    },
+}
+
+/// What became of sending a call to an instance.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    /// It has ended.
+    Ended(Ending),
+    /// The instance was gone before it got the call, which is given back.
+    NotSent(ExitCause, Prepared),
+}
+
+impl From<Failure> for Ending {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure, None)
+    }
+}
+
+impl Call<'_> {
+    /// Runs the call and makes the answer.
+    pub(crate) async fn answer(self) -> Response<Payload> {
+        let trace = Arc::clone(&self.prepared.trace);
+        let mut counted = Counted::new(&self.prepared);
+        let ending = self.run().await;
+        counted.ends(&ending);
+        ending.into_response(&trace)
+    }
+
+    async fn run(self) -> Ending {
+        let Self {
+            shared,
+            connection,
+            mut prepared,
+        } = self;
+        let mut gone = ExitCause::Stopped;
+        for _ in 0..ATTEMPTS {
+            let lease = match acquire(connection, &prepared).await {
+                Ok(lease) => lease,
+                Err(failure) => return prepared.ended_without_slot(failure),
+            };
+            let attempt = Detaching::new(send(lease, prepared, None), shared, connection).await;
+            match attempt {
+                None => return Failure::given_up().into(),
+                Some(Attempt::Ended(ending)) => return ending,
+                Some(Attempt::NotSent(cause, returned)) => (gone, prepared) = (cause, returned),
+            }
+        }
+        prepared.ended_without_slot(CallError::NotSent(gone).into())
+    }
+}
+
+/// Waits for a slot. Dropping the future takes the call out of the queue.
+pub(crate) async fn acquire(
+    connection: &Connection,
+    prepared: &Prepared,
+) -> Result<Lease, Failure> {
+    let demand = Demand {
+        resources: prepared.resources.clone(),
+        label: prepared.label.clone(),
+        deadline: Instant::now() + SCHEDULERS_BOUND,
+    };
+    let mut slot = pin!(prepared.function.acquire(demand));
+    let leased = poll_fn(|cx| match slot.as_mut().poll(cx) {
+        Poll::Ready(leased) => Poll::Ready(Some(leased)),
+        Poll::Pending if connection.order() >= Order::GiveUp => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    match leased.await {
+        Some(Ok(lease)) => Ok(lease),
+        Some(Err(error)) => Err(prepared.failure(error)),
+        None => Err(Failure::shutting_down()),
+    }
+}
+
+impl Prepared {
+    /// One event a call, which also calls get whose client has left.
+    fn log(&self, ending: &Ending) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let (code, served) = match ending {
+            Ending::Answered(_, served) => (0, Some(served)),
+            Ending::Failed(failure, served) => (failure.code(), served.as_ref()),
+        };
+        let id = &self.function.spec().id;
+        tracing::debug!(
+            request_id = &*self.trace,
+            tenant = %id.tenant,
+            function = %id.name,
+            version = %id.version,
+            instance = served.map(|served| tracing::field::display(served.instance)),
+            code,
+            queued_micros = served.map(|served| served.queued.as_micros()),
+            run_micros = served.map(|served| served.run.as_micros()),
+            "call ended"
+        );
+    }
+
+    /// The ending of a call that no instance got.
+    pub(crate) fn ended_without_slot(&self, failure: Failure) -> Ending {
+        let ending = failure.into();
+        self.log(&ending);
+        ending
+    }
+
+    fn failure(&self, error: AcquireError) -> Failure {
+        match error {
+            AcquireError::Disabled => Failure::new(Code::MaxInstancesReached, error.to_string()),
+            AcquireError::UnknownLabel => {
+                demand::unknown_label(self.label.as_ref().map_or("", InstanceLabel::as_str))
+            }
+            // 503 rather than the table's 500 for the scheduler's code, because nothing is broken:
+            // the client shall come back.
+            AcquireError::QueueFull { .. } => Failure::new(
+                Code::SchedulerInternal,
+                format!("pending queue full: {error}"),
+            )
+            .with_status(StatusCode::SERVICE_UNAVAILABLE),
+            AcquireError::Timeout => Failure::new(Code::AcquireTimeout, error.to_string()),
+            AcquireError::Start(error) => error.into(),
+            AcquireError::Removed => not_found(&self.function.spec().id.to_string()),
+            AcquireError::ShuttingDown => Failure::shutting_down(),
+        }
+    }
+}
+
+/// Sends the call to the instance of `lease` and waits for its end, at most the function's timeout.
+///
+/// Owns all it needs, so that it can go on without the client. The slot is given back when the
+/// instance is done with the call; one that is overdue never is, so its instance is given up.
+pub(crate) async fn send(lease: Lease, prepared: Prepared, stream: Option<StreamSink>) -> Attempt {
+    let sent = Instant::now();
+    let served = Served::of(&lease);
+    let limit = lease.spec().timeout;
+    let call = lease.instance().call(prepared.request(limit, stream));
+    let ending = match timeout(limit, call).await {
+        Ok(Ok(reply)) => Ending::of(reply, served),
+        Ok(Err(CallError::NotSent(cause))) => {
+            // The scheduler may not have noticed yet, and would hand out the same instance again.
+            lease.overdue();
+            return Attempt::NotSent(cause, prepared);
+        }
+        Ok(Err(error)) => served.failed(error.into(), sent),
+        Err(_) => {
+            lease.overdue();
+            served.failed(Failure::overdue(limit), sent)
+        }
+    };
+    prepared.log(&ending);
+    Attempt::Ended(ending)
+}
+
+impl Served {
+    fn of(lease: &Lease) -> Self {
+        let started = lease.cold.map_or(Duration::ZERO, |cold| cold.total);
+        Self {
+            instance: lease.instance().id(),
+            version: lease.spec().id.version.to_string().into(),
+            // A call that waited for a start waited for its slot only before that.
+            queued: lease.queued.saturating_sub(started),
+            start: lease.cold.map(|cold| (cold.total, cold.phases)),
+            run: Duration::ZERO,
+            peak_memory: 0,
+            log_tail: Vec::new(),
+        }
+    }
+
+    fn failed(self, failure: Failure, sent: Instant) -> Ending {
+        let run = sent.elapsed();
+        Ending::Failed(failure, Some(Self { run, ..self }))
+    }
+}
+
+impl Ending {
+    fn of(reply: Reply, served: Served) -> Self {
+        let served = Served {
+            run: reply.run,
+            peak_memory: reply.peak_memory,
+            log_tail: reply.log_tail,
+            ..served
+        };
+        match reply.body {
+            ReplyBody::Json(json) => Self::Answered(Answer::Json(json), served),
+            ReplyBody::Http {
+                status,
+                headers,
+                body,
+            } => {
+                let answer = Answer::Composed {
+                    status,
+                    headers,
+                    body,
+                };
+                Self::Answered(answer, served)
+            }
+            ReplyBody::Error {
+                code,
+                message,
+                kind,
+                trace,
+            } => Self::Failed(
+                Failure::of_user_code(code, message, kind, trace),
+                Some(served),
+            ),
+        }
+    }
+
+    /// The answer as one piece.
+    pub(crate) fn into_response(self, trace: &str) -> Response<Payload> {
+        match self {
+            Self::Answered(Answer::Json(json), served) => answer::result(json, trace, &served),
+            Self::Answered(
+                Answer::Composed {
+                    status,
+                    headers,
+                    body,
+                },
+                served,
+            ) => answer::composed(status, &headers, body, trace, &served)
+                .unwrap_or_else(|failure| answer::failure(&failure, trace, Some(&served))),
+            Self::Failed(failure, served) => answer::failure(&failure, trace, served.as_ref()),
+        }
+    }
+}
+
+/// A call that was sent. If it is dropped before its end, it goes on by itself.
+///
+/// Yields none when the connection is told to give up, at the end of a drain.
+struct Detaching<'a, F: Future<Output = Attempt> + Send + 'static> {
+    running: Option<Pin<Box<F>>>,
+    shared: &'a Shared,
+    connection: &'a Connection,
+}
+
+impl<'a, F: Future<Output = Attempt> + Send + 'static> Detaching<'a, F> {
+    fn new(running: F, shared: &'a Shared, connection: &'a Connection) -> Self {
+        Self {
+            running: Some(Box::pin(running)),
+            shared,
+            connection,
+        }
+    }
+}
+
+impl<F: Future<Output = Attempt> + Send + 'static> Future for Detaching<'_, F> {
+    type Output = Option<Attempt>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Attempt>> {
+        let Some(running) = &mut self.running else {
+            return Poll::Ready(None);
+        };
+        match running.as_mut().poll(cx) {
+            Poll::Ready(attempt) => {
+                self.running = None;
+                Poll::Ready(Some(attempt))
+            }
+            Poll::Pending if self.connection.order() >= Order::GiveUp => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<F: Future<Output = Attempt> + Send + 'static> Drop for Detaching<'_, F> {
+    fn drop(&mut self) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        // Outside of a runtime everything ends anyway, the instance included.
+        if Handle::try_current().is_ok() {
+            self.shared.tasks.spawn(async move {
+                running.await;
+            });
+        }
+    }
+}

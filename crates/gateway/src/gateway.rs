@@ -1,0 +1,260 @@
+//! The listener side: accepting, limiting, serving and draining connections.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io::{self, Write as _};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use bugle_instances::BoxFuture;
+use bugle_scheduler::Scheduler;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::body::Budget;
+use crate::connection::{Connection, Connections, Order, Phase, Socket};
+use crate::trace::TraceIds;
+use crate::{Config, Metrics, serve};
+
+/// How often connections are looked at; their limits are kept to this.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Pause after the system refused to hand out a connection, normally because the process has too
+/// many files open. Without it the loop would spin until one is closed.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How long answers that were given up at the end of the drain may take to be sent.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What a client gets when too many connections are open. Written as it is: parsing requests of
+/// connections that are refused would be the work that the limit is there to avoid.
+const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: application/json\r\n\
+    x-inner-code: 214503\r\n\
+    retry-after: 1\r\n\
+    connection: close\r\n\
+    content-length: 80\r\n\r\n\
+    {\"code\":214503,\"message\":\"too many connections (max_connections)\",\"trace_id\":\"\"}";
+
+/// Waits until the scheduler knows every function that was registered so far; cheap when it does.
+pub type CatchUp = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// The HTTP data plane.
+#[derive(Clone)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").finish_non_exhaustive()
+    }
+}
+
+/// What all requests share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) catch_up: CatchUp,
+    pub(crate) ids: TraceIds,
+    pub(crate) budget: Arc<Budget>,
+    /// Connections, and calls whose client left.
+    pub(crate) tasks: TaskTracker,
+    http: http1::Builder,
+    connections: Connections,
+    open: AtomicUsize,
+    draining: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+impl Gateway {
+    /// A gateway to the functions of `scheduler`. `catch_up` is waited for before a function counts
+    /// as not found.
+    pub fn new(config: Config, scheduler: Scheduler, metrics: Metrics, catch_up: CatchUp) -> Self {
+        let mut http = http1::Builder::new();
+        // The sweep keeps the time limits of connections, without a timer per request.
+        http.header_read_timeout(None)
+            .max_header_size(config.max_header_bytes);
+        let shared = Shared {
+            budget: Budget::new(config.max_body_bytes_in_flight),
+            config,
+            scheduler,
+            metrics: Arc::new(metrics),
+            catch_up,
+            ids: TraceIds::default(),
+            tasks: TaskTracker::new(),
+            http,
+            connections: Connections::default(),
+            open: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Serves connections of `listeners` on the runtime it is called in, until `shutdown`; then
+    /// refuses new calls with 503 and returns when the running ones have been answered, or
+    /// `drain_seconds` later.
+    pub async fn run(self, listeners: Vec<TcpListener>, shutdown: CancellationToken) {
+        let shared = self.shared;
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            accepting.spawn(accept(Arc::clone(&shared), listener, shutdown.clone()));
+        }
+        let sweeper = sweep(&shared);
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            () = sweeper => {}
+        }
+        shared.draining.store(true, Ordering::Relaxed);
+        // Each ends by the same token; afterwards the sockets refuse connections.
+        while accepting.join_next().await.is_some() {}
+        drain(&shared).await;
+    }
+}
+
+async fn sweep(shared: &Shared) {
+    let mut tick = interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        shared.connections.sweep(&shared.config);
+    }
+}
+
+async fn drain(shared: &Shared) {
+    shared.connections.tell(Order::Finish);
+    shared.tasks.close();
+    tokio::select! {
+        biased;
+        () = shared.tasks.wait() => return,
+        () = sleep(shared.config.drain()) => {}
+        () = sweep(shared) => {}
+    }
+    tracing::warn!(
+        left = shared.tasks.len(),
+        "calls did not finish within drain_seconds"
+    );
+    shared.connections.tell(Order::GiveUp);
+    let _ = timeout(LAST_WORDS, shared.tasks.wait()).await;
+    shared.connections.tell(Order::Abort);
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener, shutdown: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => admit(&shared, stream),
+            Err(error) => {
+                tracing::warn!(error = %error, "connection could not be accepted");
+                sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+fn admit(shared: &Arc<Shared>, stream: TcpStream) {
+    if shared.open.load(Ordering::Relaxed) >= shared.config.max_connections {
+        shared.metrics.refused.inc();
+        if let Err(error) = refuse(stream) {
+            tracing::debug!(error = %error, "connection was closed without an answer");
+        }
+        return;
+    }
+    // Nagle's algorithm would hold back the answer until the client acknowledges the last one.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(error = %error, "connection ended before it began");
+        return;
+    }
+    let place = Place::take(shared);
+    shared.tasks.spawn(converse(place, stream));
+}
+
+/// Answers with one write that does not wait, and closes.
+fn refuse(stream: TcpStream) -> io::Result<()> {
+    let mut stream = stream.into_std()?;
+    stream.write_all(TOO_MANY_CONNECTIONS)?;
+    stream.shutdown(std::net::Shutdown::Write)
+}
+
+/// One of the places that `max_connections` counts.
+struct Place(Arc<Shared>);
+
+impl Place {
+    fn take(shared: &Arc<Shared>) -> Self {
+        shared.open.fetch_add(1, Ordering::Relaxed);
+        shared.metrics.connections.inc();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.connections.dec();
+    }
+}
+
+/// Serves the requests of one connection.
+async fn converse(place: Place, stream: TcpStream) {
+    let shared = &place.0;
+    let connection = shared.connections.open();
+    let metrics = Arc::clone(&shared.metrics);
+    let socket = TokioIo::new(Socket::new(stream, Arc::clone(&connection), metrics));
+    let service = service_fn(|request| {
+        let (shared, connection) = (Arc::clone(shared), Arc::clone(&connection));
+        async move { Ok::<_, Infallible>(serve::serve(&shared, &connection, request).await) }
+    });
+    let mut http = pin!(shared.http.serve_connection(socket, service));
+    let mut is_finishing = false;
+    let ended = poll_fn(|cx| {
+        connection.listen(cx);
+        loop {
+            if connection.order() == Order::Abort {
+                return Poll::Ready(Ok(()));
+            }
+            if let Poll::Ready(ended) = http.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            // Looked at after the poll, in which the last request may have been answered.
+            if !must_end(&connection, &mut is_finishing) {
+                return Poll::Pending;
+            }
+            http.as_mut().graceful_shutdown();
+        }
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(error = %error, "connection ended");
+    }
+}
+
+/// Whether the connection shall now take no more requests; says so once.
+///
+/// A request whose head is arriving is let through: it is answered 503 rather than cut off.
+fn must_end(connection: &Connection, is_finishing: &mut bool) -> bool {
+    let now =
+        !*is_finishing && connection.order() >= Order::Finish && connection.phase() != Phase::Head;
+    *is_finishing |= now;
+    now
+}

@@ -1,0 +1,158 @@
+//! One request, from its head to its answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body as _, Incoming};
+
+use crate::answer::{self, JSON};
+use crate::call::{Call, Prepared};
+use crate::connection::{Connection, Phase};
+use crate::failure::{After, Failure};
+use crate::gateway::Shared;
+use crate::head::Head;
+use crate::payload::Payload;
+use crate::route::{Route, Target};
+use crate::{body, demand, events, streaming};
+
+/// The longest path with query, in bytes. The name of a function needs less than 300.
+const LONGEST_URI: usize = 8 << 10;
+
+/// Nothing of the distributed SDK's data system is here.
+const CAPABILITIES: &str =
+    r#"{"dataSystem":{"dataSystemDeployed":false,"bypassDataSystem":false}}"#;
+
+/// Answers one request.
+///
+/// Dropping the future is how a client that went away is noticed: a queued call is forgotten, a
+/// call that an instance has goes on without it and keeps its slot until the instance is done.
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+) -> Response<Payload> {
+    connection.enter(Phase::Busy);
+    let (parts, body) = request.into_parts();
+    let response = match Route::of(&parts.method, parts.uri.path()) {
+        Route::Call(target) => invoke(shared, connection, &parts, target, body).await,
+        Route::Health if shared.is_draining() => plain(StatusCode::SERVICE_UNAVAILABLE, ""),
+        Route::Health | Route::Components => plain(StatusCode::OK, ""),
+        Route::Capabilities => {
+            let mut response = plain(StatusCode::OK, CAPABILITIES);
+            response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+            response
+        }
+        Route::Unknown => unknown(connection, &body),
+    };
+    shared.metrics.answered(response.status());
+    // A stream of events keeps the connection busy until its end.
+    if matches!(response.body(), Payload::Whole(_)) {
+        connection.enter(Phase::Open);
+    }
+    response
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Payload> {
+    answer::response(
+        status,
+        HeaderMap::new(),
+        Bytes::from_static(text.as_bytes()),
+    )
+}
+
+fn unknown(connection: &Connection, body: &Incoming) -> Response<Payload> {
+    let mut response = plain(StatusCode::NOT_FOUND, "404 page not found");
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if !body.is_end_stream() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        connection.linger();
+    }
+    response
+}
+
+async fn invoke(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
+    parts: &Parts,
+    target: Target<'_>,
+    body: Incoming,
+) -> Response<Payload> {
+    let head = Head::read(parts, &shared.ids);
+    let trace = Arc::clone(&head.trace);
+    let wants_events = demand::wants_events(&head.headers);
+    let has_body = !body.is_end_stream();
+    let failure = match prepare(shared, parts, target, head, body).await {
+        Ok(prepared) => {
+            let call = Call {
+                shared,
+                connection,
+                prepared,
+            };
+            return if wants_events {
+                streaming::answer(call).await
+            } else {
+                call.answer().await
+            };
+        }
+        Err(failure) => failure,
+    };
+    if failure.after() == After::Close && has_body {
+        connection.linger();
+    }
+    tracing::debug!(
+        request_id = &*trace,
+        code = failure.code(),
+        error = failure.message(),
+        "call refused"
+    );
+    let response = answer::failure(&failure, &trace, None);
+    if wants_events {
+        return events::of_answer(response);
+    }
+    response
+}
+
+/// Everything before a slot is asked for.
+///
+/// What needs no body is checked before the body is read; a refusal then closes the connection,
+/// because the body is still on its way.
+async fn prepare(
+    shared: &Arc<Shared>,
+    parts: &Parts,
+    target: Target<'_>,
+    head: Head<'_>,
+    body: Incoming,
+) -> Result<Prepared, Failure> {
+    if shared.is_draining() {
+        return Err(Failure::shutting_down());
+    }
+    let id = function_of(&target, parts).map_err(|failure| {
+        if body.is_end_stream() {
+            failure
+        } else {
+            failure.closing()
+        }
+    })?;
+    body::check_declared(&body, &shared.config)?;
+    let body = body::read(body, &shared.config, &shared.budget).await?;
+    demand::refuse_async(&head.headers)?;
+    Prepared::new(shared, parts, id, head, body).await
+}
+
+fn function_of(target: &Target<'_>, parts: &Parts) -> Result<bugle_types::FunctionId, Failure> {
+    let length = parts
+        .uri
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
+    if length > LONGEST_URI {
+        return Err(Failure::bad_request(format!(
+            "path and query of {length} bytes exceed the limit of {LONGEST_URI} bytes"
+        ))
+        .with_status(StatusCode::URI_TOO_LONG));
+    }
+    target.function()
+}

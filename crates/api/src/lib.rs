@@ -1,3 +1,37 @@
-//! Wire shapes, API traits with thin handlers, the error envelope, OpenAPI.
+//! Wire shapes, API traits with thin handlers, the error envelope, the OpenAPI document.
+//!
+//! The original's quirks live here and nowhere else: bodies whatever their content type, field names
+//! whatever their case, numbers as texts, envelopes that differ by operation. What is behind the
+//! traits ([`FunctionsApi`], [`ReservationsApi`]) sees typed requests and answers with typed values
+//! or an [`Error`].
+//!
+//! [`identity`] is the one place that decides who is asking.
 
+mod decode;
+mod error;
+mod explorer;
+mod function;
+mod functions;
+pub mod identity;
 pub mod operator;
+mod query;
+mod reservation;
+mod reservations;
+mod router;
+
+pub use error::{Class, Error, ErrorBody, Operation};
+pub use function::{
+    Amounts, AutoScaleConfig, CustomContainerConfig, CustomHealthCheck, Device, ExtendedMetaData,
+    FuncLayer, FunctionAnswer, FunctionList, FunctionListAnswer, FunctionObject, FunctionPage,
+    FunctionRequest, Mount, PageInfo, PublishRequest, ResourceAffinitySelector, Rootfs, S3CodePath,
+    StorageInfo, UpdateAnswer,
+};
+pub use functions::{FunctionsApi, functions_router};
+pub use identity::Caller;
+pub use query::{DeleteQuery, GetQuery, ListQuery, Page};
+pub use reservation::{
+    InstanceConfig, Reservation, ReservationAnswer, ReservationId, ReservationList,
+    ReservationRequest,
+};
+pub use reservations::{ReservationsApi, reservations_router};
+pub use router::{BODY_LIMIT, build, document};

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bugle_artifacts::CodeRoots;
 use bugle_instances::{
-    CallRequest, Driver, Instance, InstanceId, LogLine, LogSink, PythonConfig, PythonDependencies,
+    CallRequest, Config, Driver, Instance, InstanceId, LogLine, LogSink, PythonDependencies,
     PythonDriver, ReplyBody, StartPhases, StartRequest,
 };
 use bugle_types::{
@@ -91,7 +91,7 @@ impl Bench {
             code: CodeLocation::Local(code.to_str().unwrap().to_owned()),
             environment: SealedEnvironment::default(),
         };
-        let driver = PythonDriver::new(PythonConfig::default(), dependencies).unwrap();
+        let driver = PythonDriver::new(Config::default(), dependencies).unwrap();
         Self {
             driver,
             spec,

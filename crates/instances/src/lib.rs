@@ -28,6 +28,5 @@ pub use driver::{
 };
 pub use drivers::Drivers;
 pub use python::{
-    Config as PythonConfig, Dependencies as PythonDependencies, EnvironmentOpener, Interpreter,
-    PythonDriver,
+    Config, Dependencies as PythonDependencies, EnvironmentOpener, Interpreter, PythonDriver,
 };

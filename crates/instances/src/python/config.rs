@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Directories where `python3.N` is looked for before `PATH` and the usual places.
-    pub interpreter_dirs: Vec<PathBuf>,
+    pub search_paths: Vec<PathBuf>,
     /// Modules of the standard library to import before an instance is forked, beside the built-in
     /// list. Each makes the instances that use it start faster, and every parent larger.
     pub preload: Vec<String>,
@@ -29,7 +29,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            interpreter_dirs: Vec::new(),
+            search_paths: Vec::new(),
             preload: Vec::new(),
             parked: 1,
             interpreter_start_seconds: 20,

@@ -31,7 +31,7 @@ pub struct Interpreter {
 
 /// Where interpreters are looked for: the configured directories, `PATH`, and the usual places.
 pub(super) fn places(config: &Config) -> Vec<PathBuf> {
-    let mut places = config.interpreter_dirs.clone();
+    let mut places = config.search_paths.clone();
     if let Some(path) = std::env::var_os("PATH") {
         places.extend(std::env::split_paths(&path));
     }
@@ -141,7 +141,7 @@ pub(super) fn missing(version: PythonVersion, places: &[PathBuf]) -> String {
         .collect();
     format!(
         "there is no interpreter for {version} on this machine: {version} was looked for in {}; \
-         install it, or add its directory to python.interpreter_dirs",
+         install it, or add its directory to python.search_paths",
         looked.join(", ")
     )
 }

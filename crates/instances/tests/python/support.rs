@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use bugle_artifacts::CodeRoots;
 use bugle_instances::{
-    CallError, CallRequest, Driver, Instance, InstanceId, Interpreter, LogLine, LogSink,
-    PythonConfig, PythonDependencies, PythonDriver, Reply, ReplyBody, StartError, StartPhases,
-    StartRequest,
+    CallError, CallRequest, Config, Driver, Instance, InstanceId, Interpreter, LogLine, LogSink,
+    PythonDependencies, PythonDriver, Reply, ReplyBody, StartError, StartPhases, StartRequest,
 };
 use bugle_types::{
     CodeLocation, FunctionId, FunctionSpec, FunctionUrn, Generation, Hook, Kind, Resources,
@@ -27,7 +26,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 
 /// The interpreters of the machine, of which there has to be one.
 pub(crate) fn interpreters() -> Vec<Interpreter> {
-    let mut found = PythonDriver::discover(&PythonConfig::default());
+    let mut found = PythonDriver::discover(&Config::default());
     let all = format!("{found:?}");
     found.retain(|one| one.problem.is_none());
     assert!(
@@ -150,7 +149,7 @@ impl Machine {
             }),
             runtime_dir: dir.path().join("run"),
         };
-        let driver = PythonDriver::new(PythonConfig::default(), dependencies).unwrap();
+        let driver = PythonDriver::new(Config::default(), dependencies).unwrap();
         Self {
             driver,
             log,

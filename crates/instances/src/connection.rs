@@ -350,3 +350,95 @@ fn request_id(request: &Arc<str>) -> Bytes {
     let end = request.floor_char_boundary(LONGEST);
     Bytes::copy_from_slice(&request.as_bytes()[..end])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ReplyBody;
+
+    fn request(body: usize) -> CallRequest {
+        CallRequest {
+            request: "r".into(),
+            body: Bytes::from(vec![b'x'; body]),
+            meta: Bytes::from_static(b"{}"),
+            json: true,
+            timeout: Duration::from_secs(1),
+            stream: None,
+        }
+    }
+
+    fn connection() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Connection::new(ours).0, theirs)
+    }
+
+    #[tokio::test]
+    async fn a_call_that_was_not_begun_has_not_run() {
+        let (connection, _theirs) = connection();
+        let mut begun = connection.hand_over(request(4_000_000)).unwrap();
+        let mut waiting = connection.hand_over(request(10)).unwrap();
+        assert!(connection.has_unsent());
+        connection.end(&ExitCause::Code(1), None);
+        let cause = ExitCause::Code(1);
+        let error = (&mut begun.reply).await.unwrap().unwrap_err();
+        assert_eq!(error, CallError::Exited(cause.clone()));
+        let error = (&mut waiting.reply).await.unwrap().unwrap_err();
+        assert_eq!(error, CallError::NotSent(cause.clone()));
+        assert_eq!(connection.hand_over(request(1)).unwrap_err(), cause);
+    }
+
+    #[tokio::test]
+    async fn frames_that_the_kernel_has_no_room_for_follow_whole_and_in_order() {
+        let (connection, theirs) = connection();
+        let sizes = [3_000_000, 5, 0, 700_000, 1];
+        let calls: Vec<_> = sizes
+            .iter()
+            .map(|size| connection.hand_over(request(*size)).unwrap())
+            .collect();
+        let expected: usize = sizes.iter().map(|size| 24 + 1 + 2 + size).sum();
+        let mut read = Vec::new();
+        while read.len() < expected {
+            theirs.readable().await.unwrap();
+            _ = theirs.try_read_buf(&mut read);
+            connection.send_unsent();
+        }
+        assert!(!connection.has_unsent());
+        let mut rest = &read[..];
+        for (call, size) in calls.iter().zip(sizes) {
+            assert_eq!(rest[4..8], u32::try_from(size).unwrap().to_le_bytes());
+            assert_eq!(rest[12..16], call.id.to_le_bytes());
+            assert_eq!(rest[24..27], *b"r{}");
+            assert!(rest[27..27 + size].iter().all(|byte| *byte == b'x'));
+            rest = &rest[27 + size..];
+        }
+        assert!(rest.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_dropped_call_is_forgotten() {
+        let (connection, _theirs) = connection();
+        let call = connection.hand_over(request(1)).unwrap();
+        let id = call.id;
+        assert!(connection.only_request().is_some());
+        drop(call);
+        assert!(connection.only_request().is_none());
+        assert!(connection.take(id).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_settled_call_is_answered() {
+        let (connection, _theirs) = connection();
+        let mut call = connection.hand_over(request(1)).unwrap();
+        let pending = connection.take(call.id).unwrap();
+        let reply = Reply {
+            body: ReplyBody::Json(Bytes::from_static(b"1")),
+            run: Duration::ZERO,
+            peak_memory: 0,
+            log_tail: Vec::new(),
+        };
+        pending.reply.send(Ok(reply)).unwrap();
+        assert!((&mut call.reply).await.unwrap().is_ok());
+    }
+}

@@ -146,8 +146,14 @@ impl Pump {
     }
 
     fn take_frames(&mut self, buffer: &mut BytesMut) -> Result<(), String> {
+        let mut large = false;
         while let Some(frame) = frame::decode(buffer).map_err(|error| error.to_string())? {
+            large |= frame.body.len() > READ;
             self.take_frame(frame)?;
+        }
+        if large && buffer.is_empty() {
+            // Else the room for one large result would stay with the instance.
+            *buffer = BytesMut::with_capacity(READ);
         }
         Ok(())
     }

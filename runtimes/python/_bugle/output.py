@@ -130,9 +130,10 @@ class Output(object):
 
     def flush_all(self):
         """Sends whatever is there, because the process is about to end."""
-        if self._detached:
+        # The thread that ends the process may have been interrupted in here.
+        if self._detached or not self._lock.acquire(True, 0.1):
             return
-        with self._lock:
+        try:
             out = []
             owners = [(self._own, 0)]
             for call in list((self.active or {}).values()):
@@ -144,6 +145,8 @@ class Output(object):
                         _ready(lines, flags, lines.partial[flags])
                         lines.partial[flags] = b""
                 out.append(_take(lines, ident))
+        finally:
+            self._lock.release()
         data = b"".join(out)
         if data:
             try:

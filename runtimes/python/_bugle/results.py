@@ -90,7 +90,7 @@ def result_frames(ident, result, elapsed):
     """The frames of a result; the last body may be split off to spare a copy."""
     if result is None:
         return frames.frame(frames.RESULT, ident, elapsed, body=b'""'), b""
-    if type(result) is dict and "statusCode" in result and _is_http(result):
+    if isinstance(result, dict) and "statusCode" in result and _is_http(result):
         return _http_frames(ident, result, elapsed)
     try:
         body = "".join(_encode(result)).encode("ascii")

@@ -9,6 +9,7 @@ When the platform ends, its side of the control socket closes; every instance is
 its process group. When this process ends, the kernel kills the instances (`PR_SET_PDEATHSIG`).
 """
 
+import errno
 import gc
 import os
 import resource
@@ -244,7 +245,10 @@ class Zygote(object):
         if not message:
             self._end()
         kind, ident = _REQUEST.unpack(message)
-        if kind == _FORK:
+        if kind == _FORK and not control:
+            # The kernel had no room for two more descriptors of this process.
+            self._report(_FORK_FAILED, errno.EMFILE, ident, 0)
+        elif kind == _FORK:
             fds = struct.unpack("2i", control[0][2])
             try:
                 self._fork(ident, fds)

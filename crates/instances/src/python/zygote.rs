@@ -15,6 +15,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
     SocketType, socketpair,
@@ -221,7 +222,7 @@ impl Zygote {
     /// Sends a request, or leaves it to the task if the kernel has no room.
     fn request(&self, request: Request) {
         let mut requests = self.requests.lock();
-        if requests.is_empty() && self.send(&request) {
+        if requests.is_empty() && self.try_request(&request) {
             return;
         }
         requests.push_back(request);
@@ -229,9 +230,21 @@ impl Zygote {
         self.unsent.notify_one();
     }
 
-    /// Whether the kernel took the request. One that can never be sent counts as taken: the end
-    /// of the process is about to be told to all its children.
-    fn send(&self, request: &Request) -> bool {
+    /// Whether the request is done with: the kernel took it, or never will.
+    fn try_request(&self, request: &Request) -> bool {
+        match self.send(request) {
+            Ok(()) => true,
+            Err(Errno::AGAIN) => false,
+            Err(errno) => {
+                if request.kind == FORK {
+                    self.end_child(request.number, Ended::NotForked(errno.raw_os_error()));
+                }
+                true
+            }
+        }
+    }
+
+    fn send(&self, request: &Request) -> Result<(), Errno> {
         let mut message = [0; REQUEST_LEN];
         message[0] = request.kind;
         message[8..].copy_from_slice(&request.number.to_le_bytes());
@@ -239,22 +252,18 @@ impl Zygote {
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let fds: Vec<BorrowedFd<'_>> = request.fds.iter().flatten().map(AsFd::as_fd).collect();
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
-            return true;
+            return Err(Errno::NOBUFS);
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let sent = rustix::net::sendmsg(
-            &self.control,
-            &[IoSlice::new(&message)],
-            &mut ancillary,
-            flags,
-        );
-        !matches!(sent, Err(rustix::io::Errno::AGAIN))
+        let message = [IoSlice::new(&message)];
+        rustix::net::sendmsg(&self.control, &message, &mut ancillary, flags)?;
+        Ok(())
     }
 
     fn send_waiting(&self) -> io::Result<()> {
         let mut requests = self.requests.lock();
         while let Some(request) = requests.front() {
-            if !self.send(request) {
+            if !self.try_request(request) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             requests.pop_front();
@@ -277,7 +286,11 @@ impl Zygote {
             FORK_FAILED => Ended::NotForked(report.value),
             _ => return,
         };
-        let child = self.children.lock().remove(&report.number);
+        self.end_child(report.number, ended);
+    }
+
+    fn end_child(&self, number: u64, ended: Ended) {
+        let child = self.children.lock().remove(&number);
         if let Some(child) = child {
             child.set_ended(ended);
         }

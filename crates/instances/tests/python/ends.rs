@@ -281,3 +281,27 @@ fn a_start_that_is_given_up_leaves_nothing_behind() {
         gone(pid).await;
     });
 }
+
+#[test]
+fn many_starts_leave_no_descriptors_behind() {
+    on_old_and_new(|machine: Machine| async move {
+        let source = "import os\ndef handler(event, context):\n    \
+                      return len(os.listdir('/proc/%d/fd' % os.getppid()))\n";
+        let own = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let mut seen: Vec<(usize, usize)> = Vec::new();
+        for _ in 0..60 {
+            let instance = machine.start(source).await.unwrap();
+            let of_parent = instance.answer("{}").await.parse().unwrap();
+            instance.instance.kill();
+            instance.instance.exited().await;
+            drop(instance);
+            seen.push((own(), of_parent));
+        }
+        // Both have a few more while a process is being parked.
+        let least = |seen: &[(usize, usize)]| {
+            let (own, parent): (Vec<_>, Vec<_>) = seen.iter().copied().unzip();
+            (own.into_iter().min(), parent.into_iter().min())
+        };
+        assert_eq!(least(&seen[10..30]), least(&seen[40..60]));
+    });
+}

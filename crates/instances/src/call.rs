@@ -24,7 +24,8 @@ pub struct CallRequest {
     /// Everything the context shows beside the body, as one JSON object: `headers`, `query`,
     /// `path`, `method`, `content_type`, `traceparent`. The runtime parses it when it is asked.
     pub meta: Bytes,
-    /// Whether the body is JSON for the handler's `event`, or bytes.
+    /// Whether the body may be JSON: then the handler's `event` is its value, and the bytes where it
+    /// is not JSON after all. If it may not, the `event` is the bytes in any case.
     pub json: bool,
     /// How long the call may run.
     pub timeout: Duration,

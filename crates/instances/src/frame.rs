@@ -64,7 +64,7 @@ impl FromInstance {
     }
 }
 
-/// Flag of a call: the body is JSON.
+/// Flag of a call: the body may be JSON.
 pub(crate) const BODY_IS_JSON: u8 = 1;
 
 /// Flag of a call: somebody reads its stream.

@@ -437,3 +437,48 @@ async fn pipelined_calls_are_answered_in_order() {
         assert_eq!(client.answer().await.text(), number.to_string());
     }
 }
+
+#[tokio::test]
+async fn every_call_of_a_function_is_counted_once_by_how_it_ended() {
+    let mut function = spec();
+    function.timeout = Duration::from_millis(100);
+    let as_told = script(|request: CallRequest| async move {
+        match &request.body[..] {
+            b"crash" => return Err(CallError::Exited(ExitCause::Signal(9))),
+            b"hang" => std::future::pending().await,
+            b"raise" => {
+                return replied(ReplyBody::Error {
+                    code: 4002,
+                    message: "boom".into(),
+                    kind: None,
+                    trace: None,
+                });
+            }
+            _ => {}
+        }
+        replied(json("1"))
+    });
+    let platform = Platform::with(Config::default(), as_told, [function]).await;
+    let mut client = platform.client().await;
+    for (header, body, status) in [
+        ("a: b", "", 200),
+        ("accept: text/event-stream", "", 200),
+        ("a: b", "crash", 502),
+        ("a: b", "hang", 504),
+        ("accept: text/event-stream", "raise", 502),
+        ("x-instance-label: none", "", 400),
+    ] {
+        client.call(&[header], body).await;
+        assert_eq!(client.answer().await.status, status, "{header} {body}");
+    }
+    assert_eq!(
+        platform.counts(),
+        [
+            ("success", 2),
+            ("function_error", 1),
+            ("timeout", 1),
+            ("crash", 1),
+            ("rejected", 1),
+        ]
+    );
+}

@@ -1,5 +1,6 @@
 //! Clients that go away.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,4 +86,48 @@ async fn a_call_left_alone_still_has_its_deadline() {
     let mut next = platform.client().await;
     next.call(&[], "").await;
     assert_eq!(next.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn many_clients_that_leave_take_nothing_with_them() {
+    const CLIENTS: u64 = 16;
+    const CALLS: u64 = 50;
+    let mut function = crate::platform::spec();
+    function.concurrency = NonZeroU32::new(4).unwrap();
+    let short = script(|_| async {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        replied(json("1"))
+    });
+    let config = bugle_gateway::Config::default();
+    let platform = Platform::with(config, short, [function]).await;
+    let clients = (0..CLIENTS).map(|number| {
+        let address = platform.address;
+        tokio::spawn(async move {
+            for call in 0..CALLS {
+                let mut client = crate::client::Client::connect(address).await;
+                client.call(&[], "").await;
+                // About a third leaves, some before and some after their call was sent on.
+                if (number + call) % 3 == 0 {
+                    tokio::time::sleep(Duration::from_millis(call % 7)).await;
+                    continue;
+                }
+                assert_eq!(client.answer().await.status, 200);
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    platform.running.becomes(0).await;
+    assert!(platform.running.most() <= 4, "{}", platform.running.most());
+    let mut last = platform.client().await;
+    last.call(&[], "").await;
+    assert_eq!(last.answer().await.status, 200);
+    // A client that left before its call was looked at made no call.
+    let counts = platform.counts();
+    let of = |outcome| counts.iter().find(|(name, _)| *name == outcome);
+    let (_, answered) = of("success").unwrap();
+    let (_, abandoned) = of("abandoned").unwrap();
+    assert!(answered + abandoned <= CLIENTS * CALLS + 1, "{counts:?}");
+    assert_eq!(counts.len(), 2, "{counts:?}");
 }

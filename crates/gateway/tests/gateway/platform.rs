@@ -69,15 +69,20 @@ pub(crate) struct Platform {
     pub(crate) gateway: JoinHandle<()>,
 }
 
-/// How many calls instances have now, and ever had.
+/// How many calls instances have now, ever had, and had at once.
 pub(crate) struct Running {
     now: watch::Sender<usize>,
     ever: AtomicUsize,
+    most: AtomicUsize,
 }
 
 impl Running {
     pub(crate) fn ever(&self) -> usize {
         self.ever.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
     }
 
     pub(crate) fn now(&self) -> usize {
@@ -99,6 +104,7 @@ impl Counted {
     fn new(running: &Arc<Running>) -> Self {
         running.ever.fetch_add(1, Ordering::SeqCst);
         running.now.send_modify(|now| *now += 1);
+        running.most.fetch_max(running.now(), Ordering::SeqCst);
         Self(Arc::clone(running))
     }
 }
@@ -147,6 +153,13 @@ impl Platform {
             shutdown: shutdown.clone(),
             gateway: tokio::spawn(gateway.run(vec![listener], shutdown)),
         }
+    }
+
+    /// How many calls of the function had each outcome, of those that had any.
+    pub(crate) fn counts(&self) -> Vec<(&'static str, u64)> {
+        let function = self.scheduler.find(&id()).unwrap();
+        let counts = function.calls().counts().into_iter();
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -209,6 +222,7 @@ impl ScriptedDriver {
         let running = Running {
             now: watch::Sender::new(0),
             ever: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
         };
         Self {
             script,

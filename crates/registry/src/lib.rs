@@ -1,1 +1,133 @@
-//! Under construction.
+//! The rules of functions, versions and reserved instances, over the store.
+//!
+//! [`Registry`] answers the contract's operations F1–F7 and R1–R4 as the traits of `bugle-api`. Each
+//! change is one transaction guarded by what was read for it, so that of many that race one wins and
+//! the others are told. [`Catalogue`] is the way out: it follows the published keys and says which
+//! functions there are to whoever runs them. Nothing here runs anything.
+//!
+//! Variables of functions are encrypted with the [`Keyring`] before they reach the store, and only
+//! there.
+
+mod catalogue;
+mod clock;
+mod config;
+mod functions;
+mod index;
+mod keyring;
+mod keys;
+mod object;
+mod published;
+mod record;
+mod reservations;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bugle_api::{Class, Error};
+use bugle_store::{Revision, Store, Txn};
+use bugle_types::Code;
+
+pub use bugle_store::BoxFuture;
+pub use catalogue::{Batch, Catalogue, Event};
+pub use clock::{Clock, SystemClock};
+pub use config::Config;
+pub use keyring::{Error as KeyringError, Keyring};
+
+use index::Index;
+
+/// Called after each change with its revision; the change is answered when the future is done.
+pub type AfterCommit = Arc<dyn Fn(Revision) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Functions, versions and reserved instances.
+pub struct Registry {
+    store: Arc<dyn Store>,
+    keyring: Arc<Keyring>,
+    config: Config,
+    clock: Arc<dyn Clock>,
+    index: Arc<Index>,
+    after_commit: AfterCommit,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A change that lost against another is tried again this often.
+const ATTEMPTS: usize = 5;
+
+impl Registry {
+    /// Reads what is in the store. The future that comes with the registry follows further changes
+    /// and must run as long as the registry is used: lists and answers to changes wait for it.
+    ///
+    /// # Errors
+    ///
+    /// What the store says when it cannot be read.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        keyring: Arc<Keyring>,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        after_commit: AfterCommit,
+    ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + 'static), bugle_store::Error> {
+        let index = Index::load(&*store).await?;
+        let follow = Arc::clone(&index).follow(Arc::clone(&store));
+        let registry = Self {
+            store,
+            keyring,
+            config,
+            clock,
+            index,
+            after_commit,
+        };
+        Ok((Arc::new(registry), follow))
+    }
+
+    /// Writes, and waits until everybody who must know does. False if a condition did not hold.
+    async fn commit(&self, txn: Txn) -> Result<bool, Error> {
+        let outcome = self.store.txn(txn).await.map_err(refused)?;
+        if outcome.succeeded {
+            self.index.wait_for(outcome.revision).await;
+            (self.after_commit)(outcome.revision).await;
+        }
+        Ok(outcome.succeeded)
+    }
+}
+
+/// A write that the store did not take.
+fn refused(error: bugle_store::Error) -> Error {
+    match error {
+        bugle_store::Error::TooLarge { bytes, limit } => Error::parameter(format!(
+            "the metadata of the function holds {bytes} bytes, more than {limit}"
+        )),
+        bugle_store::Error::Full => Error::other(Code::TransactionFailed, error.to_string()),
+        error => {
+            tracing::error!(error = bugle_types::report(&error), "a write was refused");
+            conflict()
+        }
+    }
+}
+
+/// A change that lost against others again and again.
+fn conflict() -> Error {
+    Error::other(Code::TransactionFailed, "failed to execute a transaction")
+}
+
+/// A read that failed.
+fn unreadable(error: &bugle_store::Error) -> Error {
+    tracing::error!(
+        error = bugle_types::report(error),
+        "the store cannot be read"
+    );
+    Error {
+        code: Code::EtcdError,
+        message: "etcd internal error".to_owned(),
+        class: Class::Other,
+    }
+}

@@ -1,0 +1,197 @@
+//! The layout of the store (contract 7.1).
+
+use bugle_api::Caller;
+use bugle_types::{BUSINESS, FunctionId, FunctionName, Kind, Version};
+use bytes::Bytes;
+
+/// Under this are the registry's own records.
+pub(crate) const RECORDS: &str = "/repo/FunctionVersion/";
+/// Published functions of kinds faas and agent.
+pub(crate) const PUBLISHED_FAAS: &str = "/sn/functions/";
+/// Published functions of the other kinds.
+pub(crate) const PUBLISHED_OTHER: &str = "/yr/functions/";
+/// Bounds of instances.
+pub(crate) const INSTANCES: &str = "/instances/";
+
+/// Makes the keys of one tenant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keys<'a>(pub(crate) &'a Caller);
+
+impl Keys<'_> {
+    fn owned(self, kind: &str, name: &FunctionName) -> String {
+        let Caller { tenant, product } = self.0;
+        let product = product.as_ref().map_or("", |product| product.as_str());
+        format!("/repo/{kind}/{BUSINESS}/{tenant}/{product}/{name}/")
+    }
+
+    /// Every record of a function.
+    pub(crate) fn records(self, name: &FunctionName) -> Bytes {
+        self.owned("FunctionVersion", name).into()
+    }
+
+    /// The record of a version, as it is spelled.
+    pub(crate) fn record(self, name: &FunctionName, version: &str) -> Bytes {
+        format!("{}{version}/", self.owned("FunctionVersion", name)).into()
+    }
+
+    /// The status records of a function.
+    pub(crate) fn statuses(self, name: &FunctionName) -> Bytes {
+        self.owned("FunctionStatus", name).into()
+    }
+
+    /// The status record of a version.
+    pub(crate) fn status(self, name: &FunctionName, version: &str) -> Bytes {
+        format!("{}{version}/", self.owned("FunctionStatus", name)).into()
+    }
+
+    /// What a function publishes, under both prefixes.
+    pub(crate) fn published_all(self, name: &FunctionName) -> [Bytes; 2] {
+        [PUBLISHED_FAAS, PUBLISHED_OTHER].map(|root| self.published_under(root, name).into())
+    }
+
+    /// What a version publishes.
+    pub(crate) fn published(self, name: &FunctionName, kind: Kind, version: &str) -> Bytes {
+        let root = match kind {
+            Kind::Faas | Kind::Agent => PUBLISHED_FAAS,
+            _ => PUBLISHED_OTHER,
+        };
+        format!("{}{version}", self.published_under(root, name)).into()
+    }
+
+    fn published_under(self, root: &str, name: &FunctionName) -> String {
+        let Caller { tenant, product } = self.0;
+        let product = product
+            .as_ref()
+            .map_or_else(String::new, |product| format!("@{product}"));
+        format!("{root}business/{BUSINESS}/tenant/{tenant}{product}/function/{name}/version/")
+    }
+
+    /// The bounds of all versions and labels of a function in a cluster.
+    pub(crate) fn instances_all(self, cluster: &str, name: &FunctionName) -> Bytes {
+        self.instances_under(cluster, name).into()
+    }
+
+    /// The bounds of a version in a cluster.
+    pub(crate) fn instances(self, cluster: &str, name: &FunctionName, version: &str) -> Bytes {
+        format!("{}{version}", self.instances_under(cluster, name)).into()
+    }
+
+    /// The bounds of all labels of a version in a cluster.
+    pub(crate) fn labels(self, cluster: &str, name: &FunctionName, version: &str) -> Bytes {
+        format!("{}{version}/label/", self.instances_under(cluster, name)).into()
+    }
+
+    /// The bounds of a label of a version in a cluster.
+    pub(crate) fn label(
+        self,
+        cluster: &str,
+        name: &FunctionName,
+        version: &str,
+        label: &str,
+    ) -> Bytes {
+        format!(
+            "{}{version}/label/{label}",
+            self.instances_under(cluster, name)
+        )
+        .into()
+    }
+
+    fn instances_under(self, cluster: &str, name: &FunctionName) -> String {
+        let tenant = &self.0.tenant;
+        format!(
+            "/instances/business/{BUSINESS}/cluster/{cluster}/tenant/{tenant}/function/{name}/version/"
+        )
+    }
+}
+
+/// The owner, name and version of a record's key; none for a key of another form.
+pub(crate) fn parse_record(key: &[u8]) -> Option<(Caller, FunctionName, String)> {
+    let parts: Vec<&str> = std::str::from_utf8(key)
+        .ok()?
+        .strip_prefix(RECORDS)?
+        .split('/')
+        .collect();
+    let [_business, tenant, product, name, version, ""] = parts.as_slice() else {
+        return None;
+    };
+    let product = Some(*product).filter(|product| !product.is_empty());
+    let caller = Caller {
+        tenant: tenant.parse().ok()?,
+        product: product.map(str::parse).transpose().ok()?,
+    };
+    Some((caller, name.parse().ok()?, (*version).to_owned()))
+}
+
+/// The function version of a published key, and whether it is under the prefix of faas and agent.
+pub(crate) fn parse_published(key: &[u8]) -> Option<(FunctionId, bool)> {
+    let text = std::str::from_utf8(key).ok()?;
+    let (rest, faas) = match text.strip_prefix(PUBLISHED_FAAS) {
+        Some(rest) => (rest, true),
+        None => (text.strip_prefix(PUBLISHED_OTHER)?, false),
+    };
+    let parts: Vec<&str> = rest.split('/').collect();
+    let [
+        "business",
+        _,
+        "tenant",
+        owner,
+        "function",
+        name,
+        "version",
+        version,
+    ] = parts.as_slice()
+    else {
+        return None;
+    };
+    let (tenant, product) = match owner.split_once('@') {
+        Some((tenant, product)) => (tenant, Some(product.parse().ok()?)),
+        None => (*owner, None),
+    };
+    let id = FunctionId {
+        tenant: tenant.parse().ok()?,
+        product,
+        name: name.parse().ok()?,
+        version: version.parse::<Version>().ok()?,
+    };
+    Some((id, faas))
+}
+
+/// The parts of the key of a label's bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LabelKey {
+    pub(crate) cluster: String,
+    pub(crate) tenant: bugle_types::TenantId,
+    pub(crate) name: FunctionName,
+    pub(crate) version: Version,
+    pub(crate) label: bugle_types::InstanceLabel,
+}
+
+/// The parts of a label's key; none for the bounds of a version itself, and for other keys.
+pub(crate) fn parse_label(key: &[u8]) -> Option<LabelKey> {
+    let rest = std::str::from_utf8(key).ok()?.strip_prefix(INSTANCES)?;
+    let parts: Vec<&str> = rest.split('/').collect();
+    let [
+        "business",
+        _,
+        "cluster",
+        cluster,
+        "tenant",
+        tenant,
+        "function",
+        name,
+        "version",
+        version,
+        "label",
+        label,
+    ] = parts.as_slice()
+    else {
+        return None;
+    };
+    Some(LabelKey {
+        cluster: (*cluster).to_owned(),
+        tenant: tenant.parse().ok()?,
+        name: name.parse().ok()?,
+        version: version.parse().ok()?,
+        label: label.parse().ok()?,
+    })
+}

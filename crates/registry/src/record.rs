@@ -1,0 +1,166 @@
+//! The registry's own record of a function version: the value of `/repo/FunctionVersion`
+//! (contract 7.2.1), with a format number of ours.
+
+use std::collections::BTreeMap;
+
+use bugle_api::{
+    Amounts, AutoScaleConfig, CustomContainerConfig, CustomHealthCheck, Device, Error, Rootfs,
+};
+use bugle_types::{Code, Kind, RevisionId, SealedEnvironment, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// The form of the records that this program writes; a larger one is not read.
+const FORMAT: u32 = 1;
+
+/// A function version, as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Record {
+    bugle_format: u32,
+    pub(crate) function: FunctionPart,
+    pub(crate) function_version: VersionPart,
+}
+
+/// What all versions of a function share.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct FunctionPart {
+    pub(crate) name: String,
+    /// The label of the last publish.
+    pub(crate) version: String,
+    pub(crate) description: String,
+    pub(crate) tag: Option<BTreeMap<String, String>>,
+    pub(crate) create_time: String,
+    pub(crate) update_time: String,
+}
+
+/// The version itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+#[expect(clippy::struct_excessive_bools, reason = "the contract's switches")]
+pub(crate) struct VersionPart {
+    pub(crate) package: Package,
+    #[serde(rename = "RevisionID")]
+    pub(crate) revision_id: String,
+    pub(crate) handler: String,
+    #[serde(rename = "CPU")]
+    pub(crate) cpu: i64,
+    pub(crate) memory: i64,
+    pub(crate) runtime: String,
+    pub(crate) timeout: i64,
+    pub(crate) version: String,
+    /// Encrypted.
+    pub(crate) environment: String,
+    pub(crate) custom_resources: Option<Amounts>,
+    pub(crate) description: String,
+    pub(crate) publish_time: String,
+    pub(crate) min_instance: i64,
+    pub(crate) max_instance: i64,
+    pub(crate) concurrent_num: i64,
+    pub(crate) kind: String,
+    pub(crate) hook_handler: BTreeMap<String, String>,
+    pub(crate) extended_handler: BTreeMap<String, String>,
+    pub(crate) extended_timeout: BTreeMap<String, i64>,
+    pub(crate) cache_instance: i64,
+    pub(crate) device: Device,
+    pub(crate) pool_label: String,
+    #[serde(rename = "PoolID")]
+    pub(crate) pool_id: String,
+    pub(crate) enable_metrics: bool,
+    pub(crate) enable_agent_session: bool,
+    pub(crate) enable_session_ctx: bool,
+    pub(crate) scale_policy: String,
+    pub(crate) schedule_policy: String,
+    #[serde(rename = "PriorityAZ")]
+    pub(crate) priority_az: String,
+    pub(crate) idle_time: i64,
+    pub(crate) auto_scale_config: AutoScaleConfig,
+    pub(crate) warmup_type: String,
+    /// Its keys are encrypted.
+    pub(crate) rootfs_spec_meta: Rootfs,
+    pub(crate) custom_container_config: CustomContainerConfig,
+    pub(crate) custom_health_check: CustomHealthCheck,
+    pub(crate) is_func_public: bool,
+    pub(crate) sandbox_type: String,
+}
+
+/// Where the code is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct Package {
+    pub(crate) storage_type: String,
+    pub(crate) code_upload_type: String,
+    pub(crate) signature: String,
+    #[serde(rename = "BucketID")]
+    pub(crate) bucket_id: String,
+    #[serde(rename = "ObjectID")]
+    pub(crate) object_id: String,
+    pub(crate) bucket_url: String,
+    /// Encrypted.
+    pub(crate) token: String,
+    pub(crate) code_path: String,
+}
+
+impl Record {
+    pub(crate) fn new(function: FunctionPart, function_version: VersionPart) -> Self {
+        Self {
+            bugle_format: FORMAT,
+            function,
+            function_version,
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record is made of JSON values")
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Result<Self, Error> {
+        let record: Self = serde_json::from_slice(value).map_err(|error| {
+            tracing::error!(%error, "a stored record cannot be read");
+            Error::other(Code::UnmarshalFailed, "failed to unmarshal")
+        })?;
+        if record.bugle_format > FORMAT {
+            let message = format!(
+                "the record has format {}, this program knows up to {FORMAT}; use a newer bugle",
+                record.bugle_format
+            );
+            return Err(Error::other(Code::UnmarshalFailed, message));
+        }
+        Ok(record)
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        // Only valid kinds are ever written.
+        self.function_version.kind.parse().unwrap_or(Kind::Yrlib)
+    }
+
+    pub(crate) fn revision(&self) -> RevisionId {
+        RevisionId::from_text(&self.function_version.revision_id)
+    }
+
+    pub(crate) fn environment(&self) -> SealedEnvironment {
+        SealedEnvironment(self.function_version.environment.clone())
+    }
+
+    /// When it was last changed: updated, else registered.
+    pub(crate) fn last_modified(&self) -> &str {
+        let FunctionPart {
+            update_time,
+            create_time,
+            ..
+        } = &self.function;
+        if update_time.is_empty() {
+            create_time
+        } else {
+            update_time
+        }
+    }
+
+    /// Stamps a change of the draft.
+    pub(crate) fn touch(&mut self, now: Timestamp) {
+        let next = RevisionId::next(now, Some(&self.revision()));
+        next.as_str()
+            .clone_into(&mut self.function_version.revision_id);
+        self.function.update_time = now.to_string();
+    }
+}

@@ -1,0 +1,1 @@
+//! Rules, seen through the traits.

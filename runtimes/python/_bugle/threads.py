@@ -80,6 +80,7 @@ class Host(object):
         self._calls_until_memory = 0
         self._memory = 0
         self.active = output.active = {}
+        self.system_ids = {}  # thread -> its name below /proc, for the watcher
         self.handing_over = False
         self.reading = None  # the call that the holder of the baton runs inline
         self.started = 0
@@ -144,6 +145,7 @@ class Host(object):
 
     def _work(self, worker):
         """Reads and runs calls whenever this thread has the baton, which it has now."""
+        self.system_ids[_get_ident()] = os.readlink("/proc/thread-self")
         while True:
             try:
                 self._lead(worker)
@@ -151,6 +153,7 @@ class Host(object):
                 # The platform is gone, so nobody waits for anything here.
                 os._exit(1)
             if self._ended or not self._wait_for_baton(worker):
+                del self.system_ids[_get_ident()]
                 return
 
     def _wait_for_baton(self, worker):
@@ -192,7 +195,6 @@ class Host(object):
                 self.run(call, body)
                 if not baton.acquire(False):
                     return
-                self.reading = None
             elif kind == frames.ACK:
                 call = active.get(ident)
                 if call is not None and call._stream is not None:
@@ -273,6 +275,9 @@ class Host(object):
             head, text = results.failure_frames(call, error, int(elapsed * 1e6))
             tail = b""
             write_failure(text)
+        if self.reading is call:
+            # From here on this thread is as good as reading.
+            self.reading = None
         self._current.call = None
         self.run_time += elapsed
         self._calls_until_memory -= 1

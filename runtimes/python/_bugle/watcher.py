@@ -6,6 +6,7 @@ interrupts overdue calls, and chooses between running inline and handing over. I
 milliseconds while calls come in, and sleeps while none does, until the next deadline.
 """
 
+import io
 import resource
 import time
 import _thread
@@ -14,6 +15,8 @@ _monotonic = time.monotonic
 
 # Longer than nearly every handler that only computes, shorter than anybody notices.
 TICK = 0.002
+# A handler that has computed for so many looks has another thread read as well.
+_LONG_LOOKS = 25
 # The longest sleep; the system's limit for a lock is far above.
 _LONGEST = 3600.0
 # Running inline is judged after this many looks, handing over after this many calls.
@@ -43,6 +46,9 @@ class Watcher(object):
         self._queued_looks = 0
         self._waits = 0
         self._inline_since = 0.0
+        self._seen_call = None
+        self._seen_looks = 0
+        self._seen_times = None
         self._next_trial = 0.0
         self._pause = _FIRST_PAUSE
 
@@ -67,16 +73,14 @@ class Watcher(object):
     def _run(self):
         host = self._host
         seen_started = -1
-        seen_call = None
         while True:
             started = host.started
             call = host.reading
-            if call is not None and call is seen_call:
-                self._leave_inline(host)
-            seen_call = call
+            if call is not None:
+                self._look_at_reader(call)
             deadline = self._look_at_calls()
             self._judge(call)
-            if started != seen_started:
+            if started != seen_started or host.reading is not None:
                 seen_started = started
                 time.sleep(TICK)
                 continue
@@ -113,11 +117,44 @@ class Watcher(object):
                 return True
         return False
 
-    def _leave_inline(self, host):
-        """Has another thread read than the one whose handler does not return."""
-        queued = host.is_queued()
-        if host.take_baton() and queued:
-            self._put_off_inline()
+    def _look_at_reader(self, call):
+        """Has another thread read than one whose handler waits, or computes for long."""
+        if call is not self._seen_call:
+            self._seen_call = call
+            self._seen_looks = 0
+            return
+        self._seen_looks += 1
+        if self._seen_looks == 1:
+            self._seen_times = self._times_of(call)
+        elif self._has_waited(call):
+            queued = self._host.is_queued()
+            if self._host.take_baton() and queued:
+                self._put_off_inline()
+        elif self._seen_looks >= _LONG_LOOKS:
+            self._host.take_baton()
+
+    def _has_waited(self, call):
+        """Whether the thread of the call has mostly waited since the look before.
+
+        On a busy machine a thread that computes may get no processor for long. It gains nothing
+        from another reader, so the time in the queue for a processor counts as computing.
+        """
+        before, self._seen_times = self._seen_times, self._times_of(call)
+        if before is None or self._seen_times is None:
+            return True
+        clock, busy = (now - then for now, then in zip(self._seen_times, before))
+        return busy * 2 < clock
+
+    def _times_of(self, call):
+        """The clock, and how long the thread of the call has had or wanted a processor."""
+        try:
+            path = "/proc/%s/schedstat" % self._host.system_ids[call.thread]
+            with io.open(path, "rb", 0) as file:
+                run, queued, _slices = file.read().split()
+        except (KeyError, OSError, ValueError):
+            # The kernel does not count, or the call is over.
+            return None
+        return _monotonic(), (int(run) + int(queued)) * 1e-9
 
     def _judge(self, reading):
         """Chooses the way of running, from what happened since the last choice."""

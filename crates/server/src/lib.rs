@@ -1,1 +1,354 @@
-//! Under construction.
+//! The composition root: configuration, the two planes, telemetry, shutdown. The only crate that
+//! sees all others; nothing is decided here that another room could decide.
+//!
+//! What starts, in order: the data folder with its lock, the key, the store; the two sockets; the
+//! data plane (scheduler, drivers, gateway) on its own runtime; the registry and the catalogue that
+//! feeds the scheduler; the control API. It stops in the order gateway → scheduler → instances →
+//! store, so that nobody is sent to something that is gone.
+
+mod applied;
+pub mod config;
+mod control;
+mod data_plane;
+pub mod doctor;
+mod endpoints;
+mod follow;
+mod health;
+pub mod logs;
+mod operator;
+mod roots;
+mod tasks;
+pub mod telemetry;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bugle_api::operator::{Info, RuntimeInfo};
+use bugle_artifacts::CodeRoots;
+use bugle_gateway::{CatchUp, Gateway};
+use bugle_instances::{Drivers, PythonDependencies, PythonDriver};
+use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
+use bugle_scheduler::Scheduler;
+use bugle_store::{SqliteStore, Store};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry as Metrics;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use applied::Applied;
+use config::Config;
+use data_plane::DataPlane;
+use endpoints::Endpoints;
+use health::Readiness;
+use logs::LogStore;
+use operator::Operator;
+use tasks::Tasks;
+
+/// How long the control plane's own tasks may take to end.
+const LAST_TASKS: Duration = Duration::from_secs(5);
+
+/// Why the platform did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error("the store cannot be opened")]
+    Store(#[source] bugle_store::Error),
+    /// The key of the encrypted variables cannot be used.
+    #[error("the key of the functions' variables cannot be used")]
+    Key(#[source] bugle_registry::KeyringError),
+    /// An address cannot be listened on.
+    #[error("{what} cannot listen on {address}; choose another with {flag}, or stop what uses it")]
+    Listen {
+        /// Which listener.
+        what: &'static str,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A folder or file of the platform cannot be used.
+    #[error("{what} {}", path.display())]
+    Folder {
+        /// What it is for.
+        what: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A code root cannot be used.
+    #[error("a code root cannot be used")]
+    CodeRoots(#[source] bugle_artifacts::Error),
+    /// The system gave no thread or no descriptor.
+    #[error("the system does not give what the platform needs")]
+    System(#[source] std::io::Error),
+}
+
+/// A running platform.
+#[derive(Debug)]
+pub struct Running {
+    /// Where the control API listens.
+    pub control: SocketAddr,
+    /// Where the invocation gateway listens.
+    pub gateway: SocketAddr,
+    grace: Duration,
+    tasks: Tasks,
+    gateway_stop: CancellationToken,
+    gateway_done: tokio::task::JoinHandle<()>,
+    scheduler: Scheduler,
+    readiness: Readiness,
+    endpoints: Endpoints,
+    // Dropped in this order: what uses the store ends before it.
+    data: DataPlane,
+    store: Arc<SqliteStore>,
+}
+
+/// Starts the platform with this configuration on the current runtime, which becomes its control
+/// plane.
+///
+/// # Errors
+///
+/// [`StartError`]; nothing is left running.
+pub async fn start(config: Config) -> Result<Running, StartError> {
+    let folder = config.server.data_dir.clone();
+    let mut metrics = Metrics::default();
+    let store_metrics = bugle_store::Metrics::register(&mut metrics);
+    let store = SqliteStore::open(&folder, &config.store, store_metrics);
+    let store = Arc::new(store.map_err(StartError::Store)?);
+    let keyring = Arc::new(Keyring::open(&folder).map_err(StartError::Key)?);
+    let (control_listener, control) = listen(
+        "the control API",
+        "--control-listen",
+        config.server.control_listen,
+    )
+    .await?;
+    let (gateway_listener, gateway) = listen(
+        "the gateway",
+        "--gateway-listen",
+        config.server.gateway_listen,
+    )
+    .await?;
+
+    let tasks = Tasks::new();
+    let readiness = Readiness::default();
+    let applied = Applied::new();
+    let logs = LogStore::open(folder.join("logs"), config.logs.clone(), &mut metrics);
+    let data = DataPlane::start(config.server.data_threads).map_err(StartError::System)?;
+    let (scheduler, drivers) =
+        data_plane(&config, &data, Arc::clone(&keyring), &logs, &mut metrics)?;
+
+    let after_commit: AfterCommit = {
+        let applied = applied.clone();
+        Arc::new(move |revision| {
+            let applied = applied.clone();
+            Box::pin(async move { applied.wait_for(revision).await })
+        })
+    };
+    let shared: Arc<dyn Store> = Arc::clone(&store) as _;
+    let (registry, follow_index) = Registry::open(
+        Arc::clone(&shared),
+        keyring,
+        config.registry.clone(),
+        Arc::new(SystemClock),
+        after_commit,
+    )
+    .await
+    .map_err(StartError::Store)?;
+    tasks.spawn("index", follow_index);
+    let follower = follow::Follower {
+        store: Arc::clone(&shared),
+        scheduler: scheduler.clone(),
+        drivers,
+        applied: applied.clone(),
+        readiness: readiness.clone(),
+        stop: tasks.stop_token(),
+    };
+    tasks.spawn("catalogue", follower.run());
+
+    let gateway_stop = CancellationToken::new();
+    let serving = Gateway::new(
+        config.gateway.clone(),
+        scheduler.clone(),
+        bugle_gateway::Metrics::register(&mut metrics),
+        catch_up(applied, Arc::clone(&shared)),
+    );
+    let gateway_done = {
+        let stop = gateway_stop.clone();
+        // The listener must be registered with the runtime that serves it.
+        let listener = gateway_listener.into_std().map_err(StartError::System)?;
+        data.handle().spawn(async move {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => serving.run(vec![listener], stop).await,
+                Err(error) => tracing::error!(%error, "the gateway cannot listen"),
+            }
+        })
+    };
+
+    let operator = Operator {
+        info: info(&config, gateway),
+        scheduler: scheduler.clone(),
+        logs,
+        readiness: readiness.clone(),
+        metrics: Mutex::new(metrics),
+        stop: tasks.stop_token(),
+    };
+    let router = bugle_api::build(control::routes(registry, Arc::new(operator)));
+    let serve = control::serve(control_listener, router, tasks.stop_token());
+    tasks.spawn("control", serve);
+    let endpoints =
+        Endpoints::write(&folder, control, gateway).map_err(|source| StartError::Folder {
+            what: "the data folder",
+            path: folder,
+            source,
+        })?;
+    tracing::info!(%control, %gateway, "ready");
+    Ok(Running {
+        control,
+        gateway,
+        grace: Duration::from_secs(config.server.shutdown_grace_seconds),
+        tasks,
+        gateway_stop,
+        gateway_done,
+        scheduler,
+        readiness,
+        endpoints,
+        data,
+        store,
+    })
+}
+
+async fn listen(
+    what: &'static str,
+    flag: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen {
+        what,
+        flag,
+        address,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// Makes what lives on the data plane.
+fn data_plane(
+    config: &Config,
+    data: &DataPlane,
+    keyring: Arc<Keyring>,
+    logs: &Arc<LogStore>,
+    metrics: &mut Metrics,
+) -> Result<(Scheduler, Drivers), StartError> {
+    let _entered = data.handle().enter();
+    let folder = &config.server.data_dir;
+    let own_code = folder.join("code");
+    std::fs::create_dir_all(&own_code).map_err(|source| StartError::Folder {
+        what: "the code folder",
+        path: own_code,
+        source,
+    })?;
+    let roots = roots::code_roots(&config.server);
+    let roots = CodeRoots::new(&roots, folder.join("cache")).map_err(StartError::CodeRoots)?;
+    let runtime_dir = folder.join("runtime");
+    let dependencies = PythonDependencies {
+        roots,
+        logs: Arc::clone(logs) as _,
+        open_environment: Arc::new(move |id, sealed| {
+            keyring
+                .open_environment(&id.tenant, &id.name, sealed)
+                .map_err(|error| error.to_string())
+        }),
+        runtime_dir: runtime_dir.clone(),
+    };
+    let python = PythonDriver::new(config.python.clone(), dependencies).map_err(|source| {
+        StartError::Folder {
+            what: "the runtime folder",
+            path: runtime_dir,
+            source,
+        }
+    })?;
+    let drivers = Drivers { python };
+    let scheduler = Scheduler::new(
+        config.scheduler.clone(),
+        Arc::new(drivers.clone()),
+        bugle_scheduler::Metrics::register(metrics),
+    );
+    Ok((scheduler, drivers))
+}
+
+/// Waits until the scheduler knows every function of the store.
+fn catch_up(applied: Applied, store: Arc<dyn Store>) -> CatchUp {
+    Arc::new(move || {
+        let (applied, store) = (applied.clone(), Arc::clone(&store));
+        Box::pin(async move {
+            if let Ok(revision) = store.revision().await {
+                applied.wait_for(revision).await;
+            }
+        })
+    })
+}
+
+fn info(config: &Config, gateway: SocketAddr) -> Info {
+    let found = PythonDriver::discover(&config.python).into_iter();
+    Info {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        gateway: format!("http://{gateway}"),
+        code_roots: roots::code_roots(&config.server),
+        runtimes: found
+            .filter(|interpreter| interpreter.problem.is_none())
+            .map(|interpreter| RuntimeInfo {
+                name: interpreter.version.to_string(),
+                path: interpreter.path,
+                version: interpreter.full_version,
+            })
+            .collect(),
+    }
+}
+
+impl Running {
+    /// Runs until `shutdown` is ready or something essential has died, then stops in order: calls
+    /// that run may finish within the configured grace.
+    ///
+    /// # Errors
+    ///
+    /// The text says that the platform stopped because a part of it died; its log has the details.
+    pub async fn stopped(self, shutdown: impl Future<Output = ()>) -> Result<(), String> {
+        let orderly = tokio::select! {
+            biased;
+            () = self.tasks.failed() => false,
+            () = shutdown => true,
+        };
+        tracing::info!("stopping");
+        self.readiness.draining();
+        drop(self.endpoints);
+        let deadline = tokio::time::Instant::now() + self.grace;
+        self.gateway_stop.cancel();
+        if tokio::time::timeout_at(deadline, self.gateway_done)
+            .await
+            .is_err()
+        {
+            tracing::warn!("calls did not finish in time");
+        }
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        self.scheduler.shutdown(left).await;
+        self.tasks.shut_down(LAST_TASKS).await;
+        drop(self.data);
+        // Joins the writer's thread, after everything that was accepted is on disk.
+        drop(self.store);
+        if orderly {
+            Ok(())
+        } else {
+            Err("a part of the platform died; see its log".to_owned())
+        }
+    }
+}

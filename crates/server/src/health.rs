@@ -1,0 +1,52 @@
+//! Whether the platform can serve: `/readyz`, separate from the liveness of `/healthz`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What readiness depends on. Cheap to clone; set by the owners of the parts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Readiness(Arc<Parts>);
+
+#[derive(Debug, Default)]
+struct Parts {
+    catalogue: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Readiness {
+    /// The scheduler knows every function that was in the store at the start.
+    pub(crate) fn catalogue_is_read(&self) {
+        self.0.catalogue.store(true, Ordering::Release);
+    }
+
+    /// The platform stops: nobody should send anything new.
+    pub(crate) fn draining(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Why the platform is not ready, or nothing when it is.
+    pub(crate) fn obstacle(&self) -> Option<&'static str> {
+        if self.0.draining.load(Ordering::Acquire) {
+            return Some("draining: the platform is stopping");
+        }
+        if !self.0.catalogue.load(Ordering::Acquire) {
+            return Some("starting: the functions are being read");
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_between_the_catalogue_and_the_end() {
+        let readiness = Readiness::default();
+        assert!(readiness.obstacle().is_some());
+        readiness.catalogue_is_read();
+        assert_eq!(readiness.obstacle(), None);
+        readiness.draining();
+        assert!(readiness.obstacle().unwrap().starts_with("draining"));
+    }
+}

@@ -1,0 +1,279 @@
+//! Bugle's own routes on the control port: `/bugle/v1/…`, `/readyz`, `/metrics`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use bugle_api::operator::{CallCount, FunctionStatus, Info, InstanceStatus, LogEntry};
+use bugle_scheduler::Scheduler;
+use bugle_types::{FunctionId, Version};
+use futures_util::stream;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use serde::Deserialize;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::health::Readiness;
+use crate::logs::{LogKey, LogStore};
+
+/// A page of log lines when the client does not say how many.
+const LINES: usize = 100;
+
+/// The most lines that one answer holds before it follows.
+const MOST_LINES: usize = 10_000;
+
+/// What the routes look at.
+#[derive(Debug)]
+pub(crate) struct Operator {
+    pub(crate) info: Info,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) logs: Arc<LogStore>,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Mutex<Registry>,
+    /// Ends followers when the platform stops.
+    pub(crate) stop: CancellationToken,
+}
+
+/// The routes, with their part of the document.
+pub(crate) fn router() -> OpenApiRouter<Arc<Operator>> {
+    OpenApiRouter::new()
+        .routes(routes!(info))
+        .routes(routes!(status))
+        .routes(routes!(logs))
+        .routes(routes!(ready))
+        .routes(routes!(metrics))
+}
+
+/// What this platform is and where its gateway listens.
+#[utoipa::path(get, path = "/bugle/v1/info", tag = "operation", responses((status = 200, body = Info)))]
+async fn info(State(operator): State<Arc<Operator>>) -> axum::Json<Info> {
+    axum::Json(operator.info.clone())
+}
+
+/// Which version of a function is meant.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+struct Which {
+    /// The version; the draft when it is missing.
+    version_number: Option<String>,
+}
+
+/// How a function version runs at this moment.
+#[utoipa::path(
+    get,
+    path = "/bugle/v1/functions/{name}/status",
+    tag = "operation",
+    params(("name" = String, Path, description = "Function name or URN"), Which),
+    responses(
+        (status = 200, body = FunctionStatus),
+        (status = 404, body = bugle_api::ErrorBody, description = "4115: no such function")
+    )
+)]
+async fn status(
+    State(operator): State<Arc<Operator>>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+    Query(which): Query<Which>,
+) -> Result<axum::Json<FunctionStatus>, bugle_api::Error> {
+    let id = identify(&headers, &name, which.version_number.as_deref())?;
+    let function = operator
+        .scheduler
+        .find(&id)
+        .ok_or_else(|| bugle_api::Error::function_not_found(&name))?;
+    Ok(axum::Json(shown(&function)))
+}
+
+fn shown(function: &bugle_scheduler::Function) -> FunctionStatus {
+    let spec = function.spec();
+    let status = function.status();
+    FunctionStatus {
+        urn: spec.id.to_urn().to_text(spec.kind),
+        revision_id: spec.generation.0.to_string(),
+        instances: status
+            .instances
+            .iter()
+            .map(|instance| InstanceStatus {
+                id: instance.id.to_string(),
+                state: instance.state.to_string(),
+                pid: instance.pid,
+                label: instance.label.as_ref().map(ToString::to_string),
+                cpu: instance.resources.cpu.0,
+                memory: instance.resources.memory.0,
+                in_flight: instance.in_flight,
+                age_seconds: instance.age.as_secs_f64(),
+            })
+            .collect(),
+        queued: status.queued,
+        last_start_error: status
+            .last_start_error
+            .as_ref()
+            .map(|error| bugle_types::report(error)),
+        calls: function
+            .calls()
+            .counts()
+            .into_iter()
+            .map(|(outcome, count)| CallCount {
+                outcome: outcome.to_owned(),
+                count,
+            })
+            .collect(),
+    }
+}
+
+/// Which lines of a log are wanted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+struct Lines {
+    /// Only lines of this version; all versions when it is missing.
+    version_number: Option<String>,
+    /// How many of the last lines, at most 10000; 100 when it is missing.
+    tail: Option<usize>,
+    /// Only lines of the call with this request id.
+    request: Option<String>,
+    /// Goes on with new lines as server-sent events.
+    #[serde(default)]
+    follow: bool,
+}
+
+impl Lines {
+    fn accept(&self, entry: &LogEntry) -> bool {
+        let version = self.version_number.as_deref().is_none_or(|wanted| {
+            // Entries spell the draft `latest`.
+            let wanted = if wanted == "$latest" {
+                "latest"
+            } else {
+                wanted
+            };
+            entry.version == wanted
+        });
+        let request = self.request.is_none() || self.request == entry.request;
+        version && request
+    }
+}
+
+/// What a function wrote: one JSON object a line, or server-sent events with `follow=true`.
+#[utoipa::path(
+    get,
+    path = "/bugle/v1/functions/{name}/logs",
+    tag = "operation",
+    params(("name" = String, Path, description = "Function name or URN"), Lines),
+    responses(
+        (status = 200, body = LogEntry, content_type = "application/x-ndjson"),
+        (status = 404, body = bugle_api::ErrorBody, description = "4115: no such function")
+    )
+)]
+async fn logs(
+    State(operator): State<Arc<Operator>>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+    Query(lines): Query<Lines>,
+) -> Result<Response, bugle_api::Error> {
+    let id = identify(&headers, &name, lines.version_number.as_deref())?;
+    let known = operator.scheduler.find(&id).is_some() || operator.logs.knows(&LogKey::of(&id));
+    if !known {
+        return Err(bugle_api::Error::function_not_found(&name));
+    }
+    let limit = lines.tail.unwrap_or(LINES).min(MOST_LINES);
+    let (tail, live) = operator
+        .logs
+        .follow(&LogKey::of(&id), limit, |entry| lines.accept(entry));
+    if !lines.follow {
+        let mut text = Vec::new();
+        for entry in tail {
+            text.extend(json(&entry).into_bytes());
+            text.push(b'\n');
+        }
+        return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], text).into_response());
+    }
+    let past = stream::iter(tail.into_iter().map(|entry| Ok(event(&entry))));
+    let news = stream::unfold(
+        (live, lines, operator.stop.clone()),
+        async move |(mut live, lines, stop)| {
+            loop {
+                let entry = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return None,
+                    entry = live.recv() => entry,
+                };
+                let event = match entry {
+                    Ok(entry) if lines.accept(&entry) => event(&entry),
+                    Ok(_) => continue,
+                    Err(RecvError::Lagged(lost)) => {
+                        Event::default().event("lost").data(lost.to_string())
+                    }
+                    Err(RecvError::Closed) => return None,
+                };
+                return Some((Ok::<_, Infallible>(event), (live, lines, stop)));
+            }
+        },
+    );
+    let events = futures_util::StreamExt::chain(past, news);
+    let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));
+    Ok(Sse::new(events).keep_alive(keep_alive).into_response())
+}
+
+fn event(entry: &LogEntry) -> Event {
+    Event::default().data(json(entry))
+}
+
+fn json(entry: &LogEntry) -> String {
+    serde_json::to_string(entry).expect("a log entry is made of texts")
+}
+
+/// The function that a path and a tenant name.
+fn identify(
+    headers: &HeaderMap,
+    name: &str,
+    version: Option<&str>,
+) -> Result<FunctionId, bugle_api::Error> {
+    let caller = bugle_api::identity::identify(headers)?;
+    let mut id = caller.function(name)?;
+    if let Some(version) = version {
+        id.version = version
+            .parse::<Version>()
+            .map_err(|_| bugle_api::Error::invalid_qualifier(version))?;
+    }
+    Ok(id)
+}
+
+/// Whether the platform can serve; 503 with the reason while it starts or drains.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "operation",
+    responses((status = 200, description = "ready"), (status = 503, description = "the reason"))
+)]
+async fn ready(State(operator): State<Arc<Operator>>) -> Response {
+    match operator.readiness.obstacle() {
+        None => (StatusCode::OK, "ready\n").into_response(),
+        Some(reason) => {
+            let retry = [(header::RETRY_AFTER, "1")];
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                retry,
+                format!("{reason}\n"),
+            )
+                .into_response()
+        }
+    }
+}
+
+/// Metrics in the text format of Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, content_type = "application/openmetrics-text")))]
+async fn metrics(State(operator): State<Arc<Operator>>) -> Response {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = prometheus_client::encoding::text::encode(&mut text, &operator.metrics.lock());
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
+}

@@ -371,6 +371,15 @@ class Stream(object):
         await self._context._host.drain(self)
 
 
+def only_call(calls):
+    """The one call of `calls`, if there is just one."""
+    if len(calls) == 1:
+        # A copy, because another thread may end the call at this moment.
+        for call in list(calls.values()):
+            return call
+    return None
+
+
 def write_failure(text):
     """Shows a failure of user code among the lines of the call."""
     sys.stderr.write(text if text.endswith("\n") else text + "\n")

@@ -7,14 +7,14 @@ the loop says so and written directly; only what the kernel does not take waits 
 
 import asyncio
 import collections
-import resource
 import select
 import sys
 import threading
 import time
 
 from _bugle import frames, results
-from _bugle.context import Context, write_failure
+from _bugle.context import Context, only_call, write_failure
+from _bugle.memory import Memory
 
 try:
     from contextvars import ContextVar
@@ -23,8 +23,6 @@ except ImportError:
 
 _monotonic = time.monotonic
 _pack_header = frames.HEADER.pack
-
-_MEMORY_CALLS = 64
 
 
 class Host(object):
@@ -43,8 +41,7 @@ class Host(object):
         self._tasks = set()
         self._deadline_timer = None
         self._flush_due = False
-        self._calls_until_memory = 0
-        self._memory = 0
+        self._memory = Memory()
         self._current = None
         if ContextVar is not None:
             self._current = ContextVar("bugle_call", default=None)
@@ -157,10 +154,7 @@ class Host(object):
             call = self._current.get()
         elif asyncio._get_running_loop() is not None:
             call = getattr(asyncio.Task.current_task(), "_bugle_call", None)
-        if call is None and len(self.active) == 1:
-            for call in list(self.active.values()):
-                return call
-        return call
+        return only_call(self.active) if call is None else call
 
     def _start(self, call, body):
         if self._deadline_timer is None:
@@ -187,9 +181,7 @@ class Host(object):
             head, text = results.failure_frames(call, error, int(elapsed * 1e6))
             tail = b""
             write_failure(text)
-        self._calls_until_memory -= 1
-        if self._calls_until_memory < 0:
-            head = self._memory_frame() + head
+        head = self._memory.frame(elapsed) + head
         del self.active[call.ident]
         if call.lines is not None:
             head = self._output.take(call, True) + head
@@ -229,15 +221,6 @@ class Host(object):
         self._deadline_timer = None
         if nearest is not None:
             self._arm(nearest)
-
-    def _memory_frame(self):
-        """Reports the most memory used so far, if that is news."""
-        self._calls_until_memory = _MEMORY_CALLS
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if used == self._memory:
-            return b""
-        self._memory = used
-        return _pack_header(0, 0, frames.MEMORY, 0, 0, 0, used)
 
 
 class Writer(object):

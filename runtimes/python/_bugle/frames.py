@@ -5,7 +5,6 @@ A frame is a fixed header, a meta part and a body; `docs/runtime-protocol.md` ha
 channel is read by one thread at a time, which the caller sees to; any thread may send.
 """
 
-import os
 import select
 import socket
 import struct

@@ -15,13 +15,13 @@ short. An idle instance has no timer and no thread that wakes up.
 """
 
 import os
-import resource
 import threading
 import time
 import _thread
 
 from _bugle import frames, results
-from _bugle.context import Context, write_failure
+from _bugle.context import Context, only_call, write_failure
+from _bugle.memory import Memory
 from _bugle.watcher import Watcher
 
 try:
@@ -35,9 +35,6 @@ _pack_header = frames.HEADER.pack
 
 # A thread that had nothing to do for this many seconds ends.
 _IDLE_THREAD = 30.0
-# The memory of the process is asked for after this many short calls, and after each long one.
-_MEMORY_CALLS = 64
-_MEMORY_SECONDS = 0.01
 
 
 class Worker(object):
@@ -77,8 +74,7 @@ class Host(object):
         self._stop = None
         self._ended = False
         self._interrupting = _thread.allocate_lock()
-        self._calls_until_memory = 0
-        self._memory = 0
+        self._memory = Memory()
         self.active = output.active = {}
         self.system_ids = {}  # thread -> its name below /proc, for the watcher
         self.handing_over = False
@@ -250,10 +246,7 @@ class Host(object):
     def _find_call(self):
         """The call that the current thread works for, or the only one there is."""
         call = self._current.call
-        if call is None and len(self.active) == 1:
-            for call in list(self.active.values()):
-                return call
-        return call
+        return only_call(self.active) if call is None else call
 
     def run(self, call, body):
         """Runs the handler and sends what came of it."""
@@ -280,9 +273,7 @@ class Host(object):
             self.reading = None
         self._current.call = None
         self.run_time += elapsed
-        self._calls_until_memory -= 1
-        if self._calls_until_memory < 0 or elapsed > _MEMORY_SECONDS:
-            head = self._memory_frame() + head
+        head = self._memory.frame(elapsed) + head
         del self.active[call.ident]
         if call.lines is not None:
             head = self._output.take(call, True) + head
@@ -297,15 +288,6 @@ class Host(object):
         """Takes back an interruption that came too late."""
         with self._interrupting:
             _set_async_exception(call.thread, None)
-
-    def _memory_frame(self):
-        """Reports the most memory used so far, if that is news."""
-        self._calls_until_memory = _MEMORY_CALLS
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if used == self._memory:
-            return b""
-        self._memory = used
-        return _pack_header(0, 0, frames.MEMORY, 0, 0, 0, used)
 
 
 def _set_async_exception(thread, kind):

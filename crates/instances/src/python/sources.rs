@@ -21,6 +21,7 @@ files! {
     "_bugle/frames.py",
     "_bugle/instance.py",
     "_bugle/loader.py",
+    "_bugle/memory.py",
     "_bugle/output.py",
     "_bugle/rehearsal.py",
     "_bugle/results.py",

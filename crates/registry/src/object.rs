@@ -12,13 +12,12 @@ const MASK: &str = "******";
 /// The one variable that is never given back (contract 3.1, built-in variables).
 const PASSPHRASE: &str = "YR_SSL_PASSPHRASE";
 
-/// Which operation shows the object: the original's answers differ in whether an empty list of
-/// layers is a list.
+/// Which operation shows the object: the original's answers differ in how they show what is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shown {
-    /// F1, F2, F5, F6: `funcLayer` is a list.
+    /// F1, F2, F5, F6: no layers are an empty list, no custom resources null.
     Listed,
-    /// F3, F4: `funcLayer` is null.
+    /// F3, F4: no layers are null, no custom resources what the request sent.
     Queried,
 }
 
@@ -75,7 +74,10 @@ pub(crate) fn object(
         version_number: version.version.clone(),
         version_desc: version.description.clone(),
         environment,
-        custom_resources: version.custom_resources.clone(),
+        custom_resources: version
+            .custom_resources
+            .clone()
+            .filter(|amounts| shown == Shown::Queried || !amounts.0.is_empty()),
         stateful_flag: 0,
         last_modified: record.last_modified().to_owned(),
         published: version.publish_time.clone(),

@@ -314,9 +314,10 @@ pub(crate) fn apply(
     if let Some(handler) = request.handler.filter(|handler| !handler.is_empty()) {
         version.handler = handler;
     }
+    let none_yet = version.custom_resources.is_none();
     if let Some(amounts) = request
         .custom_resources
-        .filter(|amounts| !amounts.0.is_empty())
+        .filter(|new| none_yet || !new.0.is_empty())
     {
         version.custom_resources = Some(amounts);
     }

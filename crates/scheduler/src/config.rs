@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// How long an instance may be without a call before it goes, in seconds.
     pub idle_seconds: u64,
-    /// Calls of one function that may wait for an instance; one more is refused.
+    /// Calls of one function that may wait for an instance; one more is refused. At least one may,
+    /// since the first call of a function always waits for its instance.
     pub queue_limit: usize,
     /// The longest that a call waits for an instance, in seconds. Functions whose initializer may
     /// take longer get its limit and seven seconds.
@@ -46,6 +47,11 @@ impl Config {
         Duration::from_secs(self.idle_seconds)
     }
 
+    /// How many calls may wait.
+    pub(crate) fn queue_limit(&self) -> usize {
+        self.queue_limit.max(1)
+    }
+
     pub(crate) fn switch(&self) -> Duration {
         Duration::from_millis(self.switch_millis)
     }
@@ -65,6 +71,10 @@ impl Config {
     /// The pause after so many failures in a row, from 1.
     pub(crate) fn retry(&self, failures: u32) -> Duration {
         let doubled = 1_u64 << failures.saturating_sub(1).min(16);
-        Duration::from_secs(doubled.min(self.retry_seconds.max(1)))
+        Duration::from_secs(doubled).min(self.longest_retry())
+    }
+
+    pub(crate) fn longest_retry(&self) -> Duration {
+        Duration::from_secs(self.retry_seconds.max(1))
     }
 }

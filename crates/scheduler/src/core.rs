@@ -18,6 +18,7 @@
 //! Stopping => gone
 //! ```
 
+mod failure;
 mod instance;
 mod queue;
 mod scaling;
@@ -25,6 +26,7 @@ mod scaling;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,14 +37,16 @@ use bugle_types::{FunctionSpec, InstanceLabel, Resources};
 use tokio::time::Instant;
 
 use crate::Config;
+use failure::{Cause, Failure};
 use instance::{Instance, State};
 use queue::Queue;
+use update::Rolling;
 
 /// An instance, numbered in the order of starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key(pub(crate) u64);
 
-/// A waiting call.
+/// A call, numbered in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
@@ -87,8 +91,8 @@ pub(crate) enum Event {
     Cancelled(Ticket),
     /// An instance has finished a call.
     Answered(Key),
-    /// A call ran longer than it may; it was answered, and the instance still works on it.
-    Overdue(Key),
+    /// A call was answered without the instance, which works on it still or has ended.
+    GivenUp(Key),
     /// A start succeeded.
     Started(Key),
     /// A start failed, and nothing is left of it.
@@ -141,28 +145,6 @@ enum Life {
     ShuttingDown,
 }
 
-/// Starts of a set that failed lately.
-#[derive(Clone, Debug)]
-struct Failures {
-    /// How many in a row; those that fail together count as one.
-    count: u32,
-    /// When the next start may be tried …
-    retry_at: Instant,
-    /// … by whom.
-    hold: Hold,
-    /// What calls are told until then.
-    error: Option<StartError>,
-}
-
-/// Whom a failure keeps from starting another instance at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hold {
-    /// Nobody: the user's code would fail again, or the platform needs a pause.
-    Everyone,
-    /// Only the minimum; a call that waits is worth an attempt.
-    Minimum,
-}
-
 /// One function.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -171,20 +153,23 @@ pub(crate) struct Core {
     life: Life,
     instances: BTreeMap<Key, Instance>,
     queue: Queue,
-    failures: BTreeMap<Set, Failures>,
-    /// Until when instances of older code may get calls; none once they may not.
-    old_until: Option<Instant>,
+    /// Starts that failed lately.
+    failures: BTreeMap<Set, Failure>,
+    /// The update that goes on; none once only the newest code gets calls.
+    rolling: Option<Rolling>,
     next_key: u64,
     /// The timer that was asked for last; see [`Core::due`].
     armed: Option<Instant>,
     last_error: Option<StartError>,
 }
 
-/// Starts that fail because of the platform are tried this often before calls are told.
-const PLATFORM_ATTEMPTS: u32 = 3;
+/// As good as never. A limit that somebody set to "for ever" must not overflow the clock.
+const FAR: Duration = Duration::from_hours(24 * 365 * 30);
 
-/// The pause before such a start is tried again.
-const PLATFORM_PAUSE: Duration = Duration::from_millis(100);
+/// `at` and then `wait`.
+fn after(at: Instant, wait: Duration) -> Instant {
+    at.checked_add(wait).unwrap_or_else(|| at + FAR)
+}
 
 impl Core {
     pub(crate) fn new(spec: Arc<FunctionSpec>, config: Arc<Config>) -> Self {
@@ -195,7 +180,7 @@ impl Core {
             instances: BTreeMap::new(),
             queue: Queue::default(),
             failures: BTreeMap::new(),
-            old_until: None,
+            rolling: None,
             next_key: 0,
             armed: None,
             last_error: None,
@@ -218,7 +203,7 @@ impl Core {
                 self.queue.remove(ticket);
             }
             Event::Answered(key) => self.answered(key, now, actions),
-            Event::Overdue(key) => self.overdue(key, now, actions),
+            Event::GivenUp(key) => self.given_up(key, now, actions),
             Event::Started(key) => self.started(key, now, actions),
             Event::StartFailed(key, error) => self.start_failed(key, &error, now, actions),
             Event::Exited(key) => self.exited(key, now, actions),
@@ -261,14 +246,15 @@ impl Core {
             actions.push(Action::Reject(ticket, Rejection::Start(error)));
             return;
         }
-        if self.queue.len() >= self.config.queue_limit {
+        if self.queue.len() >= self.config.queue_limit() {
             actions.push(Action::Reject(ticket, Rejection::QueueFull));
             return;
         }
         let limit = self
             .config
             .acquire(self.spec.initializer.as_ref().map(|hook| hook.timeout));
-        self.queue.push(ticket, set, deadline.min(now + limit));
+        let deadline = deadline.min(after(now, limit));
+        self.queue.push(ticket, set, now, deadline);
         self.scale(now, actions);
     }
 
@@ -286,28 +272,15 @@ impl Core {
         }
     }
 
-    /// The failure that calls are told without a new attempt: the last start failed because of the
-    /// user's code, it is too early for the next, and nothing runs that could serve them.
-    fn known_failure(&self, set: &Set, now: Instant) -> Option<StartError> {
-        let failures = self
-            .failures
-            .get(set)
-            .filter(|failures| now < failures.retry_at)?;
-        let hopeful = self
-            .instances
-            .values()
-            .any(|instance| self.could_serve(instance, set));
-        failures.error.clone().filter(|_| !hopeful)
-    }
-
     /// Whether `instance` serves calls of `set`, now or when it is up.
     fn could_serve(&self, instance: &Instance, set: &Set) -> bool {
         let live = matches!(instance.state, State::Starting | State::Ready { .. });
-        live && instance.set.serves(set) && (self.old_until.is_some() || self.is_current(instance))
+        live && instance.set.serves(set) && self.is_usable(instance)
     }
 
-    fn is_current(&self, instance: &Instance) -> bool {
-        instance.spec.generation == self.spec.generation
+    /// Whether the code of `instance` may still be used.
+    fn is_usable(&self, instance: &Instance) -> bool {
+        instance.current || self.rolling.is_some()
     }
 
     /// The instance for a call of `set`: among the oldest `minInstance` ones the emptiest, so that
@@ -321,10 +294,10 @@ impl Core {
             let State::Ready { in_flight, .. } = instance.state else {
                 continue;
             };
-            let current = self.is_current(instance);
-            if !(current || self.old_until.is_some()) || !instance.set.serves(set) {
+            if !self.is_usable(instance) || !instance.set.serves(set) {
                 continue;
             }
+            let current = instance.current;
             let exact = instance.set == *set;
             let is_reserved = exact && current && seen_reserved < reserved;
             seen_reserved += usize::from(is_reserved);
@@ -351,7 +324,9 @@ impl Core {
         };
         if !instance.has_answered {
             instance.has_answered = true;
-            self.failures.remove(&instance.set);
+            if instance.current {
+                self.failures.remove(&instance.set);
+            }
         }
         match &mut instance.state {
             State::Ready {
@@ -372,11 +347,11 @@ impl Core {
         }
     }
 
-    fn overdue(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
+    fn given_up(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
         let Some(instance) = self.instances.get_mut(&key) else {
             return;
         };
-        // Only the other calls are waited for: nobody waits for the overdue one any more.
+        // Only the other calls are waited for: nobody waits for this one any more.
         match &mut instance.state {
             State::Ready { in_flight, .. } => {
                 let in_flight = in_flight.saturating_sub(1);
@@ -422,105 +397,14 @@ impl Core {
             idle_since: now,
         };
         self.last_error = None;
-        let set = instance.set.clone();
-        if self.is_current(&self.instances[&key]) {
-            // A crash loop starts well each time; only an answer ends its count.
-            if self
-                .failures
-                .get(&set)
-                .is_some_and(|failures| failures.hold == Hold::Everyone)
-            {
-                self.failures.remove(&set);
-            }
+        if instance.current {
+            let set = instance.set.clone();
+            self.forget_failed_starts(&set);
             self.switch(actions);
         }
         self.serve_waiting(key, actions);
         self.scale(now, actions);
-        self.fit(now, actions);
-    }
-
-    fn start_failed(
-        &mut self,
-        key: Key,
-        error: &StartError,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(instance) = self.instances.remove(&key) else {
-            return;
-        };
-        if instance.state == State::Starting && self.is_current(&instance) {
-            self.note_failure(&instance.set, error, now, actions);
-        }
-        self.scale(now, actions);
-    }
-
-    fn note_failure(
-        &mut self,
-        set: &Set,
-        error: &StartError,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        self.last_error = Some(error.clone());
-        let count = self.count_failure(set, now);
-        if matches!(error, StartError::Platform(_)) && count < PLATFORM_ATTEMPTS {
-            let retry_at = now + PLATFORM_PAUSE * (1 << count);
-            self.hold(
-                set,
-                Failures {
-                    count,
-                    retry_at,
-                    hold: Hold::Everyone,
-                    error: None,
-                },
-            );
-            return;
-        }
-        let retry_at = now + self.config.retry(count);
-        // What cannot run here is found out again at once and at no cost, so that a fix by the
-        // operator shows with the next call.
-        let failures = if matches!(error, StartError::Unsupported(_)) {
-            Failures {
-                count,
-                retry_at,
-                hold: Hold::Minimum,
-                error: None,
-            }
-        } else {
-            Failures {
-                count,
-                retry_at,
-                hold: Hold::Everyone,
-                error: Some(error.clone()),
-            }
-        };
-        self.hold(set, failures);
-        // New code that does not come up must not hide behind the old one.
-        self.switch(actions);
-        let served = self.instances.values().any(|instance| {
-            matches!(instance.state, State::Ready { .. }) && self.could_serve(instance, set)
-        });
-        if !served {
-            for ticket in self.queue.take_set(set) {
-                actions.push(Action::Reject(ticket, Rejection::Start(error.clone())));
-            }
-        }
-    }
-
-    /// How many failures in a row this one makes.
-    fn count_failure(&self, set: &Set, now: Instant) -> u32 {
-        match self.failures.get(set) {
-            // It was started before the last failure was known.
-            Some(failures) if now < failures.retry_at => failures.count,
-            Some(failures) => failures.count.saturating_add(1),
-            None => 1,
-        }
-    }
-
-    fn hold(&mut self, set: &Set, failures: Failures) {
-        self.arm(failures.retry_at);
-        self.failures.insert(set.clone(), failures);
+        self.rearm(now);
     }
 
     fn exited(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
@@ -529,85 +413,10 @@ impl Core {
         };
         // Nobody asked for it and no call is to blame: a crash loop, if it goes on.
         let unprovoked = instance.is_idle() && !instance.has_answered;
-        if unprovoked && self.is_current(&instance) {
-            let count = self.count_failure(&instance.set, now);
-            let retry_at = now + self.config.retry(count);
-            let failures = Failures {
-                count,
-                retry_at,
-                hold: Hold::Minimum,
-                error: None,
-            };
-            self.hold(&instance.set, failures);
+        if unprovoked && instance.current {
+            self.hold(&instance.set, Cause::Crash, now);
         }
         self.scale(now, actions);
-    }
-
-    fn changed(&mut self, spec: Arc<FunctionSpec>, now: Instant, actions: &mut Vec<Action>) {
-        let other_code = spec.generation != self.spec.generation;
-        self.spec = spec;
-        if self.life == Life::ShuttingDown {
-            return;
-        }
-        let labels: Vec<_> = self
-            .spec
-            .labels
-            .iter()
-            .map(|known| known.label.clone())
-            .collect();
-        let gone = |set: &Set| {
-            set.label
-                .as_ref()
-                .is_some_and(|label| !labels.contains(label))
-        };
-        for ticket in self.queue.take_if(gone) {
-            actions.push(Action::Reject(ticket, Rejection::UnknownLabel));
-        }
-        if self.spec.scale.max == 0 {
-            for ticket in self.queue.take_if(|_| true) {
-                actions.push(Action::Reject(ticket, Rejection::Disabled));
-            }
-        }
-        if other_code {
-            self.failures.clear();
-            self.replace(now, actions);
-        }
-        self.scale(now, actions);
-        self.fit(now, actions);
-    }
-
-    /// Begins to replace the instances of older code.
-    fn replace(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let starting: Vec<Key> = self.keys(|instance| instance.state == State::Starting);
-        for key in starting {
-            self.retire(key, actions);
-        }
-        let ready = self.keys(|instance| matches!(instance.state, State::Ready { .. }));
-        if ready.is_empty() {
-            self.old_until = None;
-            return;
-        }
-        let until = now + self.config.switch();
-        self.old_until = Some(until);
-        self.arm(until);
-        // The first instance of the new code needs a place.
-        if self.alive() >= self.spec.scale.max {
-            let emptiest = ready
-                .iter()
-                .min_by_key(|key| self.instances[key].in_flight());
-            if let Some(&key) = emptiest {
-                self.retire(key, actions);
-            }
-        }
-    }
-
-    /// From now on only the newest code gets calls.
-    fn switch(&mut self, actions: &mut Vec<Action>) {
-        self.old_until = None;
-        let generation = self.spec.generation.clone();
-        for key in self.keys(|instance| instance.spec.generation != generation) {
-            self.retire(key, actions);
-        }
     }
 
     /// Gives the instance no further call, and stops it when it has none.
@@ -633,8 +442,8 @@ impl Core {
 
     fn close(&mut self, life: Life, rejection: &Rejection, actions: &mut Vec<Action>) {
         self.life = life;
-        self.old_until = None;
-        for ticket in self.queue.take_if(|_| true) {
+        self.rolling = None;
+        for ticket in self.queue.take_all() {
             actions.push(Action::Reject(ticket, rejection.clone()));
         }
         for key in self.keys(|_| true) {
@@ -665,13 +474,12 @@ impl Core {
                 } = instance.state
             {
                 let idle = instance.spec.idle.unwrap_or_else(|| self.config.idle());
-                self.arm(idle_since + idle);
+                self.arm(after(idle_since, idle));
             }
             return;
         }
         while let Some(instance) = self.instances.get(&key) {
-            let usable = self.old_until.is_some() || self.is_current(instance);
-            if !usable || !instance.has_free_slot() {
+            if !self.is_usable(instance) || !instance.has_free_slot() {
                 return;
             }
             let set = instance.set.clone();

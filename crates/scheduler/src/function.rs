@@ -1,26 +1,27 @@
-//! One function: its core behind a lock, its waiting calls, its live instances.
+//! One function, to be called: decisions under its lock, their effects after it.
 //!
 //! The core decides under the lock; what it decided is carried out after the lock is released.
 //! Locks are never held across an await, and no other lock is taken under this one.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bugle_instances::{Instance, InstanceId, StartError, StartRequest, Started};
+use bugle_instances::{Instance, StartError, StartRequest, Started};
 use bugle_types::{FunctionSpec, InstanceLabel, Resources};
+use futures_util::FutureExt as _;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::core::{Action, Core, Event, Key, Rejection, Set, Ticket};
-use crate::lease::{ColdStart, Ending, Lease};
-use crate::metrics::State;
+use crate::CallMetrics;
+use crate::core::{Event, Key, Set, Ticket};
+use crate::lease::{ColdStart, Lease};
+use crate::live::{Effect, Live, Up, Waiter};
 use crate::scheduler::Shared;
-use crate::status::{InstanceStatus, Status};
-use crate::{CallMetrics, Metrics};
+use crate::status::Status;
 
 /// A function that can be called; clones are the same function.
 #[derive(Clone, Debug)]
@@ -84,9 +85,13 @@ impl Function {
         waiting.lease().await
     }
 
-    /// The counters of this function.
+    /// The counters of this function. Resolved once, when they are first asked for: a function that
+    /// nobody calls has no series.
     pub fn calls(&self) -> &CallMetrics {
-        &self.0.calls
+        self.0.calls.get_or_init(|| {
+            let id = &self.spec().id;
+            self.0.shared.metrics.function(id)
+        })
     }
 
     /// How it runs at this moment.
@@ -96,8 +101,8 @@ impl Function {
 }
 
 pub(crate) struct Inner {
-    shared: Arc<Shared>,
-    calls: CallMetrics,
+    pub(crate) shared: Arc<Shared>,
+    calls: OnceLock<CallMetrics>,
     shell: Mutex<Shell>,
 }
 
@@ -115,65 +120,9 @@ struct Shell {
     live: Option<Box<Live>>,
 }
 
-/// A function that is in use.
-struct Live {
-    core: Core,
-    waiting: HashMap<Ticket, Waiter>,
-    instances: HashMap<Key, LiveInstance>,
-    next_ticket: u64,
-    /// The timer that is set.
-    armed: Option<Instant>,
-    counted: Counted,
-}
-
-/// A call that waits.
-struct Waiter {
-    since: Instant,
-    answer: oneshot::Sender<Result<Lease, AcquireError>>,
-}
-
-/// An instance that runs or comes up.
-struct LiveInstance {
-    id: InstanceId,
-    spec: Arc<FunctionSpec>,
-    started: Instant,
-    state: Up,
-    /// Abandons its start.
-    abandon: CancellationToken,
-}
-
-enum Up {
-    Coming,
-    Here {
-        instance: Arc<dyn Instance>,
-        cold: ColdStart,
-    },
-}
-
-/// What the gauges know of this function.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counted {
-    queued: usize,
-    starting: usize,
-    ready: usize,
-    draining: usize,
-}
-
 enum Requested {
     Served(Box<Lease>),
     Waiting(Waiting),
-}
-
-/// What is left to do when the lock is released.
-enum Effect {
-    Answer(
-        oneshot::Sender<Result<Lease, AcquireError>>,
-        Result<Lease, AcquireError>,
-    ),
-    Start(Key, StartRequest, CancellationToken),
-    Stop(Arc<dyn Instance>, Duration),
-    Kill(Arc<dyn Instance>),
-    Arm(Instant),
 }
 
 /// A place in the queue; given up when dropped.
@@ -202,10 +151,9 @@ impl Drop for Waiting {
 
 impl Inner {
     pub(crate) fn new(spec: Arc<FunctionSpec>, shared: Arc<Shared>) -> Arc<Self> {
-        let calls = shared.metrics.function(&spec.id);
         Arc::new(Self {
             shared,
-            calls,
+            calls: OnceLock::new(),
             shell: Mutex::new(Shell { spec, live: None }),
         })
     }
@@ -280,35 +228,17 @@ impl Inner {
         self.on(Event::Removed);
     }
 
+    /// Stops what is in use. Whatever comes into use later finds the platform closing.
     pub(crate) fn shut_down(self: &Arc<Self>) {
-        // Also a function that nobody called must refuse the calls that come now.
-        let mut shell = self.lock();
-        shell.live(&self.shared);
-        self.decide(shell, Event::ShuttingDown);
+        self.on(Event::ShuttingDown);
     }
 
-    pub(crate) fn kill_all(self: &Arc<Self>) {
-        let shell = self.lock();
-        let instances = shell.live.iter().flat_map(|live| live.instances.values());
-        let (mut here, mut coming) = (Vec::new(), Vec::new());
-        for instance in instances {
-            match &instance.state {
-                Up::Coming => coming.push(instance.abandon.clone()),
-                Up::Here { instance, .. } => here.push(Arc::clone(instance)),
-            }
-        }
-        drop(shell);
-        for start in coming {
-            start.cancel();
-        }
-        for instance in here {
-            instance.kill();
-        }
-    }
-
-    pub(crate) fn tick(self: &Arc<Self>) {
+    /// The timer that was armed for `at` went off. It is stale if an earlier one was armed since.
+    pub(crate) fn tick(self: &Arc<Self>, at: Instant) {
         let mut shell = self.lock();
-        if let Some(live) = &mut shell.live {
+        if let Some(live) = &mut shell.live
+            && live.armed == Some(at)
+        {
             live.armed = None;
             self.decide(shell, Event::Tick);
         }
@@ -366,10 +296,12 @@ impl Inner {
     async fn start(self: Arc<Self>, key: Key, request: StartRequest, abandon: CancellationToken) {
         let begin = Instant::now();
         let (id, function) = (request.id, request.spec.id.clone());
+        let start = AssertUnwindSafe(self.shared.driver.start(request)).catch_unwind();
         let started = tokio::select! {
             biased;
             () = abandon.cancelled() => None,
-            started = self.shared.driver.start(request) => Some(started),
+            // A panic must not leave an instance behind that comes up for ever.
+            started = start => Some(started.unwrap_or_else(|_| Err(panicked()))),
         };
         let Started { instance, phases } = match started {
             None => return self.on(Event::Exited(key)),
@@ -384,10 +316,17 @@ impl Inner {
         self.shared.metrics.start_succeeded(total, &phases);
         tracing::debug!(%function, instance = %id, ?total, "an instance is ready");
         self.arrived(key, &instance, ColdStart { total, phases });
-        let exit = instance.exited().await;
+        let exit = tokio::select! {
+            biased;
+            exit = instance.exited() => exit,
+            () = self.shared.kill.cancelled() => {
+                instance.kill();
+                instance.exited().await
+            }
+        };
         self.shared.metrics.exited(&exit.cause);
         tracing::debug!(%function, instance = %id, cause = %exit.cause, "an instance is gone");
-        self.gone(key);
+        self.on(Event::Exited(key));
     }
 
     fn arrived(self: &Arc<Self>, key: Key, instance: &Arc<dyn Instance>, cold: ColdStart) {
@@ -407,23 +346,23 @@ impl Inner {
         }
         self.decide(shell, Event::Started(key));
     }
+}
 
-    fn gone(self: &Arc<Self>, key: Key) {
-        self.on(Event::Exited(key));
-    }
+fn panicked() -> StartError {
+    StartError::Platform(
+        "the platform failed while it started the instance; see its log".to_owned(),
+    )
 }
 
 impl Shell {
     fn live(&mut self, shared: &Shared) -> &mut Live {
         self.live.get_or_insert_with(|| {
-            Box::new(Live {
-                core: Core::new(Arc::clone(&self.spec), Arc::clone(&shared.config)),
-                waiting: HashMap::new(),
-                instances: HashMap::new(),
-                next_ticket: 0,
-                armed: None,
-                counted: Counted::default(),
-            })
+            let mut live = Live::new(Arc::clone(&self.spec), shared);
+            if shared.closing.is_cancelled() {
+                live.core
+                    .on(Event::ShuttingDown, Instant::now(), &mut Vec::new());
+            }
+            Box::new(live)
         })
     }
 
@@ -431,174 +370,5 @@ impl Shell {
         self.live
             .as_ref()
             .map_or_else(Status::default, |live| live.status())
-    }
-}
-
-impl Live {
-    /// A lease for a slot that the core has given.
-    fn lease(
-        &self,
-        function: &Arc<Inner>,
-        key: Key,
-        queued: Duration,
-        since: Option<Instant>,
-    ) -> Option<Lease> {
-        let entry = self.instances.get(&key)?;
-        let Up::Here { instance, cold } = &entry.state else {
-            return None;
-        };
-        // A call that came after the decision to start waited for a part of it only; a call that
-        // came before it waited for all of it.
-        let waited_for_start = since.is_some_and(|since| since < entry.started + cold.total);
-        Some(Lease {
-            function: Arc::clone(function),
-            key,
-            instance: Arc::clone(instance),
-            spec: Arc::clone(&entry.spec),
-            queued,
-            cold: waited_for_start.then_some(*cold),
-            ending: Ending::Answered,
-        })
-    }
-
-    fn effect(&mut self, action: Action, function: &Arc<Inner>, now: Instant) -> Option<Effect> {
-        let config = &function.shared.config;
-        match action {
-            Action::Assign { ticket, key } => {
-                let Waiter { since, answer } = self.waiting.remove(&ticket)?;
-                let queued = now.duration_since(since);
-                function
-                    .shared
-                    .metrics
-                    .queue_seconds
-                    .observe(queued.as_secs_f64());
-                let lease = self.lease(function, key, queued, Some(since))?;
-                Some(Effect::Answer(answer, Ok(lease)))
-            }
-            Action::Reject(ticket, rejection) => {
-                let Waiter { answer, .. } = self.waiting.remove(&ticket)?;
-                Some(Effect::Answer(
-                    answer,
-                    Err(rejection.error(config.queue_limit)),
-                ))
-            }
-            Action::Start(key, set, spec) => {
-                let id = InstanceId(uuid::Uuid::now_v7().as_u128());
-                let abandon = CancellationToken::new();
-                let entry = LiveInstance {
-                    id,
-                    spec: Arc::clone(&spec),
-                    started: now,
-                    state: Up::Coming,
-                    abandon: abandon.clone(),
-                };
-                self.instances.insert(key, entry);
-                let request = StartRequest {
-                    id,
-                    spec,
-                    resources: set.resources,
-                    label: set.label,
-                };
-                Some(Effect::Start(key, request, abandon))
-            }
-            Action::Stop(key) => {
-                let entry = self.instances.get(&key)?;
-                match &entry.state {
-                    Up::Coming => {
-                        entry.abandon.cancel();
-                        None
-                    }
-                    Up::Here { instance, .. } => {
-                        let pre_stop = entry.spec.pre_stop.as_ref().map(|hook| hook.timeout);
-                        let grace = config.stop_grace(pre_stop);
-                        Some(Effect::Stop(Arc::clone(instance), grace))
-                    }
-                }
-            }
-            Action::Kill(key) => match &self.instances.get(&key)?.state {
-                Up::Coming => None,
-                Up::Here { instance, .. } => Some(Effect::Kill(Arc::clone(instance))),
-            },
-        }
-    }
-
-    /// Brings the gauges up to date, and forgets the instances that the core has forgotten.
-    fn count(&mut self, metrics: &Metrics) {
-        if self.instances.len() != self.core.alive_count() {
-            let core = &self.core;
-            self.instances.retain(|key, _| core.knows(*key));
-        }
-        let now = self.core.counts();
-        let counted = Counted {
-            queued: now.0,
-            starting: now.1,
-            ready: now.2,
-            draining: now.3,
-        };
-        if counted == self.counted {
-            return;
-        }
-        let change =
-            |gauge: &prometheus_client::metrics::gauge::Gauge, before: usize, after: usize| {
-                #[expect(clippy::cast_possible_wrap, reason = "counts are small")]
-                gauge.inc_by(after as i64 - before as i64);
-            };
-        let before = std::mem::replace(&mut self.counted, counted);
-        change(&metrics.queued, before.queued, counted.queued);
-        change(
-            &metrics.instances(State::starting),
-            before.starting,
-            counted.starting,
-        );
-        change(
-            &metrics.instances(State::ready),
-            before.ready,
-            counted.ready,
-        );
-        change(
-            &metrics.instances(State::draining),
-            before.draining,
-            counted.draining,
-        );
-    }
-
-    fn status(&self) -> Status {
-        let mut instances = Vec::new();
-        for (key, set, state, in_flight) in self.core.describe() {
-            let Some(entry) = self.instances.get(&key) else {
-                continue;
-            };
-            instances.push(InstanceStatus {
-                id: entry.id,
-                state,
-                pid: match &entry.state {
-                    Up::Coming => None,
-                    Up::Here { instance, .. } => instance.pid(),
-                },
-                label: set.label,
-                resources: set.resources,
-                in_flight,
-                age: entry.started.elapsed(),
-            });
-        }
-        Status {
-            instances,
-            queued: self.core.counts().0,
-            last_start_error: self.core.last_start_error().cloned(),
-        }
-    }
-}
-
-impl Rejection {
-    fn error(self, queue_limit: usize) -> AcquireError {
-        match self {
-            Self::Disabled => AcquireError::Disabled,
-            Self::UnknownLabel => AcquireError::UnknownLabel,
-            Self::QueueFull => AcquireError::QueueFull { limit: queue_limit },
-            Self::Timeout => AcquireError::Timeout,
-            Self::Start(error) => AcquireError::Start(error),
-            Self::Removed => AcquireError::Removed,
-            Self::ShuttingDown => AcquireError::ShuttingDown,
-        }
     }
 }

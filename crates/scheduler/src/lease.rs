@@ -29,7 +29,8 @@ pub struct Lease {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Answered,
-    Overdue,
+    /// Without the instance.
+    GivenUp,
 }
 
 /// How long a start took that a call waited for.
@@ -55,7 +56,13 @@ impl Lease {
     /// The call passed its deadline and was answered, but the instance still works on it: the
     /// instance gets no further call, is killed when its other calls are done, and is replaced.
     pub fn overdue(mut self) {
-        self.ending = Ending::Overdue;
+        self.ending = Ending::GivenUp;
+    }
+
+    /// The instance ended or broke the protocol during the call. It gets no further call, also in
+    /// the moment before its end is noticed, and is replaced.
+    pub fn lost(mut self) {
+        self.ending = Ending::GivenUp;
     }
 }
 
@@ -63,7 +70,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let event = match self.ending {
             Ending::Answered => Event::Answered(self.key),
-            Ending::Overdue => Event::Overdue(self.key),
+            Ending::GivenUp => Event::GivenUp(self.key),
         };
         self.function.on(event);
     }

@@ -12,6 +12,7 @@ mod config;
 mod core;
 mod function;
 mod lease;
+mod live;
 mod metrics;
 mod scheduler;
 mod status;

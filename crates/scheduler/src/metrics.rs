@@ -1,11 +1,13 @@
 //! What the scheduler counts, and the handles with which a call counts itself.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, atomic::AtomicUsize, atomic::Ordering};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bugle_instances::{ExitCause, StartPhases};
 use bugle_types::FunctionId;
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,8 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// Functions with labels of their own; the rest is counted as `other`, so that the number of series
-/// stays bounded.
+/// Functions with labels of their own, the first that are called; the rest is counted as `other`, so
+/// that the number of series stays bounded.
 const NAMED_FUNCTIONS: usize = 1000;
 
 /// How a call ended.
@@ -78,7 +80,7 @@ struct StateLabel {
 /// What an instance is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the names are the label's values")]
-pub(crate) enum State {
+enum State {
     starting,
     ready,
     draining,
@@ -131,10 +133,14 @@ type Seconds = Family<FunctionLabel, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     calls: Family<CallLabels, Counter>,
     durations: Seconds,
-    named: Arc<AtomicUsize>,
+    /// The functions that have labels of their own; kept when a function goes, since it may return.
+    named: Arc<Mutex<HashSet<FunctionId>>>,
     pub(crate) queued: Gauge,
     pub(crate) queue_seconds: Histogram,
     instances: Family<StateLabel, Gauge>,
+    pub(crate) starting: Gauge,
+    pub(crate) ready: Gauge,
+    pub(crate) draining: Gauge,
     starts: Family<ResultLabel, Counter>,
     start_seconds: Family<PhaseLabel, Histogram, fn() -> Histogram>,
     exits: Family<CauseLabel, Counter>,
@@ -147,13 +153,18 @@ fn buckets() -> Histogram {
 
 impl Default for Metrics {
     fn default() -> Self {
+        let instances = Family::<StateLabel, Gauge>::default();
+        let gauge = |state| instances.get_or_create_owned(&StateLabel { state });
         Self {
+            starting: gauge(State::starting),
+            ready: gauge(State::ready),
+            draining: gauge(State::draining),
             calls: Family::default(),
             durations: Family::new_with_constructor(buckets),
             named: Arc::default(),
             queued: Gauge::default(),
             queue_seconds: buckets(),
-            instances: Family::default(),
+            instances,
             starts: Family::default(),
             start_seconds: Family::new_with_constructor(buckets),
             exits: Family::default(),
@@ -210,8 +221,7 @@ impl Metrics {
 
     /// The handles of one function.
     pub(crate) fn function(&self, id: &FunctionId) -> CallMetrics {
-        let known = self.named.fetch_add(1, Ordering::Relaxed) < NAMED_FUNCTIONS;
-        let function = if known {
+        let function = if self.is_named(id) {
             id.to_string()
         } else {
             "other".to_owned()
@@ -232,8 +242,12 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn instances(&self, state: State) -> Gauge {
-        self.instances.get_or_create_owned(&StateLabel { state })
+    fn is_named(&self, id: &FunctionId) -> bool {
+        let mut named = self.named.lock();
+        if named.len() < NAMED_FUNCTIONS && !named.contains(id) {
+            named.insert(id.clone());
+        }
+        named.contains(id)
     }
 
     pub(crate) fn start_succeeded(&self, total: Duration, phases: &StartPhases) {

@@ -11,7 +11,8 @@ use bugle_instances::Driver;
 use bugle_types::{FunctionId, FunctionSpec};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::function::{Function, Inner};
 use crate::timers::Timers;
@@ -19,6 +20,10 @@ use crate::{Config, Metrics};
 
 /// The map of functions is split, so that no lock is shared by all calls.
 const SHARDS: usize = 64;
+
+/// How long a killed instance may take to be gone. A process that is stuck in the kernel must not
+/// keep the platform from ending.
+const AFTER_KILL: Duration = Duration::from_secs(5);
 
 type Shard = RwLock<HashMap<FunctionId, Function>>;
 
@@ -39,10 +44,16 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) metrics: Metrics,
-    pub(crate) timers: Timers,
+    pub(crate) timers: Arc<Timers>,
+    /// Tells functions when their timers are due; ends with the last handle and the last task.
+    _clock: AbortOnDropHandle<()>,
     /// Where starts, stops and watches run.
     pub(crate) runtime: Handle,
     pub(crate) tasks: TaskTracker,
+    /// Cancelled when the platform stops: no call is taken any more, nothing starts.
+    pub(crate) closing: CancellationToken,
+    /// Cancelled when the time for that is over: every instance is killed, every start abandoned.
+    pub(crate) kill: CancellationToken,
 }
 
 impl Scheduler {
@@ -53,20 +64,19 @@ impl Scheduler {
     /// Outside of a tokio runtime.
     pub fn new(config: Config, driver: Arc<dyn Driver>, metrics: Metrics) -> Self {
         let runtime = Handle::current();
+        let timers = Arc::new(Timers::default());
+        let clock = Arc::clone(&timers);
+        let clock = runtime.spawn(async move { clock.run().await });
         let shared = Arc::new(Shared {
             config: Arc::new(config),
             driver,
             metrics,
-            timers: Timers::default(),
-            runtime: runtime.clone(),
+            timers,
+            _clock: AbortOnDropHandle::new(clock),
+            runtime,
             tasks: TaskTracker::new(),
-        });
-        let timers = Arc::downgrade(&shared);
-        runtime.spawn(async move {
-            // The task keeps the scheduler alive no longer than its handles do.
-            if let Some(shared) = timers.upgrade() {
-                shared.timers.run().await;
-            }
+            closing: CancellationToken::new(),
+            kill: CancellationToken::new(),
         });
         let functions = Functions {
             shards: std::array::from_fn(|_| RwLock::default()),
@@ -109,18 +119,31 @@ impl Scheduler {
         self.functions.shard(id).read().get(id).cloned()
     }
 
-    /// Ends everything: calls that wait are told, calls that run finish, instances stop in order.
-    /// Returns when all are gone; after `grace` what is left is killed.
+    /// Ends everything: calls that wait are told, calls that run finish, instances stop in order and
+    /// all at once. Returns when all are gone; after `grace` what is left is killed, that of removed
+    /// functions included. A function that is added later takes no calls.
+    ///
+    /// Cancel safe, and may be called again: dropping the future leaves what stops stopping.
     pub async fn shutdown(&self, grace: Duration) {
+        self.shared.closing.cancel();
         self.each(Inner::shut_down);
         self.shared.tasks.close();
-        if tokio::time::timeout(grace, self.shared.tasks.wait())
-            .await
-            .is_err()
-        {
-            self.each(Inner::kill_all);
-            self.shared.tasks.wait().await;
+        if self.all_gone_within(grace).await {
+            return;
         }
+        self.shared.kill.cancel();
+        if !self.all_gone_within(AFTER_KILL).await {
+            tracing::error!(
+                left = self.shared.tasks.len(),
+                "instances that were killed are not gone; their processes may be left behind"
+            );
+        }
+    }
+
+    async fn all_gone_within(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.shared.tasks.wait())
+            .await
+            .is_ok()
     }
 
     fn each(&self, visit: impl Fn(&Arc<Inner>)) {
@@ -149,5 +172,60 @@ impl fmt::Debug for Scheduler {
         f.debug_struct("Scheduler")
             .field("config", &self.shared.config)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::Demand;
+    use crate::testing::{SimDriver, spec};
+
+    fn scheduler() -> Scheduler {
+        let driver = SimDriver::new(
+            Duration::ZERO,
+            Arc::new(|_| (Duration::ZERO, String::new())),
+        );
+        Scheduler::new(Config::default(), driver, Metrics::default())
+    }
+
+    async fn acquire(function: &Function) -> crate::Lease {
+        let demand = Demand {
+            resources: None,
+            label: None,
+            deadline: Instant::now() + Duration::from_hours(1),
+        };
+        let lease = function.acquire(demand).await;
+        lease.expect("simulated instances start")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn timers_do_not_pile_up_under_traffic_and_end_with_it() {
+        let scheduler = scheduler();
+        scheduler.upsert(spec("f", "1", 1, 0, 1));
+        let function = scheduler.find(&spec("f", "1", 1, 0, 1).id).unwrap();
+        for _ in 0..1000 {
+            // One waits for the other, so that a deadline comes before the idle clock.
+            let held = acquire(&function).await;
+            let waiting = acquire(&function);
+            let release = async {
+                sleep(Duration::from_millis(1)).await;
+                drop(held);
+            };
+            drop(tokio::join!(waiting, release));
+            sleep(Duration::from_secs(5)).await;
+            assert!(scheduler.shared.timers.len() < 10);
+        }
+        sleep(Duration::from_mins(5)).await;
+        assert_eq!(scheduler.shared.timers.len(), 0, "an idle platform sleeps");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scheduler_that_nobody_holds_is_gone() {
+        let shared = Arc::downgrade(&scheduler().shared);
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(shared.strong_count(), 0);
     }
 }

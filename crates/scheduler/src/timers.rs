@@ -1,7 +1,9 @@
 //! One timer for all functions: a heap of due times and a task that sleeps until the first.
 //!
 //! A function is in the heap when something of it is due: an idle clock, a waiting call, a retry. An
-//! idle platform has nothing there and never wakes.
+//! idle platform has nothing there and never wakes. When something becomes due earlier, the function
+//! is added again and its later entry becomes stale: it is skipped when its time comes, so there are
+//! no more entries than such moments within the longest clock.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -70,9 +72,9 @@ impl Timers {
     pub(crate) async fn run(&self) {
         loop {
             let now = Instant::now();
-            while let Some(function) = self.take_due(now) {
+            while let Some((at, function)) = self.take_due(now) {
                 if let Some(function) = function.upgrade() {
-                    function.tick();
+                    function.tick(at);
                 }
             }
             let first = self
@@ -94,11 +96,19 @@ impl Timers {
         }
     }
 
-    fn take_due(&self, now: Instant) -> Option<Weak<Inner>> {
+    /// Entries, stale ones included.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.heap.lock().entries.len()
+    }
+
+    fn take_due(&self, now: Instant) -> Option<(Instant, Weak<Inner>)> {
         let mut heap = self.heap.lock();
-        match heap.entries.peek() {
-            Some((Reverse((at, _)), _)) if *at <= now => heap.entries.pop().map(|(_, f)| f.0),
-            _ => None,
+        let (Reverse((at, _)), _) = heap.entries.peek()?;
+        if *at > now {
+            return None;
         }
+        let (Reverse((at, _)), function) = heap.entries.pop()?;
+        Some((at, function.0))
     }
 }

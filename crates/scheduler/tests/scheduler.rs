@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_instances::{CallRequest, ExitCause, StartError};
+use bugle_instances::{
+    BoxFuture, CallRequest, Driver, ExitCause, StartError, StartRequest, Started,
+};
 use bugle_scheduler::testing::{Script, SimDriver, spec};
-use bugle_scheduler::{AcquireError, Config, Demand, Function, Lease, Metrics, Scheduler};
+use bugle_scheduler::{AcquireError, Config, Demand, Function, Lease, Metrics, Outcome, Scheduler};
 use bugle_types::FunctionSpec;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -262,4 +264,113 @@ async fn a_removed_function_is_gone_for_everybody() {
     assert_eq!(acquire(&function).await.unwrap_err(), AcquireError::Removed);
     sleep(Duration::from_millis(1)).await;
     assert_eq!(driver.living().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_function_that_still_runs_a_call_does_not_hold_up_a_shutdown() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 0, 4));
+    let _lease = acquire(&function).await.unwrap();
+    scheduler.remove(&function.spec().id);
+    let before = Instant::now();
+    scheduler.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(before.elapsed(), Duration::from_secs(5));
+    assert_eq!(driver.living().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_is_added_after_the_shutdown_takes_no_calls() {
+    let (scheduler, driver) = platform();
+    scheduler.shutdown(Duration::from_secs(5)).await;
+    let function = add(&scheduler, spec("f", "1", 1, 2, 4));
+    assert_eq!(
+        acquire(&function).await.unwrap_err(),
+        AcquireError::ShuttingDown
+    );
+    sleep(START * 2).await;
+    assert_eq!(driver.started(), 0, "nor does its minimum start");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_abandons_starts() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 3, 4));
+    sleep(START / 2).await;
+    let before = Instant::now();
+    scheduler.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    assert_eq!((driver.started(), driver.living().len()), (3, 0));
+    assert_eq!(function.status().instances.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_gives_the_next_call_another_instance() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 0, 4));
+    let lease = acquire(&function).await.unwrap();
+    let dead = lease.instance().id();
+    driver.living()[0].crash(ExitCause::Code(1));
+    // Its caller knows before the scheduler does.
+    lease.lost();
+    assert_ne!(acquire(&function).await.unwrap().instance().id(), dead);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minimum_is_restored_after_a_crash() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 2, 4));
+    sleep(START * 2).await;
+    call(&function).await.unwrap();
+    driver.living()[0].crash(ExitCause::Signal(9));
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(driver.living().len(), 2);
+    sleep(Duration::from_mins(10)).await;
+    assert_eq!(
+        driver.living().len(),
+        2,
+        "reserved instances do not idle away"
+    );
+}
+
+/// A driver with a bug.
+struct Panics;
+
+impl Driver for Panics {
+    #[expect(clippy::panic, reason = "that is the bug")]
+    fn start(&self, _: StartRequest) -> BoxFuture<'_, Result<Started, StartError>> {
+        Box::pin(async { panic!("a bug of the driver") })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_panics_costs_calls_an_error_and_nothing_more() {
+    let scheduler = Scheduler::new(Config::default(), Arc::new(Panics), Metrics::default());
+    let function = add(&scheduler, spec("f", "1", 1, 0, 1));
+    let error = acquire(&function).await.unwrap_err();
+    assert!(matches!(
+        error,
+        AcquireError::Start(StartError::Platform(_))
+    ));
+    assert_eq!(function.status().instances.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn functions_that_nobody_calls_have_no_series() {
+    let mut registry = prometheus_client::registry::Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let script: Script = Arc::new(|_| (Duration::ZERO, "1".to_owned()));
+    let scheduler = Scheduler::new(Config::default(), SimDriver::new(START, script), metrics);
+    let function = add(&scheduler, spec("called", "1", 1, 0, 1));
+    add(&scheduler, spec("idle", "1", 1, 0, 1));
+    call(&function).await.unwrap();
+    function.calls().count(Outcome::success, START);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    assert!(text.contains("default/called/latest"), "{text}");
+    assert!(!text.contains("idle"), "{text}");
+    assert!(
+        text.contains("bugle_instances{state=\"ready\"} 1"),
+        "{text}"
+    );
+    assert!(text.contains("bugle_queue_depth 0"), "{text}");
 }

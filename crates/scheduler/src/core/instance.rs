@@ -23,7 +23,7 @@ pub(super) enum State {
     Draining {
         /// Calls that are waited for.
         in_flight: u32,
-        /// It works on an overdue call: it is killed rather than stopped.
+        /// It works on a call that was given up: it is killed rather than stopped.
         kill: bool,
     },
     /// It was told to end.
@@ -36,12 +36,23 @@ pub(super) struct Instance {
     pub(super) set: Set,
     /// The code it runs.
     pub(super) spec: Arc<FunctionSpec>,
+    /// Whether that is the function's newest code.
+    pub(super) current: bool,
     pub(super) state: State,
     /// Whether it has finished a call; one that never did and dies is a failed start.
     pub(super) has_answered: bool,
 }
 
 impl Instance {
+    /// Whether it takes calls or will.
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.state, State::Starting | State::Ready { .. })
+    }
+
+    pub(super) fn is_live_and_current(&self) -> bool {
+        self.is_live() && self.current
+    }
+
     pub(super) fn in_flight(&self) -> u32 {
         match self.state {
             State::Ready { in_flight, .. } | State::Draining { in_flight, .. } => in_flight,

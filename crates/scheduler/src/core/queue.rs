@@ -1,6 +1,9 @@
 //! Waiting calls in the order of their arrival.
+//!
+//! Calls of a set stand in one line. Joining, leaving and being served cost the logarithm of the
+//! length, so that a long queue, which means overload, is not what makes the platform slow.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
@@ -8,83 +11,107 @@ use super::{Set, Ticket};
 
 #[derive(Debug)]
 struct Waiting {
-    ticket: Ticket,
     set: Set,
+    since: Instant,
     deadline: Instant,
 }
 
 /// The queue of a function. First come, first served, among those that an instance may serve.
 #[derive(Debug, Default)]
-pub(super) struct Queue(VecDeque<Waiting>);
+pub(super) struct Queue {
+    calls: BTreeMap<Ticket, Waiting>,
+    /// The calls of each set; no line is empty.
+    lines: BTreeMap<Set, BTreeSet<Ticket>>,
+    deadlines: BTreeSet<(Instant, Ticket)>,
+}
 
 impl Queue {
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.calls.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.calls.is_empty()
     }
 
-    pub(super) fn push(&mut self, ticket: Ticket, set: Set, deadline: Instant) {
-        self.0.push_back(Waiting {
-            ticket,
+    /// Adds a call at the end: tickets are numbered in the order of arrival.
+    pub(super) fn push(&mut self, ticket: Ticket, set: Set, since: Instant, deadline: Instant) {
+        self.deadlines.insert((deadline, ticket));
+        self.lines.entry(set.clone()).or_default().insert(ticket);
+        let waiting = Waiting {
             set,
+            since,
             deadline,
-        });
+        };
+        self.calls.insert(ticket, waiting);
     }
 
     pub(super) fn remove(&mut self, ticket: Ticket) {
-        self.0.retain(|waiting| waiting.ticket != ticket);
+        let Some(waiting) = self.calls.remove(&ticket) else {
+            return;
+        };
+        self.deadlines.remove(&(waiting.deadline, ticket));
+        if let Some(line) = self.lines.get_mut(&waiting.set) {
+            line.remove(&ticket);
+            if line.is_empty() {
+                self.lines.remove(&waiting.set);
+            }
+        }
     }
 
     /// The first call whose set is `wanted`.
     pub(super) fn take_first(&mut self, wanted: impl Fn(&Set) -> bool) -> Option<Ticket> {
-        let place = self.0.iter().position(|waiting| wanted(&waiting.set))?;
-        self.0.remove(place).map(|waiting| waiting.ticket)
-    }
-
-    /// All calls whose set is `wanted`, in order.
-    pub(super) fn take_if(&mut self, wanted: impl Fn(&Set) -> bool) -> Vec<Ticket> {
-        self.take(|waiting| wanted(&waiting.set))
+        let lines = self.lines.iter().filter(|(set, _)| wanted(set));
+        let ticket = lines.filter_map(|(_, line)| line.first().copied()).min()?;
+        self.remove(ticket);
+        Some(ticket)
     }
 
     /// All calls of `set`, in order.
     pub(super) fn take_set(&mut self, set: &Set) -> Vec<Ticket> {
-        self.take_if(|waiting| waiting == set)
+        let tickets: Vec<Ticket> = self.lines.get(set).into_iter().flatten().copied().collect();
+        self.take(tickets)
     }
 
-    /// All calls that waited too long, in order.
+    /// All calls, in order.
+    pub(super) fn take_all(&mut self) -> Vec<Ticket> {
+        let tickets = self.calls.keys().copied().collect();
+        self.take(tickets)
+    }
+
+    /// All calls that waited too long, the longest first.
     pub(super) fn take_late(&mut self, now: Instant) -> Vec<Ticket> {
-        self.take(|waiting| waiting.deadline <= now)
+        let late = self.deadlines.iter().take_while(|(at, _)| *at <= now);
+        let tickets = late.map(|(_, ticket)| *ticket).collect();
+        self.take(tickets)
     }
 
-    fn take(&mut self, wanted: impl Fn(&Waiting) -> bool) -> Vec<Ticket> {
-        let mut taken = Vec::new();
-        self.0.retain(|waiting| {
-            let take = wanted(waiting);
-            if take {
-                taken.push(waiting.ticket);
-            }
-            !take
-        });
-        taken
+    fn take(&mut self, tickets: Vec<Ticket>) -> Vec<Ticket> {
+        for ticket in &tickets {
+            self.remove(*ticket);
+        }
+        tickets
     }
 
     /// When the first call has waited too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.0.iter().map(|waiting| waiting.deadline).min()
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Since when the first call of `set` waits.
+    pub(super) fn oldest(&self, set: &Set) -> Option<Instant> {
+        let first = self.lines.get(set)?.first()?;
+        self.calls.get(first).map(|waiting| waiting.since)
     }
 
     /// The sets that calls wait for and how many calls each, in the order of their first call.
     pub(super) fn demand(&self) -> Vec<(Set, u32)> {
-        let mut demand: Vec<(Set, u32)> = Vec::new();
-        for waiting in &self.0 {
-            match demand.iter_mut().find(|(set, _)| *set == waiting.set) {
-                Some((_, count)) => *count += 1,
-                None => demand.push((waiting.set.clone(), 1)),
-            }
-        }
-        demand
+        let mut lines: Vec<_> = self.lines.iter().collect();
+        lines.sort_unstable_by_key(|(_, line)| line.first());
+        let count = |line: &BTreeSet<Ticket>| u32::try_from(line.len()).unwrap_or(u32::MAX);
+        lines
+            .into_iter()
+            .map(|(set, line)| (set.clone(), count(line)))
+            .collect()
     }
 }

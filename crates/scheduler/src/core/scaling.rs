@@ -1,6 +1,8 @@
 //! How many instances there are: starts for who waits and for the minimum, stops for who idles.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bugle_types::Scale;
 use tokio::time::Instant;
@@ -8,7 +10,7 @@ use tokio::time::Instant;
 use super::instance::{Instance, State};
 use crate::InstanceState;
 
-use super::{Action, Core, Hold, Key, Life, Rejection, Set};
+use super::{Action, Core, Key, Life, Rejection, Set, after};
 
 /// What an instance is started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +20,22 @@ pub(super) enum Why {
     /// The minimum, or the first instance of new code.
     Minimum,
 }
+
+/// Idle instances with the time at which the idle clock of each runs out.
+type Idle = Vec<(Instant, Key)>;
+
+/// Which bound keeps an instance from being started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// That of its set.
+    Set,
+    /// That of the function.
+    Function,
+}
+
+/// How long a call waits before a busy instance that cannot serve it gives up its place to one that
+/// can. Long enough to serve a burst of others in between, short beside the wait that calls bear.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Core {
     /// The bounds of a set. The minimum belongs to the function's own resources; what calls ask for
@@ -82,33 +100,22 @@ impl Core {
             let missing = self.bounds(&set).min.saturating_sub(self.serving(&set));
             self.start_some(&set, missing, Why::Minimum, now, actions);
         }
-        if self.old_until.is_some() {
+        if let Some(rolling) = &self.rolling {
             // At least one instance of the new code, whoever waits.
-            let set = Set {
-                label: None,
-                resources: self.spec.resources.clone(),
-            };
-            let current = self
-                .instances
-                .values()
-                .any(|instance| self.is_live(instance));
-            self.start_some(&set, u32::from(!current), Why::Minimum, now, actions);
+            let first = rolling.first.clone();
+            let current = self.instances.values().any(Instance::is_live_and_current);
+            self.start_some(&first, u32::from(!current), Why::Minimum, now, actions);
         }
     }
 
     /// Instances of the newest code that come up and will serve `set`.
     fn coming(&self, set: &Set) -> u32 {
-        self.count(|i| i.state == State::Starting && self.is_current(i) && i.set == *set)
+        self.count(|i| i.state == State::Starting && i.current && i.set == *set)
     }
 
     /// Instances of the newest code in `set` that serve or will.
     fn serving(&self, set: &Set) -> u32 {
-        self.count(|instance| self.is_live(instance) && instance.set == *set)
-    }
-
-    fn is_live(&self, instance: &Instance) -> bool {
-        let live = matches!(instance.state, State::Starting | State::Ready { .. });
-        live && self.is_current(instance)
+        self.count(|instance| instance.is_live_and_current() && instance.set == *set)
     }
 
     fn count(&self, wanted: impl Fn(&Instance) -> bool) -> u32 {
@@ -135,91 +142,111 @@ impl Core {
         if missing == 0 {
             return;
         }
-        if let Some(failures) = self.failures.get(set)
-            && now < failures.retry_at
-            && (failures.hold == Hold::Everyone || why == Why::Minimum)
-        {
-            self.arm(failures.retry_at);
+        if let Some(retry_at) = self.held_until(set, why, now) {
+            self.arm(retry_at);
             return;
         }
-        for _ in 0..missing {
-            let in_set = self.count(|instance| instance.set.label == set.label);
-            if in_set >= self.bounds(set).max || self.alive() >= self.spec.scale.max {
-                self.make_room(set, actions);
-                return;
-            }
-            let key = Key(self.next_key);
-            self.next_key += 1;
-            let instance = Instance {
-                set: set.clone(),
-                spec: Arc::clone(&self.spec),
-                state: State::Starting,
-                has_answered: false,
-            };
-            self.instances.insert(key, instance);
-            actions.push(Action::Start(key, set.clone(), Arc::clone(&self.spec)));
+        let allowed = self.bounds(set).max;
+        let in_set = self.count(|instance| instance.set.label == set.label);
+        let room_in_set = allowed.saturating_sub(in_set);
+        let room = self.spec.scale.max.saturating_sub(self.alive());
+        for _ in 0..missing.min(room_in_set).min(room) {
+            self.start(set, actions);
+        }
+        if missing > room_in_set && allowed > 0 {
+            self.make_room(set, Limit::Set, why, now, actions);
+        } else if missing > room && allowed > 0 {
+            self.make_room(set, Limit::Function, why, now, actions);
         }
     }
 
-    /// Stops an idle instance that cannot serve those who wait for `set`, so that one can start that
-    /// does. Without it a call that asks for other resources would wait behind idle instances.
-    fn make_room(&mut self, set: &Set, actions: &mut Vec<Action>) {
-        let leaving = |instance: &Instance| {
-            matches!(instance.state, State::Stopping | State::Draining { .. })
+    fn start(&mut self, set: &Set, actions: &mut Vec<Action>) {
+        let key = Key(self.next_key);
+        self.next_key += 1;
+        let instance = Instance {
+            set: set.clone(),
+            spec: Arc::clone(&self.spec),
+            current: true,
+            state: State::Starting,
+            has_answered: false,
         };
-        if self.instances.values().any(leaving) {
-            // Room is on its way.
+        self.instances.insert(key, instance);
+        actions.push(Action::Start(key, set.clone(), Arc::clone(&self.spec)));
+    }
+
+    /// Retires an instance of another set, so that one of `set` can start. Without it a call that
+    /// asks for other resources or another label would wait behind instances that idle, or for ever
+    /// behind instances that others keep busy.
+    fn make_room(
+        &mut self,
+        set: &Set,
+        limit: Limit,
+        why: Why,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut instances = self.instances.values();
+        let bridging = self.rolling.is_some() && instances.any(Instance::is_live_and_current);
+        if why == Why::Minimum && bridging {
+            // The old code serves until the first instance of the new is up; the rest can wait.
             return;
         }
-        let victim = self
-            .instances
-            .iter()
-            .filter(|(_, i)| i.is_idle() && !i.set.serves(set) && self.is_surplus(i))
-            .min_by_key(|(_, instance)| match instance.state {
-                State::Ready { idle_since, .. } => Some(idle_since),
-                _ => None,
-            })
-            .map(|(key, _)| *key);
+        let counts =
+            |instance: &Instance| limit == Limit::Function || instance.set.label == set.label;
+        let on_its_way =
+            |instance: &Instance| instance.state == State::Stopping && counts(instance);
+        if self.instances.values().any(on_its_way) {
+            return;
+        }
+        let mut idle = self.idle_surplus();
+        idle.sort_unstable();
+        let other = |key: &Key| {
+            let instance = &self.instances[key];
+            (instance.set != *set || !instance.current) && counts(instance)
+        };
+        let victim = match idle.into_iter().find(|(_, key)| other(key)) {
+            Some((_, key)) => Some(key),
+            None if why == Why::Calls => self.busy_victim(set, counts, now),
+            None => None,
+        };
         if let Some(key) = victim {
             self.retire(key, actions);
         }
     }
 
+    /// The instance that ends after its calls for a call that no living one can serve, once that has
+    /// been patient.
+    fn busy_victim(
+        &mut self,
+        set: &Set,
+        counts: impl Fn(&Instance) -> bool,
+        now: Instant,
+    ) -> Option<Key> {
+        let patient_until = after(self.queue.oldest(set)?, PATIENCE);
+        let mut instances = self.instances.values();
+        let hopeful = instances.any(|instance| self.could_serve(instance, set));
+        let mut instances = self.instances.values();
+        let draining = instances.any(|i| matches!(i.state, State::Draining { .. }) && counts(i));
+        if hopeful || draining {
+            return None;
+        }
+        if now < patient_until {
+            self.arm(patient_until);
+            return None;
+        }
+        let ready = self.instances.iter().filter(|(_, instance)| {
+            matches!(instance.state, State::Ready { .. })
+                && counts(instance)
+                && self.is_surplus(instance)
+        });
+        ready
+            .min_by_key(|(_, instance)| instance.in_flight())
+            .map(|(key, _)| *key)
+    }
+
     /// Whether the minimum of its set holds without `instance`.
     fn is_surplus(&self, instance: &Instance) -> bool {
-        !self.is_current(instance) || self.serving(&instance.set) > self.bounds(&instance.set).min
-    }
-
-    /// Retires instances that are more than the bounds allow, idle ones first; after the bounds
-    /// were lowered.
-    pub(super) fn fit(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let max = self.spec.scale.max;
-        loop {
-            let live = |i: &&Instance| matches!(i.state, State::Starting | State::Ready { .. });
-            let total = u32::try_from(self.instances.values().filter(live).count());
-            let over_total = total.unwrap_or(u32::MAX) > max;
-            let victim = self
-                .instances
-                .iter()
-                .filter(|(_, instance)| live(instance))
-                .filter(|(_, instance)| over_total || self.is_over(instance))
-                .min_by_key(|(key, instance)| (instance.in_flight(), std::cmp::Reverse(**key)))
-                .map(|(key, _)| *key);
-            match victim {
-                Some(key) => self.retire(key, actions),
-                None => break,
-            }
-        }
-        self.rearm(now);
-    }
-
-    /// Whether the set of `instance` holds more than it may.
-    fn is_over(&self, instance: &Instance) -> bool {
-        let in_set = self.count(|other| {
-            other.set.label == instance.set.label
-                && matches!(other.state, State::Starting | State::Ready { .. })
-        });
-        in_set > self.bounds(&instance.set).max
+        !instance.current || self.serving(&instance.set) > self.bounds(&instance.set).min
     }
 
     /// Everything that time brings.
@@ -228,22 +255,44 @@ impl Core {
         for ticket in self.queue.take_late(now) {
             actions.push(Action::Reject(ticket, Rejection::Timeout));
         }
-        if self.old_until.is_some_and(|until| until <= now) {
+        if self
+            .rolling
+            .as_ref()
+            .is_some_and(|rolling| rolling.until <= now)
+        {
             self.switch(actions);
         }
-        let idle: Vec<Key> =
-            self.keys(|instance| self.idle_until(instance).is_some_and(|t| t <= now));
-        for key in idle {
-            if self
-                .instances
-                .get(&key)
-                .is_some_and(|instance| self.is_surplus(instance))
-            {
+        for (until, key) in self.idle_surplus() {
+            if until <= now {
                 self.retire(key, actions);
             }
         }
         self.scale(now, actions);
         self.rearm(now);
+    }
+
+    /// The idle instances without which the minima hold, and when the idle clock of each runs out.
+    /// Of a set those come first whose clock runs out first.
+    fn idle_surplus(&self) -> Idle {
+        let mut surplus = Idle::new();
+        let mut sets: BTreeMap<&Set, (u32, Idle)> = BTreeMap::new();
+        for (&key, instance) in &self.instances {
+            let idle = self.idle_until(instance).map(|until| (until, key));
+            if instance.is_live_and_current() {
+                let (serving, candidates) = sets.entry(&instance.set).or_default();
+                *serving += 1;
+                candidates.extend(idle);
+            } else {
+                surplus.extend(idle);
+            }
+        }
+        for (set, (serving, mut candidates)) in sets {
+            let spare = serving.saturating_sub(self.bounds(set).min);
+            candidates.sort_unstable();
+            candidates.truncate(usize::try_from(spare).unwrap_or(usize::MAX));
+            surplus.append(&mut candidates);
+        }
+        surplus
     }
 
     /// When the idle clock of `instance` runs out.
@@ -252,7 +301,10 @@ impl Core {
             State::Ready {
                 in_flight: 0,
                 idle_since,
-            } => Some(idle_since + instance.spec.idle.unwrap_or_else(|| self.config.idle())),
+            } => {
+                let idle = instance.spec.idle.unwrap_or_else(|| self.config.idle());
+                Some(after(idle_since, idle))
+            }
             _ => None,
         }
     }
@@ -270,21 +322,13 @@ impl Core {
         self.armed
     }
 
-    fn rearm(&mut self, now: Instant) {
-        let idle = self
-            .instances
-            .values()
-            .filter(|instance| self.is_surplus(instance))
-            .filter_map(|instance| self.idle_until(instance));
-        let retries = self
-            .failures
-            .values()
-            .map(|failures| failures.retry_at)
-            .filter(|at| *at > now);
+    /// Arms the timer for whatever is due next.
+    pub(super) fn rearm(&mut self, now: Instant) {
+        let idle = self.idle_surplus().into_iter().map(|(until, _)| until);
         let next = idle
-            .chain(retries)
+            .chain(self.retries(now))
             .chain(self.queue.deadline())
-            .chain(self.old_until)
+            .chain(self.rolling.as_ref().map(|rolling| rolling.until))
             .min();
         if let Some(at) = next {
             self.arm(at);

@@ -2,14 +2,16 @@
 //!
 //! The world around the core is simulated event by event; after each the rules of the module's head
 //! are checked from the outside: the world keeps its own books of what is alive and who runs what.
-//! A failing seed is named in the panic; run it alone with `one_seed`.
+//! A failing seed is named in the panic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_instances::StartError;
-use bugle_types::{CpuMillis, FunctionSpec, Generation, Resources, Scale};
+use bugle_types::{
+    CpuMillis, FunctionSpec, Generation, InstanceLabel, LabelledScale, Resources, Scale,
+};
 use tokio::time::Instant;
 
 use super::{Action, Core, Event, Key, Rejection, Set, Ticket};
@@ -19,7 +21,7 @@ use crate::testing::spec;
 /// Seeds of one run, and simulated seconds of each: together far beyond the 10,000 seconds that are
 /// promised.
 const SEEDS: u64 = 60;
-const SECONDS: u64 = 600;
+const SECONDS: u64 = 1000;
 
 /// After the traffic ends, everything must settle within this.
 const SETTLING: Duration = Duration::from_mins(5);
@@ -39,8 +41,33 @@ impl Dice {
         (self.next() >> 11) % bound
     }
 
+    /// A number between the two, both included.
+    fn number(&mut self, least: u32, most: u32) -> u32 {
+        least + u32::try_from(self.below(u64::from(most - least) + 1)).expect("it is below a u32")
+    }
+
     fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
+    }
+}
+
+fn label(number: u32) -> InstanceLabel {
+    format!("label-{number}").parse().expect("a label")
+}
+
+/// Bounds of the function and of up to two labelled sets.
+fn set_bounds(spec: &mut FunctionSpec, dice: &mut Dice) {
+    let max = dice.number(1, 8);
+    let min = dice.number(0, max);
+    spec.scale = Scale { min, max };
+    spec.labels.clear();
+    for number in 0..dice.number(0, 2) {
+        let max = dice.number(1, 3);
+        let min = dice.number(0, max);
+        spec.labels.push(LabelledScale {
+            label: label(number),
+            scale: Scale { min, max },
+        });
     }
 }
 
@@ -63,9 +90,11 @@ enum Coming {
 struct Process {
     ready: bool,
     told_to_end: bool,
-    generation: Generation,
     concurrency: u32,
     set: Set,
+    /// When its code was superseded.
+    superseded: Option<Instant>,
+    has_answered: bool,
     running: BTreeSet<Ticket>,
     /// Calls that were answered without it, and on which it still works.
     overdue: u32,
@@ -85,18 +114,21 @@ struct World {
     waiting: BTreeMap<Ticket, Set>,
     running: BTreeMap<Ticket, Key>,
     answered: BTreeSet<Ticket>,
+    deadlines: BTreeMap<Ticket, Instant>,
     tickets: u64,
-    /// The old code may be used until then.
-    changed_at: Instant,
+    /// Before then no instance of the set may be started: its last start failed.
+    held: BTreeMap<Set, Instant>,
+    /// When the code was changed last.
+    updated: Instant,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        let max = u32::try_from(1 + dice.below(8)).expect("small");
-        let min = u32::try_from(dice.below(u64::from(max) + 1)).expect("small");
-        let concurrency = u32::try_from(1 + dice.below(5)).expect("small");
-        let spec = Arc::new(spec("f", "1", concurrency, min, max));
+        let concurrency = dice.number(1, 5);
+        let mut spec = spec("f", "1", concurrency, 0, 1);
+        set_bounds(&mut spec, &mut dice);
+        let spec = Arc::new(spec);
         let config = Arc::new(Config {
             idle_seconds: 1 + dice.below(60),
             queue_limit: usize::try_from(5 + dice.below(100)).expect("small"),
@@ -117,8 +149,10 @@ impl World {
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
             answered: BTreeSet::new(),
+            deadlines: BTreeMap::new(),
             tickets: 0,
-            changed_at: now,
+            held: BTreeMap::new(),
+            updated: now,
         };
         world.tell(Event::Changed(spec));
         for coming in [
@@ -139,6 +173,7 @@ impl World {
         // No more traffic: what is open must end, and the function settle.
         self.run_until(end + SETTLING, false);
         self.check_settled();
+        self.shut_down();
     }
 
     fn run_until(&mut self, end: Instant, traffic: bool) {
@@ -218,12 +253,16 @@ impl World {
                 ..resources
             };
         }
-        let set = Set {
-            label: None,
-            resources,
-        };
+        let label = self.dice.chance(25).then(|| label(self.dice.number(0, 2)));
+        let set = Set { label, resources };
         self.waiting.insert(ticket, set.clone());
+        // As the shell does it.
+        if let Some(key) = self.core.take_slot(&set) {
+            return self.act(Action::Assign { ticket, key });
+        }
         let deadline = self.now + Duration::from_secs(5 + self.dice.below(60));
+        let limit = self.now + self.config.acquire(None);
+        self.deadlines.insert(ticket, deadline.min(limit));
         self.tell(Event::Request {
             ticket,
             set,
@@ -233,16 +272,15 @@ impl World {
 
     fn change(&mut self) {
         let mut spec = FunctionSpec::clone(&self.spec);
-        spec.scale.max = u32::try_from(1 + self.dice.below(8)).expect("small");
-        spec.scale.min =
-            u32::try_from(self.dice.below(u64::from(spec.scale.max) + 1)).expect("small");
+        set_bounds(&mut spec, &mut self.dice);
         if self.dice.chance(60) {
             spec.generation = Generation(format!("{}", self.numbered).into());
-            spec.concurrency = u32::try_from(1 + self.dice.below(5))
-                .expect("small")
-                .try_into()
-                .expect("> 0");
-            self.changed_at = self.now;
+            spec.concurrency = self.dice.number(1, 5).try_into().expect("it is not 0");
+            self.held.clear();
+            self.updated = self.now;
+            for process in self.processes.values_mut() {
+                process.superseded.get_or_insert(self.now);
+            }
         }
         self.spec = Arc::new(spec);
         self.tell(Event::Changed(Arc::clone(&self.spec)));
@@ -256,20 +294,38 @@ impl World {
             self.processes.remove(&key);
             self.tell(Event::Exited(key));
         } else if self.dice.chance(15) {
-            self.processes.remove(&key);
-            let error = if self.dice.chance(50) {
-                StartError::Platform("no process".to_owned())
-            } else {
-                StartError::Initialization {
+            let error = match self.dice.below(5) {
+                0 | 1 => StartError::Platform("no process".to_owned()),
+                2 => StartError::Unsupported("no interpreter".to_owned()),
+                _ => StartError::Initialization {
                     message: "boom".to_owned(),
                     trace: None,
-                }
+                },
             };
-            self.tell(Event::StartFailed(key, error));
+            self.start_failed(key, error);
         } else {
             process.ready = true;
+            if process.superseded.is_none() {
+                self.held.remove(&process.set);
+            }
             self.tell(Event::Started(key));
         }
+    }
+
+    fn start_failed(&mut self, key: Key, error: StartError) {
+        let Some(process) = self.processes.remove(&key) else {
+            return;
+        };
+        let pause = match error {
+            StartError::Unsupported(_) => None,
+            StartError::Platform(_) => Some(Duration::from_millis(200)),
+            _ => Some(Duration::from_secs(1)),
+        };
+        if let Some(pause) = pause.filter(|_| process.superseded.is_none()) {
+            let held = self.held.entry(process.set).or_insert(self.now);
+            *held = (self.now + pause).max(*held);
+        }
+        self.tell(Event::StartFailed(key, error));
     }
 
     fn call_ends(&mut self, key: Key, ticket: Ticket) {
@@ -277,6 +333,10 @@ impl World {
             return;
         };
         if process.running.remove(&ticket) {
+            if process.superseded.is_none() && !process.has_answered {
+                self.held.remove(&process.set);
+            }
+            process.has_answered = true;
             self.running.remove(&ticket);
             self.answer(ticket);
             self.tell(Event::Answered(key));
@@ -291,26 +351,42 @@ impl World {
             process.overdue += 1;
             self.running.remove(&ticket);
             self.answer(ticket);
-            self.tell(Event::Overdue(key));
+            self.tell(Event::GivenUp(key));
         }
     }
 
     fn gone(&mut self, key: Key) {
-        let Some(process) = self.processes.remove(&key) else {
+        let starts = |process: &Process| !process.ready && !process.told_to_end;
+        if self.processes.get(&key).is_some_and(starts) {
+            let cause = bugle_instances::ExitCause::Signal(9);
+            return self.start_failed(key, StartError::Exited(cause));
+        }
+        let Some(mut process) = self.processes.remove(&key) else {
             return;
         };
-        let was_starting = !process.ready;
-        self.tell(if was_starting && !process.told_to_end {
-            let cause = bugle_instances::ExitCause::Signal(9);
-            Event::StartFailed(key, StartError::Exited(cause))
-        } else {
-            Event::Exited(key)
-        });
-        // Their leases end after the instance is known to be gone, as in the shell.
+        // The caller of a lost call may know before the watcher of the process does, or after.
+        let noticed_first = self.dice.number(0, 5) as usize;
+        let before: Vec<Ticket> = process
+            .running
+            .iter()
+            .copied()
+            .take(noticed_first)
+            .collect();
+        for ticket in before {
+            process.running.remove(&ticket);
+            process.told_to_end = true;
+            self.running.remove(&ticket);
+            self.answer(ticket);
+            // It is not gone for the core yet, but may get no call any more.
+            self.processes.insert(key, process);
+            self.tell(Event::GivenUp(key));
+            process = self.processes.remove(&key).expect("it was put there");
+        }
+        self.tell(Event::Exited(key));
         for ticket in process.running {
             self.running.remove(&ticket);
             self.answer(ticket);
-            self.tell(Event::Answered(key));
+            self.tell(Event::GivenUp(key));
         }
     }
 
@@ -350,9 +426,9 @@ impl World {
                     process.set.serves(&wanted),
                     "seed {seed}: {key:?} is too small"
                 );
-                let old = process.generation != self.spec.generation;
-                let late = self.now > self.changed_at + self.config.switch();
-                assert!(!(old && late), "seed {seed}: old code after the switch");
+                let limit = self.config.switch();
+                let late = process.superseded.is_some_and(|at| self.now > at + limit);
+                assert!(!late, "seed {seed}: old code after the switch");
                 assert_eq!(
                     process.overdue, 0,
                     "seed {seed}: {key:?} hangs and got a call"
@@ -375,16 +451,18 @@ impl World {
                     self.waiting.remove(&ticket).is_some(),
                     "seed {seed}: {ticket:?} does not wait"
                 );
-                assert_ne!(rejection, Rejection::UnknownLabel, "seed {seed}");
+                let told_early = rejection == Rejection::Timeout && !self.is_late(ticket);
+                assert!(!told_early, "seed {seed}: {ticket:?} had time left");
                 self.answer(ticket);
             }
             Action::Start(key, set, spec) => {
                 let process = Process {
                     ready: false,
                     told_to_end: false,
-                    generation: spec.generation.clone(),
                     concurrency: spec.concurrency.get(),
                     set,
+                    superseded: None,
+                    has_answered: false,
                     running: BTreeSet::new(),
                     overdue: 0,
                 };
@@ -393,7 +471,7 @@ impl World {
                     "seed {seed}: old code is started"
                 );
                 self.processes.insert(key, process);
-                self.check_maximum_at_start();
+                self.check_start(key);
                 let slow = if self.dice.chance(5) { 20_000 } else { 300 };
                 self.plan(slow, Coming::StartEnds(key));
             }
@@ -417,15 +495,78 @@ impl World {
         }
     }
 
-    /// The maximum may have been lowered below what lives; but nothing is started beyond it.
-    fn check_maximum_at_start(&self) {
+    fn is_late(&self, ticket: Ticket) -> bool {
+        self.deadlines
+            .get(&ticket)
+            .is_some_and(|at| *at <= self.now)
+    }
+
+    fn bounds(&self, set: &Set) -> Scale {
+        let labelled = |label: &InstanceLabel| {
+            let known = self.spec.labels.iter().find(|known| known.label == *label);
+            known.map_or(Scale { min: 0, max: 0 }, |known| known.scale)
+        };
+        let scale = set.label.as_ref().map_or(self.spec.scale, labelled);
+        let reserved = set.resources == self.spec.resources;
+        let min = if reserved { scale.min } else { 0 };
+        Scale { min, ..scale }
+    }
+
+    /// The maximum may have been lowered below what lives; but nothing is started beyond it, nothing
+    /// too early after a failure, and nothing that nobody needs.
+    fn check_start(&self, key: Key) {
+        let seed = self.seed;
+        let process = &self.processes[&key];
+        let (set, bounds) = (&process.set, self.bounds(&process.set));
         let alive = self.processes.len();
-        let max = self.spec.scale.max as usize;
+        let in_set = self
+            .processes
+            .values()
+            .filter(|p| p.set.label == set.label)
+            .count();
         assert!(
-            alive <= max,
-            "seed {}: {alive} instances alive, {max} allowed",
-            self.seed
+            alive <= self.spec.scale.max as usize && in_set <= bounds.max as usize,
+            "seed {seed}: {alive} instances alive, {in_set} of {set:?}"
         );
+        let held = self.held.get(set).is_some_and(|until| self.now < *until);
+        assert!(
+            !held,
+            "seed {seed}: {key:?} is started too soon after a failure"
+        );
+        let leaving = self.leaving();
+        let live = self
+            .processes
+            .iter()
+            .filter(|(key, process)| process.superseded.is_none() && !leaving.contains(key))
+            .map(|(_, process)| process);
+        let of_set = live.clone().filter(|p| p.set == *set);
+        let slots_coming: u32 = of_set
+            .clone()
+            .filter(|p| !p.ready)
+            .map(|p| p.concurrency)
+            .sum();
+        let waiting = self
+            .waiting
+            .values()
+            .filter(|wanted| *wanted == set)
+            .count();
+        let for_calls = ((slots_coming - process.concurrency) as usize) < waiting;
+        let for_minimum = of_set.count() <= bounds.min as usize;
+        let for_update = live.count() == 1 && self.now <= self.updated + self.config.switch();
+        assert!(
+            for_calls || for_minimum || for_update,
+            "seed {seed}: nobody needs {key:?}"
+        );
+    }
+
+    /// The instances that get no further call. Of those beyond a lowered maximum and of those that
+    /// make room only the core knows which it chose.
+    fn leaving(&self) -> BTreeSet<Key> {
+        let described = self.core.describe().into_iter();
+        described
+            .filter(|(_, _, state, _)| *state == crate::InstanceState::Draining)
+            .map(|(key, ..)| key)
+            .collect()
     }
 
     fn check(&self) {
@@ -445,20 +586,14 @@ impl World {
             queued <= self.config.queue_limit,
             "seed {seed}: the queue is too long"
         );
-        // Instances beyond a lowered maximum finish their calls and get no more: only the core knows
-        // which it chose.
-        let described = self.core.describe().into_iter();
-        let leaving: BTreeSet<Key> = described
-            .filter(|(_, _, state, _)| *state == crate::InstanceState::Draining)
-            .map(|(key, ..)| key)
-            .collect();
+        let leaving = self.leaving();
         for wanted in self.waiting.values() {
             for (key, process) in &self.processes {
                 let usable = process.ready
                     && !leaving.contains(key)
                     && !process.told_to_end
                     && process.overdue == 0
-                    && process.generation == self.spec.generation
+                    && process.superseded.is_none()
                     && process.set.serves(wanted);
                 let free = process.running.len() < process.concurrency as usize;
                 assert!(
@@ -471,7 +606,6 @@ impl World {
 
     fn check_settled(&self) {
         let seed = self.seed;
-        let Scale { min, .. } = self.spec.scale;
         assert!(
             self.waiting.is_empty() && self.running.is_empty(),
             "seed {seed}: calls are left"
@@ -482,22 +616,40 @@ impl World {
             asked,
             "seed {seed}: each call has one answer"
         );
-        let serving = self.processes.values().filter(|process| {
-            process.ready
-                && !process.told_to_end
-                && process.generation == self.spec.generation
-                && process.set.resources == self.spec.resources
+        let alive = u32::try_from(self.processes.len()).expect("small");
+        let labels = self
+            .spec
+            .labels
+            .iter()
+            .map(|known| Some(known.label.clone()));
+        let sets = labels.chain([None]).map(|label| Set {
+            label,
+            resources: self.spec.resources.clone(),
         });
+        let minima: Vec<(Set, u32)> = sets
+            .map(|set| (set.clone(), self.bounds(&set).min))
+            .collect();
+        let wanted: u32 = minima.iter().map(|(_, min)| min).sum();
         assert_eq!(
-            serving.count(),
-            min as usize,
-            "seed {seed}: settled at the minimum"
+            alive,
+            wanted.min(self.spec.scale.max),
+            "seed {seed}: the minimum is left and nothing else"
         );
-        assert_eq!(
-            self.processes.len(),
-            min as usize,
-            "seed {seed}: nothing else is left"
-        );
+        for (set, min) in minima {
+            let serves = |p: &&Process| p.ready && p.superseded.is_none() && p.set == set;
+            let serving = self.processes.values().filter(serves).count();
+            let enough = serving == min as usize || wanted > self.spec.scale.max;
+            assert!(
+                enough,
+                "seed {seed}: {serving} instances of {set:?}, {min} wanted"
+            );
+        }
+    }
+
+    fn shut_down(&mut self) {
+        self.tell(Event::ShuttingDown);
+        self.run_until(self.now + SETTLING, false);
+        assert!(self.processes.is_empty(), "seed {}: still alive", self.seed);
     }
 }
 

@@ -1,10 +1,15 @@
-//! Each rule by itself.
+//! Each rule by itself: how calls are served and when instances come and go; the rest is below
+//! `tests/`.
+
+mod failure;
+mod set;
+mod update;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_instances::StartError;
-use bugle_types::{CpuMillis, FunctionSpec, LabelledScale, Resources, Scale};
+use bugle_types::{FunctionSpec, LabelledScale, Resources, Scale};
 use tokio::time::Instant;
 
 use super::{Action, Core, Event, Key, Rejection, Set, Ticket};
@@ -85,6 +90,31 @@ fn starts(actions: &[Action]) -> Vec<Key> {
         _ => None,
     };
     actions.iter().filter_map(start).collect()
+}
+
+fn assigned(actions: &[Action]) -> Key {
+    match actions {
+        [Action::Assign { key, .. }] => *key,
+        other => panic!("an assignment expected, got {other:?}"),
+    }
+}
+
+/// A function with labelled sets, each with its minimum and maximum, and a maximum for all.
+fn labelled(sets: &[(&str, u32, u32)], max: u32) -> FunctionSpec {
+    let set = |&(label, min, max): &(&str, u32, u32)| LabelledScale {
+        label: label.parse().unwrap(),
+        scale: Scale { min, max },
+    };
+    let mut spec = spec("f", "1", 1, 0, max);
+    spec.labels = sets.iter().map(set).collect();
+    spec
+}
+
+fn of_label(label: &str) -> Set {
+    Set {
+        label: Some(label.parse().unwrap()),
+        resources: Resources::default(),
+    }
 }
 
 fn init_error() -> StartError {
@@ -210,297 +240,25 @@ fn a_function_with_maximum_zero_is_disabled() {
 }
 
 #[test]
-fn a_failed_initializer_answers_at_once_and_heals() {
-    let mut world = World::new(spec("f", "1", 1, 0, 5));
-    let actions = world.call();
-    let key = started(&actions);
-    let failed = Rejection::Start(init_error());
-    let actions = world.on(Event::StartFailed(key, init_error()));
-    assert_eq!(actions, [Action::Reject(Ticket(1), failed.clone())]);
-    assert_eq!(
-        world.call(),
-        [Action::Reject(Ticket(2), failed)],
-        "known for a second"
-    );
-    world.pass(1);
-    let actions = world.call();
-    let key = world.up(&actions);
-    assert_eq!(world.on(Event::Answered(key)), []);
-}
-
-#[test]
-fn failures_in_a_row_wait_longer_each_time() {
-    let mut world = World::new(spec("f", "1", 1, 0, 5));
-    for pause in [1, 2, 4, 8, 16, 16] {
-        let actions = world.call();
-        world.on(Event::StartFailed(started(&actions), init_error()));
-        world.pass(pause - 1);
-        assert_eq!(
-            starts(&world.call()),
-            [],
-            "too early after {pause} s less one"
-        );
-        world.pass(1);
-    }
-}
-
-#[test]
-fn a_failing_platform_is_tried_again_while_the_call_waits() {
-    let mut world = World::new(spec("f", "1", 1, 0, 5));
-    let mut actions = world.call();
-    let error = StartError::Platform("no process".to_owned());
-    for _ in 0..2 {
-        assert_eq!(
-            world.on(Event::StartFailed(started(&actions), error.clone())),
-            []
-        );
-        actions = world.pass(1);
-    }
-    let told = world.on(Event::StartFailed(started(&actions), error.clone()));
-    assert_eq!(told, [Action::Reject(Ticket(1), Rejection::Start(error))]);
-}
-
-#[test]
-fn an_overdue_instance_gets_no_call_and_is_killed_when_the_others_are_done() {
-    let mut world = World::new(spec("f", "1", 2, 0, 5));
-    let actions = world.call();
-    let key = world.up(&actions);
-    world.call();
-    assert_eq!(world.on(Event::Overdue(key)), []);
-    assert_eq!(starts(&world.call()).len(), 1, "replaced for whoever comes");
-    assert_eq!(world.on(Event::Answered(key)), [Action::Kill(key)]);
-}
-
-#[test]
-fn an_update_starts_the_new_code_then_switches_then_drains_the_old() {
-    let mut world = World::new(spec("f", "1", 2, 0, 5));
-    let actions = world.call();
-    let old = world.up(&actions);
-    let actions = world.on(Event::Changed(Arc::new(spec("f", "2", 2, 0, 5))));
-    let new = started(&actions);
-    assert_eq!(
-        world.call(),
-        [Action::Assign {
-            ticket: Ticket(2),
-            key: old
-        }],
-        "until the new is up"
-    );
-    assert_eq!(world.on(Event::Started(new)), []);
-    assert_eq!(
-        world.call(),
-        [Action::Assign {
-            ticket: Ticket(3),
-            key: new
-        }]
-    );
-    assert_eq!(world.on(Event::Answered(old)), []);
-    assert_eq!(world.on(Event::Answered(old)), [Action::Stop(old)]);
-}
-
-#[test]
-fn new_code_that_comes_up_too_slowly_is_waited_for() {
-    let mut world = World::new(spec("f", "1", 2, 0, 5));
-    let actions = world.call();
-    let old = world.up(&actions);
-    world.on(Event::Answered(old));
-    let actions = world.on(Event::Changed(Arc::new(spec("f", "2", 2, 0, 5))));
-    let new = started(&actions);
-    assert_eq!(world.pass(1), [Action::Stop(old)]);
-    assert_eq!(world.call(), []);
-    assert_eq!(
-        world.on(Event::Started(new)),
-        [Action::Assign {
-            ticket: Ticket(2),
-            key: new
-        }]
-    );
-}
-
-#[test]
-fn new_code_that_fails_shows_its_failure() {
-    let mut world = World::new(spec("f", "1", 2, 0, 5));
-    let actions = world.call();
-    let old = world.up(&actions);
-    world.on(Event::Answered(old));
-    let actions = world.on(Event::Changed(Arc::new(spec("f", "2", 2, 0, 5))));
-    let new = started(&actions);
-    assert_eq!(
-        world.on(Event::StartFailed(new, init_error())),
-        [Action::Stop(old)]
-    );
-    assert_eq!(
-        world.call(),
-        [Action::Reject(Ticket(2), Rejection::Start(init_error()))]
-    );
-}
-
-#[test]
-fn an_update_at_the_maximum_makes_room_first() {
-    let mut world = World::new(spec("f", "1", 1, 0, 1));
-    let actions = world.call();
-    let old = world.up(&actions);
-    world.on(Event::Answered(old));
-    let actions = world.on(Event::Changed(Arc::new(spec("f", "2", 1, 0, 1))));
-    assert_eq!(actions, [Action::Stop(old)]);
-    assert_eq!(world.call(), []);
-    let actions = world.on(Event::Exited(old));
-    let new = started(&actions);
-    assert_eq!(
-        world.on(Event::Started(new)),
-        [Action::Assign {
-            ticket: Ticket(2),
-            key: new
-        }]
-    );
-}
-
-#[test]
-fn other_bounds_keep_the_instances() {
-    let mut world = World::new(spec("f", "1", 1, 0, 5));
-    let actions = world.call();
-    let first = world.up(&actions);
-    let actions = world.call();
-    let second = world.up(&actions);
-    world.on(Event::Answered(second));
-    let actions = world.on(Event::Changed(Arc::new(spec("f", "1", 1, 0, 1))));
-    assert_eq!(actions, [Action::Stop(second)], "the idle one goes");
-    assert_eq!(world.on(Event::Answered(first)), []);
-}
-
-#[test]
-fn other_resources_get_instances_of_their_own() {
-    let mut world = World::new(spec("f", "1", 1, 0, 5));
-    let large = Set {
-        label: None,
-        resources: Resources {
-            cpu: CpuMillis(4000),
-            ..Resources::default()
-        },
-    };
-    let actions = world.call();
-    let small = world.up(&actions);
-    world.on(Event::Answered(small));
-    let actions = world.call_of(large);
-    let key = started(&actions);
-    assert_eq!(
-        world.on(Event::Started(key)),
-        [Action::Assign {
-            ticket: Ticket(2),
-            key
-        }],
-        "a smaller instance does not serve it"
-    );
-    world.call();
-    world.on(Event::Answered(key));
-    let actions = world.call();
-    assert_eq!(
-        actions,
-        [Action::Assign {
-            ticket: Ticket(4),
-            key
-        }],
-        "a larger one is borrowed"
-    );
-}
-
-#[test]
-fn an_idle_instance_of_other_resources_makes_room() {
-    let mut world = World::new(spec("f", "1", 1, 0, 1));
-    let actions = world.call();
-    let small = world.up(&actions);
-    world.on(Event::Answered(small));
-    let large = Set {
-        label: None,
-        resources: Resources {
-            cpu: CpuMillis(4000),
-            ..Resources::default()
-        },
-    };
-    assert_eq!(world.call_of(large), [Action::Stop(small)]);
-    assert_eq!(starts(&world.on(Event::Exited(small))).len(), 1);
-}
-
-#[test]
-fn a_label_has_its_own_instances_and_bounds() {
-    let label: bugle_types::InstanceLabel = "gold".parse().unwrap();
-    let mut labelled = spec("f", "1", 1, 0, 5);
-    labelled.labels = vec![LabelledScale {
-        label: label.clone(),
-        scale: Scale { min: 1, max: 2 },
-    }];
-    let mut world = World::new(labelled);
-    let reserved = world.core.keys(|_| true);
-    assert_eq!(reserved.len(), 1, "the label's minimum");
-    world.on(Event::Started(reserved[0]));
-    let gold = Set {
-        label: Some(label),
-        resources: Resources::default(),
-    };
-    assert_eq!(
-        starts(&world.call()).len(),
-        1,
-        "calls without label do not use it"
-    );
-    let assigned = world.call_of(gold.clone());
-    assert_eq!(
-        assigned,
-        [Action::Assign {
-            ticket: Ticket(2),
-            key: reserved[0]
-        }]
-    );
-    assert_eq!(starts(&world.call_of(gold.clone())).len(), 1);
-    assert_eq!(starts(&world.call_of(gold)).len(), 0, "the label's maximum");
-    let unknown = Set {
-        label: Some("tin".parse().unwrap()),
-        resources: Resources::default(),
-    };
-    assert_eq!(
-        world.call_of(unknown),
-        [Action::Reject(Ticket(5), Rejection::UnknownLabel)]
-    );
-}
-
-#[test]
 fn reserved_instances_share_the_load_and_others_are_packed() {
     let mut world = World::new(spec("f", "1", 2, 2, 4));
     let keys = world.core.keys(|_| true);
     for key in &keys {
         world.on(Event::Started(*key));
     }
-    let assigned = |actions: Vec<Action>| match actions.as_slice() {
-        [Action::Assign { key, .. }] => *key,
-        other => panic!("an assignment expected: {other:?}"),
-    };
-    let first = assigned(world.call());
-    let second = assigned(world.call());
+    let first = assigned(&world.call());
+    let second = assigned(&world.call());
     assert_ne!(first, second, "spread over the minimum");
-}
-
-#[test]
-fn a_removed_function_tells_who_waits_and_lets_who_runs_finish() {
-    let mut world = World::new(spec("f", "1", 1, 0, 1));
-    let actions = world.call();
-    let key = world.up(&actions);
     world.call();
-    assert_eq!(
-        world.on(Event::Removed),
-        [Action::Reject(Ticket(2), Rejection::Removed)]
-    );
-    assert_eq!(world.on(Event::Answered(key)), [Action::Stop(key)]);
-    assert_eq!(
-        world.call(),
-        [Action::Reject(Ticket(3), Rejection::Removed)]
-    );
-}
-
-#[test]
-fn a_crash_during_a_call_is_replaced_at_once() {
-    let mut world = World::new(spec("f", "1", 1, 0, 1));
-    let actions = world.call();
-    let key = world.up(&actions);
     world.call();
-    assert_eq!(starts(&world.on(Event::Exited(key))).len(), 1);
-    assert_eq!(world.on(Event::Exited(key)), [], "told twice");
+    let actions = world.call();
+    let third = world.up(&actions);
+    world.on(Event::Answered(third));
+    let keys = (0..2).map(|_| assigned(&world.call()));
+    assert_eq!(keys.collect::<Vec<_>>(), [third, third]);
+    let actions = world.call();
+    let fourth = world.up(&actions);
+    world.on(Event::Answered(third));
+    world.on(Event::Answered(fourth));
+    assert_eq!(assigned(&world.call()), third, "packed on the busiest");
 }

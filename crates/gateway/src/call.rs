@@ -307,10 +307,13 @@ pub(crate) async fn send(lease: Lease, prepared: Prepared, stream: Option<Stream
         Ok(Ok(reply)) => Ending::of(reply, served),
         Ok(Err(CallError::NotSent(cause))) => {
             // The scheduler may not have noticed yet, and would hand out the same instance again.
-            lease.overdue();
+            lease.lost();
             return Attempt::NotSent(cause, prepared);
         }
-        Ok(Err(error)) => served.failed(error.into(), sent),
+        Ok(Err(error)) => {
+            lease.lost();
+            served.failed(error.into(), sent)
+        }
         Err(_) => {
             lease.overdue();
             served.failed(Failure::overdue(limit), sent)

@@ -1,2 +1,68 @@
-//! The command line.
-fn main() {}
+//! The command line: one file for each command, and what they share.
+//!
+//! Answers go to standard output and nothing else does; summaries, progress and errors go to
+//! standard error. An error says what failed, why, and what to do next, and the exit code tells
+//! scripts what kind it was (see [`failure`]).
+
+mod arguments;
+mod commands;
+mod failure;
+mod manifest;
+mod names;
+mod output;
+mod session;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use arguments::{Arguments, Command};
+use failure::Outcome;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = run(arguments);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn run(Arguments { global, command }: Arguments) -> Outcome {
+    match command {
+        Command::Serve(arguments) => commands::serve::run(&arguments),
+        Command::Config(arguments) => commands::config::run(&arguments),
+        Command::Doctor(arguments) => commands::doctor::run(&arguments, &global),
+        Command::Completion { shell } => commands::completion::run(shell),
+        Command::New(arguments) => commands::new::run(&arguments),
+        Command::Dev(arguments) => commands::dev::run(&arguments, &global),
+        other => session::block_on(remote(other, &global)),
+    }
+}
+
+async fn remote(command: Command, global: &arguments::Global) -> Outcome {
+    let session = session::Session::new(global)?;
+    match command {
+        Command::Deploy(arguments) => commands::deploy::run(&session, &arguments).await,
+        Command::Invoke(arguments) => commands::invoke::run(&session, &arguments).await,
+        Command::Logs(arguments) => commands::logs::run(&session, &arguments).await,
+        Command::List(arguments) => commands::list::run(&session, &arguments).await,
+        Command::Describe(arguments) => commands::describe::run(&session, &arguments).await,
+        Command::Publish(arguments) => commands::publish::run(&session, &arguments).await,
+        Command::Update(arguments) => commands::update::run(&session, &arguments).await,
+        Command::Delete(arguments) => commands::delete::run(&session, &arguments).await,
+        Command::Reserve(arguments) => commands::reserve::run(&session, &arguments).await,
+        Command::Serve(_)
+        | Command::Config(_)
+        | Command::Doctor(_)
+        | Command::Completion { .. }
+        | Command::New(_)
+        | Command::Dev(_) => {
+            unreachable!("`run` has dealt with the commands that need no platform")
+        }
+    }
+}

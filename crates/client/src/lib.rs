@@ -1,1 +1,12 @@
-//! Under construction.
+//! A typed HTTP client of the platform, for the command line and for tests.
+//!
+//! One connection a request: a command makes a handful. Every request has a deadline until its
+//! answer begins; what streams after that may take as long as it likes.
+
+mod connection;
+mod control;
+mod error;
+
+pub use connection::{Answer, Base, Call};
+pub use control::Control;
+pub use error::Error;

@@ -162,7 +162,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     )
     .await
     .map_err(StartError::Store)?;
-    tasks.spawn("index", follow_index);
+    let stop = tasks.stop_token();
+    tasks.spawn("index", async move {
+        stop.run_until_cancelled(follow_index).await;
+    });
     let follower = follow::Follower {
         store: Arc::clone(&shared),
         scheduler: scheduler.clone(),

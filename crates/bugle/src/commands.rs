@@ -1,0 +1,17 @@
+//! One file for each command.
+
+pub(crate) mod completion;
+pub(crate) mod config;
+pub(crate) mod delete;
+pub(crate) mod deploy;
+pub(crate) mod describe;
+pub(crate) mod dev;
+pub(crate) mod doctor;
+pub(crate) mod invoke;
+pub(crate) mod list;
+pub(crate) mod logs;
+pub(crate) mod new;
+pub(crate) mod publish;
+pub(crate) mod reserve;
+pub(crate) mod serve;
+pub(crate) mod update;

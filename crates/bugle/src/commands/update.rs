@@ -1,0 +1,105 @@
+//! `bugle update`: changes settings of a function and keeps the others.
+
+use bugle_api::{FunctionObject, FunctionRequest, S3CodePath};
+use clap::Args;
+
+use crate::failure::{Failure, Outcome};
+use crate::names;
+use crate::output;
+use crate::session::Session;
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  bugle update hello --memory 512 --timeout 60
+  bugle update hello --min-instances 1 --env GREETING=Hi")]
+pub(crate) struct Arguments {
+    /// Name or URN of the function.
+    name: String,
+    /// Thousandths of a core.
+    #[arg(long)]
+    cpu: Option<i64>,
+    /// MB.
+    #[arg(long)]
+    memory: Option<i64>,
+    /// Seconds.
+    #[arg(long)]
+    timeout: Option<i64>,
+    /// `module.function`.
+    #[arg(long)]
+    handler: Option<String>,
+    /// What it is for.
+    #[arg(long)]
+    description: Option<String>,
+    /// Instances that are kept.
+    #[arg(long, value_name = "N")]
+    min_instances: Option<u32>,
+    /// The most instances.
+    #[arg(long, value_name = "N")]
+    max_instances: Option<u32>,
+    /// Calls that one instance serves at once.
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
+    /// A variable, NAME=VALUE; may be given more than once. Others stay.
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+}
+
+pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
+    let name = names::full(&arguments.name);
+    let draft = session.control.function(&name, None).await?;
+    let request = request(arguments, draft)?;
+    if session.curl {
+        let path = format!("/serverless/v1/functions/{name}");
+        let call = session
+            .control
+            .call(http::Method::PUT, path, Some(&request));
+        return Session::show_curl(&session.control.base, &call);
+    }
+    let function = session.control.update(&name, &request).await?;
+    session.note(&format!("updated {}", function.name));
+    output::show(session.format, &function, || {
+        function.function_version_urn.clone()
+    })
+}
+
+/// What an update leaves out is reset by the contract, so everything is sent as it was.
+fn request(arguments: &Arguments, draft: FunctionObject) -> Outcome<FunctionRequest> {
+    let mut environment = draft.environment;
+    for variable in &arguments.env {
+        let (name, value) = variable
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format!("--env {variable}: NAME=VALUE is expected")))?;
+        environment.insert(name.to_owned(), value.to_owned());
+    }
+    let count = |wanted: Option<u32>, before: i64| {
+        Some(wanted.map_or_else(|| before.to_string(), |wanted| wanted.to_string()))
+    };
+    let text = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(FunctionRequest {
+        revision_id: Some(draft.revision_id),
+        kind: Some(draft.kind),
+        cpu: Some(arguments.cpu.unwrap_or(draft.cpu)),
+        memory: Some(arguments.memory.unwrap_or(draft.memory)),
+        timeout: Some(arguments.timeout.unwrap_or(draft.timeout)),
+        handler: arguments.handler.clone(),
+        description: arguments.description.clone(),
+        // Unchanged variables are not sent: the platform masks some of them in its answers.
+        environment: (!arguments.env.is_empty()).then_some(environment),
+        min_instance: count(arguments.min_instances, draft.min_instance),
+        max_instance: count(arguments.max_instances, draft.max_instance),
+        concurrent_num: count(arguments.concurrency, draft.concurrent_num),
+        storage_type: text(draft.storage_type),
+        code_path: text(draft.code_path),
+        s3_code_path: text(draft.object_id.clone()).map(|_| S3CodePath {
+            bucket_id: draft.bucket_id,
+            object_id: draft.object_id,
+            sha512: draft.code_sha256,
+            ..S3CodePath::default()
+        }),
+        enable_metrics: Some(draft.enable_metrics),
+        device: Some(draft.device).filter(|device| !device.is_empty()),
+        priority_az: text(draft.priority_az),
+        ..FunctionRequest::default()
+    })
+}

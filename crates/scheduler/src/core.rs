@@ -3,11 +3,17 @@
 //! [`Core::on`] takes what happened and the time, and says what to do. Rules that hold after every
 //! event, whatever happened:
 //!
-//! - no more instances are alive than `maxInstance`, those that stop included: a replacement starts
-//!   when there is room, which at the maximum means when an old one is gone;
+//! - no more instances are started than `maxInstance` allows, where all that are alive count, those
+//!   that stop included. There is no surge: a replacement starts when there is room, which at the
+//!   maximum means when an old one is gone;
+//! - a labelled set keeps within its own maximum, and all sets together within the function's;
 //! - no instance runs more calls than `concurrentNum`;
-//! - a call is assigned to an instance once, or rejected once;
-//! - nobody waits while an instance that may serve him has a free slot.
+//! - a call is assigned to an instance once, or rejected once; it is never assigned again;
+//! - nobody waits while an instance that may serve him has a free slot;
+//! - superseded code gets no call later than `switch_millis` after it was superseded.
+//!
+//! Calls are served in the order of their arrival among those that an instance may serve. A call that
+//! no living instance can serve gets one of its own, at the maximum by the end of another.
 //!
 //! An instance is in one of four states; `Gone` is not kept:
 //!

@@ -115,3 +115,132 @@ impl Queue {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bugle_types::{CpuMillis, Resources};
+    use proptest::collection::vec;
+    use proptest::prelude::{Just, Strategy, any, prop_oneof};
+    use proptest::{prop_assert_eq, proptest};
+
+    use super::*;
+
+    fn set(cpu: u32) -> Set {
+        let cpu = CpuMillis(cpu);
+        Set {
+            label: None,
+            resources: Resources {
+                cpu,
+                ..Resources::default()
+            },
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Push { cpu: u32, wait: u64 },
+        Remove(u64),
+        TakeFirst { cpu: u32 },
+        TakeSet { cpu: u32 },
+        TakeLate { time: u64 },
+        TakeAll,
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (0..3_u32, 0..20_u64).prop_map(|(cpu, wait)| Step::Push { cpu, wait }),
+            2 => (0..40_u64).prop_map(Step::Remove),
+            4 => (0..3_u32).prop_map(|cpu| Step::TakeFirst { cpu }),
+            1 => (0..3_u32).prop_map(|cpu| Step::TakeSet { cpu }),
+            1 => (0..20_u64).prop_map(|time| Step::TakeLate { time }),
+            1 => Just(Step::TakeAll),
+        ]
+    }
+
+    /// Takes those out of the plain list that are `wanted`.
+    fn take(
+        list: &mut Vec<(u64, u32, u64)>,
+        wanted: impl Fn(&(u64, u32, u64)) -> bool,
+    ) -> Vec<u64> {
+        let taken = list
+            .iter()
+            .filter(|call| wanted(call))
+            .map(|call| call.0)
+            .collect();
+        list.retain(|call| !wanted(call));
+        taken
+    }
+
+    proptest! {
+        #[test]
+        fn a_queue_does_what_a_plain_list_would(steps in vec(any_step(), 0..80)) {
+            let begin = Instant::now();
+            let at = |time: u64| begin + Duration::from_secs(time);
+            let numbers = |tickets: Vec<Ticket>| -> Vec<u64> {
+                tickets.into_iter().map(|ticket| ticket.0).collect()
+            };
+            let mut queue = Queue::default();
+            let mut list: Vec<(u64, u32, u64)> = Vec::new();
+            for (number, step) in (0_u64..).zip(steps) {
+                match step {
+                    Step::Push { cpu, wait } => {
+                        queue.push(Ticket(number), set(cpu), at(number), at(wait));
+                        list.push((number, cpu, wait));
+                    }
+                    Step::Remove(ticket) => {
+                        queue.remove(Ticket(ticket));
+                        take(&mut list, |call| call.0 == ticket);
+                    }
+                    Step::TakeFirst { cpu } => {
+                        let place = list.iter().position(|call| call.1 <= cpu);
+                        let first = place.map(|place| list.remove(place).0);
+                        let ticket = queue.take_first(|wanted| set(cpu).serves(wanted));
+                        prop_assert_eq!(ticket.map(|ticket| ticket.0), first);
+                    }
+                    Step::TakeSet { cpu } => {
+                        let taken = take(&mut list, |call| call.1 == cpu);
+                        prop_assert_eq!(numbers(queue.take_set(&set(cpu))), taken);
+                    }
+                    Step::TakeLate { time } => {
+                        let mut taken = numbers(queue.take_late(at(time)));
+                        taken.sort_unstable();
+                        prop_assert_eq!(taken, take(&mut list, |call| call.2 <= time));
+                    }
+                    Step::TakeAll => {
+                        prop_assert_eq!(numbers(queue.take_all()), take(&mut list, |_| true));
+                    }
+                }
+                prop_assert_eq!(queue.len(), list.len());
+                prop_assert_eq!(queue.deadline(), list.iter().map(|call| at(call.2)).min());
+                for cpu in 0..3 {
+                    let oldest = list.iter().find(|call| call.1 == cpu).map(|call| at(call.0));
+                    prop_assert_eq!(queue.oldest(&set(cpu)), oldest);
+                }
+                let waiting: u32 = queue.demand().iter().map(|(_, count)| count).sum();
+                prop_assert_eq!(waiting as usize, list.len());
+            }
+        }
+
+        #[test]
+        fn what_serves_more_serves_less(cpus in any::<[u8; 3]>(), custom in any::<[u8; 3]>()) {
+            let sets: Vec<Set> = cpus.into_iter().zip(custom).map(|(cpu, custom)| {
+                let mut set = set(u32::from(cpu % 4));
+                set.resources.custom = vec_of(custom % 4);
+                set
+            }).collect();
+            prop_assert_eq!(sets[0].serves(&sets[0]), true);
+            if sets[0].serves(&sets[1]) && sets[1].serves(&sets[2]) {
+                prop_assert_eq!(sets[0].serves(&sets[2]), true);
+            }
+        }
+    }
+
+    fn vec_of(amount: u8) -> Vec<(String, i64)> {
+        match amount {
+            0 => Vec::new(),
+            amount => vec![("gpu".to_owned(), i64::from(amount))],
+        }
+    }
+}

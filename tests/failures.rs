@@ -99,7 +99,7 @@ def handler(event, context):
     let function = platform
         .register(&FunctionSpec::python("0@test@crash", &code))
         .await;
-    for (event, cause) in [(r#""exit""#, "3"), (r#""signal""#, "SEGV")] {
+    for (event, cause) in [(r#""exit""#, "3"), (r#""signal""#, "signal 11")] {
         let answer = platform.invoke(&function, event).await;
         assert!(answer.status >= 500, "{}", answer.text());
         assert!(answer.text().contains(cause), "{}", answer.text());

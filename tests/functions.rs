@@ -1,8 +1,10 @@
 //! Registering functions and calling them.
 #![cfg(test)]
 
+use std::time::Duration;
+
 use base64::Engine as _;
-use bugle_testkit::{FunctionSpec, Site};
+use bugle_testkit::{FunctionSpec, Site, eventually};
 use bytes::Bytes;
 use http::Request;
 use serde_json::json;
@@ -258,35 +260,59 @@ def handler(event, context):
 }
 
 #[tokio::test]
-async fn a_change_is_seen_by_the_next_call() {
+async fn a_change_of_an_idle_function_is_seen_by_the_next_call() {
     let site = Site::new();
     let platform = site.start().await;
-    let spec = |number: u32| {
-        let source = format!("def handler(event, context):\n    return {number}\n");
-        let code = site.write_code(&format!("v{number}"), "index.py", &source);
-        FunctionSpec::python("0@test@changing", &code)
-    };
-    let mut function = platform.register(&spec(0)).await;
+    let mut function = platform.register(&versioned(&site, 0)).await;
+    for number in 1..=3 {
+        platform
+            .update(&mut function, &versioned(&site, number))
+            .await;
+    }
+    assert_eq!(
+        platform.invoke(&function, "{}").await.expect(200).json(),
+        json!(3)
+    );
+    platform.finish().await;
+}
+
+#[tokio::test]
+async fn a_change_of_a_running_function_is_seen_within_a_second() {
+    // `scheduler.switch_millis`, and what a busy machine adds.
+    const SWITCH: Duration = Duration::from_millis(1500);
+    let site = Site::new();
+    let platform = site.start().await;
+    let mut function = platform.register(&versioned(&site, 0)).await;
     for number in 1..=5 {
-        platform.update(&mut function, &spec(number)).await;
-        assert_eq!(
-            platform.invoke(&function, "{}").await.expect(200).json(),
-            json!(number)
-        );
+        let _ = platform.invoke(&function, "{}").await.expect(200);
+        platform
+            .update(&mut function, &versioned(&site, number))
+            .await;
+        eventually("the new code answers", SWITCH, || async {
+            let answer = platform.invoke(&function, "{}").await.expect(200).json();
+            if answer == json!(number) {
+                Ok(())
+            } else {
+                Err(answer.to_string())
+            }
+        })
+        .await;
     }
     platform.finish().await;
+}
+
+/// A function whose code answers `number`.
+fn versioned(site: &Site, number: u32) -> FunctionSpec {
+    let source = format!("def handler(event, context):\n    return {number}\n");
+    let code = site.write_code(&format!("v{number}"), "index.py", &source);
+    FunctionSpec::python("0@test@versioned", &code)
 }
 
 #[tokio::test]
 async fn a_published_version_stays_as_it_was() {
     let site = Site::new();
     let platform = site.start().await;
-    let spec = |number: u32| {
-        let source = format!("def handler(event, context):\n    return {number}\n");
-        let code = site.write_code(&format!("v{number}"), "index.py", &source);
-        FunctionSpec::python("0@test@versioned", &code)
-    };
-    let mut draft = platform.register(&spec(1)).await;
+    let mut draft = platform.register(&versioned(&site, 1)).await;
     let publish = json!({"revisionId": draft.revision, "versionNumber": "v1", "kind": "faas"});
     let path = "/serverless/v1/functions/0@test@versioned/versions";
     let published = platform
@@ -301,7 +327,7 @@ async fn a_published_version_stays_as_it_was() {
         .to_owned();
     assert!(urn.ends_with(":v1"), "{urn}");
 
-    platform.update(&mut draft, &spec(2)).await;
+    platform.update(&mut draft, &versioned(&site, 2)).await;
 
     let path = format!("/serverless/v1/functions/{urn}/invocations");
     assert_eq!(

@@ -198,8 +198,7 @@ async fn deploy(platform: &Platform, site: &Site, folder: &Path) {
         .arg("deploy")
         .arg(folder)
         .env("HOME", site.home())
-        .env("BUGLE_CONTROL", platform.control.url(""))
-        .env("BUGLE_GATEWAY", platform.gateway.url(""));
+        .env("BUGLE_SERVER", platform.control.url(""));
     run(&mut command).await;
 }
 

@@ -18,6 +18,8 @@ const LONGEST_START: Duration = Duration::from_mins(1);
 /// The ports that documents speak of.
 const GATEWAY: &str = "127.0.0.1:8888";
 const CONTROL: &str = "127.0.0.1:31182";
+/// The discard port, which is reserved and on which nothing listens.
+const NOBODY: &str = "127.0.0.1:9";
 
 pub(crate) struct Shell {
     site: Site,
@@ -156,6 +158,15 @@ impl Shell {
             .current_dir(folder)
             .env("PATH", path)
             .env("HOME", self.site.home())
+            // Before a platform runs, nothing answers, and certainly none of another's.
+            .env(
+                "BUGLE_SERVER",
+                format!(
+                    "http://{}",
+                    self.endpoint("control")
+                        .unwrap_or_else(|| NOBODY.to_owned())
+                ),
+            )
             .env("BUGLE_SERVER__DATA_DIR", self.site.data_dir())
             .env("BUGLE_SERVER__CONTROL_LISTEN", "127.0.0.1:0")
             .env("BUGLE_SERVER__GATEWAY_LISTEN", "127.0.0.1:0")

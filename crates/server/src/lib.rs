@@ -6,6 +6,7 @@
 //! feeds the scheduler; the control API. It stops in the order gateway → scheduler → instances →
 //! store, so that nobody is sent to something that is gone.
 
+mod about;
 mod applied;
 pub mod config;
 mod control;
@@ -26,7 +27,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_api::operator::{Info, RuntimeInfo};
 use bugle_artifacts::CodeRoots;
 use bugle_gateway::{CatchUp, Gateway};
 use bugle_instances::{Drivers, PythonDependencies, PythonDriver};
@@ -38,6 +38,7 @@ use prometheus_client::registry::Registry as Metrics;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use about::About;
 use applied::Applied;
 use config::Config;
 use data_plane::DataPlane;
@@ -117,8 +118,10 @@ pub struct Running {
 /// # Errors
 ///
 /// [`StartError`]; nothing is left running.
-pub async fn start(config: Config) -> Result<Running, StartError> {
-    let folder = config.server.data_dir.clone();
+pub async fn start(mut config: Config) -> Result<Running, StartError> {
+    // Interpreters run in folders of their own and must find theirs from there.
+    let folder = std::path::absolute(&config.server.data_dir).map_err(StartError::System)?;
+    config.server.data_dir.clone_from(&folder);
     let mut metrics = Metrics::default();
     let store_metrics = bugle_store::Metrics::register(&mut metrics);
     let store = SqliteStore::open(&folder, &config.store, store_metrics);
@@ -195,8 +198,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         })
     };
 
+    let about = Arc::new(About::new(config.clone(), gateway));
     let operator = Operator {
-        info: info(&config, gateway),
+        about: Arc::clone(&about),
         scheduler: scheduler.clone(),
         logs,
         readiness: readiness.clone(),
@@ -213,6 +217,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             source,
         })?;
     tracing::info!(%control, %gateway, "ready");
+    tokio::spawn(async move { about.info().await.runtimes.len() });
     Ok(Running {
         control,
         gateway,
@@ -299,23 +304,6 @@ fn catch_up(applied: Applied, store: Arc<dyn Store>) -> CatchUp {
             }
         })
     })
-}
-
-fn info(config: &Config, gateway: SocketAddr) -> Info {
-    let found = PythonDriver::discover(&config.python).into_iter();
-    Info {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        gateway: format!("http://{gateway}"),
-        code_roots: roots::code_roots(&config.server),
-        runtimes: found
-            .filter(|interpreter| interpreter.problem.is_none())
-            .map(|interpreter| RuntimeInfo {
-                name: interpreter.version.to_string(),
-                path: interpreter.path,
-                version: interpreter.full_version,
-            })
-            .collect(),
-    }
 }
 
 impl Running {

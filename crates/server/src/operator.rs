@@ -21,6 +21,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::about::About;
 use crate::health::Readiness;
 use crate::logs::{LogKey, LogStore};
 
@@ -33,7 +34,7 @@ const MOST_LINES: usize = 10_000;
 /// What the routes look at.
 #[derive(Debug)]
 pub(crate) struct Operator {
-    pub(crate) info: Info,
+    pub(crate) about: Arc<About>,
     pub(crate) scheduler: Scheduler,
     pub(crate) logs: Arc<LogStore>,
     pub(crate) readiness: Readiness,
@@ -55,7 +56,7 @@ pub(crate) fn router() -> OpenApiRouter<Arc<Operator>> {
 /// What this platform is and where its gateway listens.
 #[utoipa::path(get, path = "/bugle/v1/info", tag = "operation", responses((status = 200, body = Info)))]
 async fn info(State(operator): State<Arc<Operator>>) -> axum::Json<Info> {
-    axum::Json(operator.info.clone())
+    axum::Json(operator.about.info().await.clone())
 }
 
 /// Which version of a function is meant.

@@ -50,8 +50,9 @@ impl Platform {
             .expect("the site is writable");
         let mut child = Command::new(binary())
             .arg("serve")
-            .arg("--data-dir")
-            .arg(site.data_dir())
+            // A path that only this folder makes sense of, as people type them.
+            .args(["--data-dir", "data"])
+            .current_dir(site.path())
             .arg("--code-root")
             .arg(site.code_root())
             .args([

@@ -133,8 +133,8 @@ impl Shell {
 
     fn spawn(&self, command: &str, log: &Path) -> Child {
         let here = self.site.path().join("here");
-        let folder =
-            std::fs::read_to_string(&here).map_or_else(|_| self.folder.clone(), Into::into);
+        let last = std::fs::read_to_string(&here).ok();
+        let folder = last.map_or_else(|| self.folder.clone(), |text| text.trim_end().into());
         // Cargo works on the repository itself; everything else on the copy.
         let folder = if command.starts_with("cargo ") {
             self.repository.clone()

@@ -55,14 +55,10 @@ fn finish(report: &Report) -> ExitCode {
 }
 
 fn bench(arguments: &[String]) -> anyhow::Result<()> {
-    run(cargo().args([
-        "build",
-        "--release",
-        "--package",
-        "bugle",
-        "--package",
-        "bugle-bench",
-    ]))?;
+    // One after the other: together they would share features, and build everything again.
+    for package in ["bugle", "bugle-bench"] {
+        run(cargo().args(["build", "--release", "--package", package]))?;
+    }
     run(Command::new("target/release/bugle-bench").args(arguments))
 }
 

@@ -16,7 +16,8 @@ Exit codes:
 
 /// A serverless function platform in one binary.
 #[derive(Parser, Debug)]
-#[command(version, about, after_help = EXIT_CODES)]
+// The last of an option that is given twice wins, so that a script can override its defaults.
+#[command(version, about, after_help = EXIT_CODES, args_override_self = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,

@@ -133,16 +133,16 @@ impl Shell {
 
     fn spawn(&self, command: &str, log: &Path) -> Child {
         let here = self.site.path().join("here");
-        let last = std::fs::read_to_string(&here).ok();
-        let folder = last.map_or_else(|| self.folder.clone(), |text| text.trim_end().into());
-        // Cargo works on the repository itself; everything else on the copy.
-        let folder = if command.starts_with("cargo ") {
-            self.repository.clone()
+        // Cargo works on the repository itself; everything else on the copy, where each command
+        // starts in the folder in which the one before it ended.
+        let (folder, remember) = if command.starts_with("cargo ") {
+            (self.repository.clone(), String::new())
         } else {
-            folder
+            let last = std::fs::read_to_string(&here).ok();
+            let last = last.map_or_else(|| self.folder.clone(), |text| text.trim_end().into());
+            (last, format!("\npwd >{}", here.display()))
         };
-        // The next command starts where this one ended.
-        let script = format!("{}\npwd >{}", self.on_real_ports(command), here.display());
+        let script = format!("{}{remember}", self.on_real_ports(command));
         let file = File::create(log).expect("the site is writable");
         let programs = binary()
             .parent()

@@ -1,6 +1,6 @@
 //! The logs of functions: a bounded tail in memory, a bounded file on disk, and whoever follows.
 //!
-//! [`LogStore::line`] is called by the reader of an instance and must not wait: it appends to the
+//! `LogStore::line` is called by the reader of an instance and must not wait: it appends to the
 //! tail, tells the followers, and hands the line to the writer thread if that keeps up. Lines the
 //! disk is too slow for are counted and dropped from the file only.
 

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -145,18 +146,17 @@ pub(crate) fn registration(name: &str, folder: &Path) -> String {
     .to_string()
 }
 
-/// The runtime of the machine's `python3`, which the peers use as well.
-pub(crate) fn python() -> String {
-    let output = Command::new("python3")
-        .args([
-            "-c",
-            "import sys; print('python3.%d' % sys.version_info[1])",
-        ])
-        .output();
-    output
-        .ok()
-        .and_then(|output| String::from_utf8(output.stdout).ok())
-        .map_or_else(|| "python3.11".to_owned(), |text| text.trim().to_owned())
+/// The runtime of the machine's `python3`, which the peers use as well; asked once.
+fn python() -> &'static str {
+    static RUNTIME: OnceLock<String> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let print = "import sys; print('python3.%d' % sys.version_info[1])";
+        let output = Command::new("python3").args(["-c", print]).output();
+        output
+            .ok()
+            .and_then(|output| String::from_utf8(output.stdout).ok())
+            .map_or_else(|| "python3.11".to_owned(), |text| text.trim().to_owned())
+    })
 }
 
 /// Folders for one scenario: the platform's data and the functions' code.

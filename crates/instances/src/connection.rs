@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 
 use crate::frame::{BODY_IS_JSON, Header, STREAM_WANTED, ToInstance};
 use crate::output::Tail;
+use crate::socket::Socket;
 use crate::stream::StreamQueue;
 use crate::{CallError, CallRequest, ExitCause, Reply};
 
@@ -27,7 +27,7 @@ pub(crate) type StartReport = Result<Bytes, Bytes>;
 /// The platform's end of the socket, and who waits for what.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) socket: UnixStream,
+    pub(crate) socket: Socket,
     state: Mutex<State>,
     /// Tells the pump that frames wait for the kernel.
     pub(crate) unsent: Notify,
@@ -81,7 +81,7 @@ impl Drop for Handed<'_> {
 
 impl Connection {
     /// A conversation over `socket`, and what tells of the start.
-    pub(crate) fn new(socket: UnixStream) -> (Self, oneshot::Receiver<StartReport>) {
+    pub(crate) fn new(socket: Socket) -> (Self, oneshot::Receiver<StartReport>) {
         let (start, started) = oneshot::channel();
         let state = State {
             next_id: 1,
@@ -355,6 +355,8 @@ fn request_id(request: &Arc<str>) -> Bytes {
 mod tests {
     use std::time::Duration;
 
+    use tokio::net::UnixStream;
+
     use super::*;
     use crate::ReplyBody;
 
@@ -370,8 +372,13 @@ mod tests {
     }
 
     fn connection() -> (Connection, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        (Connection::new(ours).0, theirs)
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let socket = Socket::new(ours.into()).unwrap();
+        (
+            Connection::new(socket).0,
+            UnixStream::from_std(theirs).unwrap(),
+        )
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ mod output;
 mod process;
 mod pump;
 mod python;
+mod socket;
 mod stream;
 
 pub use call::{CallError, CallRequest, Reply, ReplyBody, StreamSink};

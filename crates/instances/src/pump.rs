@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use rustix::net::RecvFlags;
 use serde::Deserialize;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
@@ -78,7 +77,7 @@ impl Pump {
         let ended = child.ended();
         tokio::pin!(ended);
         let mut output = Side::Open;
-        let mut waiting = false;
+        let mut unsent = false;
         loop {
             // The pipe comes first: what a subprocess wrote belongs to the call whose result may
             // be in the socket already.
@@ -88,25 +87,17 @@ impl Pump {
                     ready.map_err(|error| error.to_string())?;
                     output = self.read_output();
                 }
-                ready = self.connection.socket.readable() => {
-                    ready.map_err(|error| error.to_string())?;
-                    if self.read_socket(buffer)? == Side::Closed {
+                read = self.connection.socket.read(buffer) => {
+                    if !matches!(read, Ok(1..)) {
                         break;
                     }
+                    self.take_frames(buffer)?;
                 }
-                ready = self.connection.socket.writable(), if waiting => {
-                    ready.map_err(|error| error.to_string())?;
-                    // A write of nothing tells tokio that the socket is full again, if it is.
-                    _ = self.connection.socket.try_io(tokio::io::Interest::WRITABLE, || {
-                        self.connection.send_unsent();
-                        if self.connection.has_unsent() {
-                            return Err(io::ErrorKind::WouldBlock.into());
-                        }
-                        Ok(())
-                    });
-                    waiting = self.connection.has_unsent();
+                sent = send_unsent(&self.connection), if unsent => {
+                    sent.map_err(|error| format!("its socket cannot be written: {error}"))?;
+                    unsent = false;
                 }
-                () = self.connection.unsent.notified() => waiting = true,
+                () = self.connection.unsent.notified(), if !unsent => unsent = true,
                 _ = &mut ended => return Ok(()),
             }
         }
@@ -133,18 +124,6 @@ impl Pump {
         self.lines.raw(text, request.as_ref());
     }
 
-    fn read_socket(&mut self, buffer: &mut BytesMut) -> Result<Side, String> {
-        buffer.reserve(READ / 4);
-        match self.connection.socket.try_read_buf(buffer) {
-            Ok(0) => return Ok(Side::Closed),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Side::Open),
-            Err(_) => return Ok(Side::Closed),
-        }
-        self.take_frames(buffer)?;
-        Ok(Side::Open)
-    }
-
     fn take_frames(&mut self, buffer: &mut BytesMut) -> Result<(), String> {
         let mut large = false;
         while let Some(frame) = frame::decode(buffer).map_err(|error| error.to_string())? {
@@ -164,13 +143,7 @@ impl Pump {
         while let Ok(count @ 1..) = rustix::io::read(&self.output, &mut piece[..]) {
             self.take_output(&piece[..count]);
         }
-        loop {
-            let received =
-                rustix::net::recv(&self.connection.socket, &mut piece[..], RecvFlags::DONTWAIT);
-            let Ok((count @ 1.., _)) = received else {
-                return;
-            };
-            buffer.extend_from_slice(&piece[..count]);
+        while let Ok(1..) = self.connection.socket.receive(buffer, READ) {
             if self.take_frames(buffer).is_err() {
                 return;
             }
@@ -255,6 +228,15 @@ impl Pump {
         });
         self.lines.whole(&frame.body, stream, request.as_ref());
     }
+}
+
+/// Writes what the kernel had no room for, as it gets room.
+async fn send_unsent(connection: &Connection) -> io::Result<()> {
+    let all_sent = || {
+        connection.send_unsent();
+        !connection.has_unsent()
+    };
+    connection.socket.for_writing()?.until(all_sent).await
 }
 
 fn result_body(frame: Frame) -> Result<ReplyBody, String> {

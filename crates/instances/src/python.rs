@@ -14,7 +14,6 @@ mod zygote;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
-use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +23,6 @@ use bugle_types::{FunctionId, PythonVersion, Runtime, SealedEnvironment};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, watch};
@@ -34,6 +32,7 @@ use crate::connection::{Connection, StartReport};
 use crate::output::{Lines, LogLimits};
 use crate::process::ProcessInstance;
 use crate::pump::Pump;
+use crate::socket::Socket;
 use crate::{BoxFuture, Driver, LogSink, StartError, StartPhases, StartRequest, Started};
 
 pub use config::Config;
@@ -254,7 +253,7 @@ impl PythonDriver {
     ) -> Result<Started, StartError> {
         let child = Arc::clone(&forked.child);
         let broken = |error: io::Error| StartError::Platform(format!("the socket: {error}"));
-        let socket = UnixStream::from_std(StdStream::from(forked.data)).map_err(broken)?;
+        let socket = Socket::new(forked.data).map_err(broken)?;
         let output = pipe::Receiver::from_owned_fd(forked.output).map_err(broken)?;
         let (connection, report) = Connection::new(socket);
         let connection = Arc::new(connection);

@@ -106,6 +106,7 @@ class Channel(object):
                 self._grow(0)
         elif self._end == len(self._buffer):
             self._compact(self._buffer)
+        self._poll.poll()
         count = self._socket.recv_into(self._view[self._end :])
         if not count:
             raise Closed()

@@ -61,14 +61,13 @@ impl std::fmt::Debug for Catalogue {
 
 type LabelledName = bugle_types::InstanceLabel;
 
-/// What was last reported of a function version, to tell whether a change needs other instances.
+/// What was last reported of a function version.
 struct Known {
-    /// Everything that matters to instances, and nothing else.
-    essence: u64,
-    /// What may change without them: bounds and description.
-    free: (i64, i64, String),
+    /// As published; the bytes are the store's.
+    value: KeyValue,
+    under_faas: bool,
     generation: Generation,
-    spec: FunctionSpec,
+    labels: Vec<LabelledScale>,
 }
 
 impl Catalogue {
@@ -159,34 +158,30 @@ impl Catalogue {
     fn function_changed(&mut self, id: FunctionId, faas: bool, change: &Change) -> Option<Event> {
         let Change::Put(item) = change else {
             // The other prefix may still hold it: then it was not this one that was reported.
-            let known = self.known.get(&id)?;
-            let under_faas = matches!(known.spec.kind, Kind::Faas | Kind::Agent);
-            if under_faas != faas {
+            if self.known.get(&id)?.under_faas != faas {
                 return None;
             }
             self.known.remove(&id);
             return Some(Event::Remove(id));
         };
-        let (mut spec, essence, free, revision) = match read(&id, faas, item) {
-            Ok(read) => read,
+        let mut spec = match read(&id, faas, item) {
+            Ok(spec) => spec,
             Err(error) => {
                 tracing::warn!(function = %id, %error, "a published function cannot be read");
                 return None;
             }
         };
         spec.labels = self.labels_of(&id);
-        spec.generation = match self.known.get(&id) {
-            // Only what instances do not see was changed.
-            Some(known) if known.essence == essence && known.free != free => {
-                known.generation.clone()
-            }
-            _ => Generation(revision.into()),
-        };
+        if let Some(known) = self.known.get(&id)
+            && keeps_instances(&known.value.value, &item.value)
+        {
+            spec.generation = known.generation.clone();
+        }
         let known = Known {
-            essence,
-            free,
+            value: item.clone(),
+            under_faas: faas,
             generation: spec.generation.clone(),
-            spec: spec.clone(),
+            labels: spec.labels.clone(),
         };
         self.known.insert(id, known);
         Some(Event::Upsert(Box::new(spec)))
@@ -219,11 +214,15 @@ impl Catalogue {
         }
         let labels = self.labels_of(&id);
         let known = self.known.get_mut(&id)?;
-        if known.spec.labels == labels {
+        if known.labels == labels {
             return None;
         }
-        known.spec.labels = labels;
-        Some(Event::Upsert(Box::new(known.spec.clone())))
+        known.labels.clone_from(&labels);
+        // It was read before.
+        let mut spec = read(&id, known.under_faas, &known.value).ok()?;
+        spec.generation = known.generation.clone();
+        spec.labels = labels;
+        Some(Event::Upsert(Box::new(spec)))
     }
 
     fn labels_of(&self, id: &FunctionId) -> Vec<LabelledScale> {
@@ -237,10 +236,8 @@ impl Catalogue {
     }
 }
 
-type Read = (FunctionSpec, u64, (i64, i64, String), String);
-
-/// A published value as a specification, with what tells a change that needs other instances.
-fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<Read> {
+/// A published value as a specification, without labels.
+fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<FunctionSpec> {
     let value: Published = serde_json::from_slice(&item.value)?;
     let meta = &value.func_meta_data;
     let scale = value
@@ -254,13 +251,6 @@ fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<Read
         (true, false) => Kind::Agent,
         (false, _) => meta.kind.parse().unwrap_or(Kind::Yrlib),
     };
-    let free = (
-        scale.min_instance,
-        scale.max_instance,
-        meta.description.clone(),
-    );
-    let essence = essence(&item.value)?;
-    let revision = meta.revision_id.clone();
     let count = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);
     let seconds = |number: i64| Duration::from_secs(u64::try_from(number).unwrap_or(0));
     let extended = &value.extended_meta_data;
@@ -271,10 +261,10 @@ fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<Read
             timeout: seconds(timeout),
         })
     };
-    let spec = FunctionSpec {
+    Ok(FunctionSpec {
         id: id.clone(),
         kind,
-        generation: Generation(revision.as_str().into()),
+        generation: Generation(meta.revision_id.as_str().into()),
         runtime: Runtime::from_name(&meta.runtime),
         handler: meta.handler.clone(),
         initializer: hook(
@@ -300,41 +290,47 @@ fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<Read
         idle: (meta.idle_time > 0).then(|| seconds(meta.idle_time)),
         code: code(&value.code_meta_data),
         environment: environment(&value.env_meta_data),
-    };
-    Ok((spec, essence, free, revision))
+    })
 }
 
-/// A hash of the value without what instances do not see.
-fn essence(value: &[u8]) -> serde_json::Result<u64> {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+/// What an update may change while the instances stay, and says that it is no other update.
+const FREE: [&str; 5] = [
+    "/funcMetaData/description",
+    "/instanceMetaData/minInstance",
+    "/instanceMetaData/maxInstance",
+    "/extendedMetaData/instance_meta_data/minInstance",
+    "/extendedMetaData/instance_meta_data/maxInstance",
+];
+/// What every update changes.
+const EVERY: [&str; 4] = [
+    "/funcMetaData/revisionId",
+    "/funcMetaData/functionUpdateTime",
+    "/funcMetaData/versionDescription",
+    "/funcMetaData/codeSize",
+];
 
-    let mut value: Value = serde_json::from_slice(value)?;
-    for (part, fields) in [
-        (
-            "funcMetaData",
-            &[
-                "description",
-                "revisionId",
-                "functionUpdateTime",
-                "versionDescription",
-                "codeSize",
-            ][..],
-        ),
-        ("instanceMetaData", &["minInstance", "maxInstance"]),
-    ] {
-        if let Some(part) = value.get_mut(part).and_then(Value::as_object_mut) {
-            part.retain(|name, _| !fields.contains(&name.as_str()));
-        }
+/// Whether instances of the value `before` serve the value `after` as well: bounds or description
+/// were changed, and nothing else. An update that changes nothing is one of code in its place.
+fn keeps_instances(before: &[u8], after: &[u8]) -> bool {
+    let (Ok(mut before), Ok(mut after)) = (
+        serde_json::from_slice::<Value>(before),
+        serde_json::from_slice::<Value>(after),
+    ) else {
+        return false;
+    };
+    let mut take = |pointer: &str| {
+        let take = |value: &mut Value| value.pointer_mut(pointer).map(Value::take);
+        (take(&mut before), take(&mut after))
+    };
+    for pointer in EVERY {
+        take(pointer);
     }
-    if let Some(part) = value
-        .pointer_mut("/extendedMetaData/instance_meta_data")
-        .and_then(Value::as_object_mut)
-    {
-        part.retain(|name, _| !["minInstance", "maxInstance"].contains(&name.as_str()));
+    let mut changed = false;
+    for pointer in FREE {
+        let (before, after) = take(pointer);
+        changed |= before != after;
     }
-    let mut hasher = DefaultHasher::new();
-    value.to_string().hash(&mut hasher);
-    Ok(hasher.finish())
+    changed && before == after
 }
 
 fn custom_resources(text: &str) -> Vec<(String, i64)> {
@@ -413,7 +409,6 @@ struct FuncMetaData {
     handler: String,
     runtime: String,
     timeout: i64,
-    description: String,
     #[serde(default)]
     idle_time: i64,
     #[serde(default)]

@@ -3,20 +3,28 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio_util::sync::CancellationToken;
+
 /// What readiness depends on. Cheap to clone; set by the owners of the parts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readiness(Arc<Parts>);
 
 #[derive(Debug, Default)]
 struct Parts {
-    catalogue: AtomicBool,
+    /// Cancelled when the catalogue has been read: a flag that can be waited for.
+    catalogue: CancellationToken,
     draining: AtomicBool,
 }
 
 impl Readiness {
     /// The scheduler knows every function that was in the store at the start.
     pub(crate) fn catalogue_is_read(&self) {
-        self.0.catalogue.store(true, Ordering::Release);
+        self.0.catalogue.cancel();
+    }
+
+    /// Waits until the scheduler knows those functions. Cancel safe.
+    pub(crate) async fn until_catalogue_is_read(&self) {
+        self.0.catalogue.cancelled().await;
     }
 
     /// The platform stops: nobody should send anything new.
@@ -29,7 +37,7 @@ impl Readiness {
         if self.0.draining.load(Ordering::Acquire) {
             return Some("draining: the platform is stopping");
         }
-        if !self.0.catalogue.load(Ordering::Acquire) {
+        if !self.0.catalogue.is_cancelled() {
             return Some("starting: the functions are being read");
         }
         None

@@ -216,8 +216,13 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
             path: folder,
             source,
         })?;
-    tracing::info!(%control, %gateway, "ready");
-    tokio::spawn(async move { about.info().await.runtimes.len() });
+    let ready = readiness.clone();
+    tokio::spawn(async move {
+        ready.until_catalogue_is_read().await;
+        tracing::info!(%control, %gateway, "ready");
+        // Nobody waits for the search; it would only compete with the start.
+        about.info().await;
+    });
     Ok(Running {
         control,
         gateway,

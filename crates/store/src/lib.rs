@@ -26,16 +26,19 @@
 
 pub mod conformance;
 mod core;
+mod error;
+mod history;
 mod memory;
 mod metrics;
 mod sqlite;
+mod state;
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
 
 use bytes::Bytes;
 
+pub use error::Error;
 pub use memory::MemoryStore;
 pub use metrics::Metrics;
 pub use sqlite::{Config, SqliteStore};
@@ -84,7 +87,7 @@ pub enum Op {
 pub struct Txn {
     /// The conditions.
     pub when: Vec<Compare>,
-    /// The writes. A key may be written once.
+    /// The writes. A key that is put may not be written by another of them.
     pub then: Vec<Op>,
 }
 
@@ -120,6 +123,24 @@ pub enum Change {
         /// When.
         revision: Revision,
     },
+}
+
+impl Change {
+    /// The key that changed.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Self::Put(value) => &value.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// When it changed.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(value) => value.mod_revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
 }
 
 /// All changes of one revision that fall under the watched prefix, or, with no changes, news of
@@ -174,80 +195,7 @@ pub trait Store: Send + Sync {
     /// The revision of the last write.
     fn revision(&self) -> BoxFuture<'_, Result<Revision, Error>>;
 
-    /// Forgets the history before `at`; current values stay.
+    /// Forgets the changes up to and including `at`, or all if there are fewer: one can watch from
+    /// `at` on, but no longer from before. Current values stay.
     fn compact(&self, at: Revision) -> BoxFuture<'_, Result<(), Error>>;
-}
-
-/// Why the store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The history at the revision is gone.
-    #[error("the changes up to revision {} are compacted; read the keys again and watch from there", revision.0)]
-    Compacted {
-        /// The oldest revision that can still be watched from.
-        revision: Revision,
-    },
-    /// The store was shut down, or stopped itself because it could not tell whether a write reached
-    /// the disk.
-    #[error("the store is closed")]
-    Closed,
-    /// The disk is full, or the store has reached `store.max_mib`. Nothing of the transaction was
-    /// written, reads go on, and writes work again when there is room.
-    #[error("there is no room for the write: free some disk space, or raise store.max_mib")]
-    Full,
-    /// A transaction writes more than one transaction may.
-    #[error("the transaction holds {bytes} bytes, more than the {limit} that one may")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// A transaction that writes a key twice.
-    #[error("the transaction writes the key {0:?} twice")]
-    WrittenTwice(Bytes),
-    /// Another process works on the folder.
-    #[error("{} is in use by process {pid}; stop that one, or choose another --data-dir", folder.display())]
-    InUse {
-        /// The folder.
-        folder: PathBuf,
-        /// The process that holds it, as far as it said.
-        pid: String,
-    },
-    /// The file was written by a newer version of the program.
-    #[error("{} has format {found}, this program knows up to {known}; use a newer bugle", path.display())]
-    NewerFormat {
-        /// The file.
-        path: PathBuf,
-        /// The format of the file.
-        found: i64,
-        /// The newest format that is known here.
-        known: i64,
-    },
-    /// A folder or file of the store cannot be used.
-    #[error("{}", path.display())]
-    Io {
-        /// The folder or file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The database file cannot be used.
-    #[error("{}", path.display())]
-    Database {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: rusqlite::Error,
-    },
-}
-
-impl Error {
-    /// Whether the same request may succeed later without anybody changing anything but the disk.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Full)
-    }
 }

@@ -2,49 +2,48 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
-use crate::core::{Core, Staged, State};
+use crate::core::Core;
+use crate::history::Limits;
+use crate::state::{Plan, State};
 use crate::{BoxFuture, Error, KeyValue, Range, Revision, Store, Txn, TxnOutcome, Watch};
+
+/// What a new store keeps for watches; tests that want it to forget ask for less.
+const HISTORY: Limits = Limits {
+    revisions: 10_000,
+    bytes: 64 << 20,
+};
 
 /// A store that forgets everything when it is dropped.
 #[derive(Debug)]
 pub struct MemoryStore {
     core: Arc<Core>,
-    /// One transaction at a time.
-    writer: Mutex<()>,
 }
 
 impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
+        Self::with_history(HISTORY.revisions)
+    }
+
+    /// An empty store that keeps the last `revisions` for watches.
+    pub fn with_history(revisions: usize) -> Self {
+        let limits = Limits {
+            revisions,
+            ..HISTORY
+        };
         Self {
-            core: Core::new(State::default()),
-            writer: Mutex::new(()),
+            core: Core::new(State::new(Revision(0), limits)),
         }
     }
 
-    fn run(&self, txn: Txn) -> Result<TxnOutcome, Error> {
-        let _writer = self.writer.lock();
-        let planned = self.core.read(|state| {
-            let plan = state.plan(&mut Staged::new(), state.revision, txn)?;
-            Ok::<_, Error>((plan, state.revision))
-        })?;
-        Ok(match planned {
-            (None, revision) => TxnOutcome {
-                succeeded: false,
-                revision,
-            },
-            (Some(batch), _) => {
-                let revision = batch.revision;
-                if !batch.changes.is_empty() {
-                    self.core.publish([batch]);
-                }
-                TxnOutcome {
-                    succeeded: true,
-                    revision,
-                }
+    fn run(&self, txn: &Txn) -> Result<TxnOutcome, Error> {
+        self.core.write(|state| {
+            let mut plan = Plan::new(state);
+            let outcome = plan.add(txn)?;
+            for rows in plan.finish() {
+                state.publish(rows);
             }
+            Ok(outcome)
         })
     }
 }
@@ -52,6 +51,12 @@ impl MemoryStore {
 impl Default for MemoryStore {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Drop for MemoryStore {
+    fn drop(&mut self) {
+        self.core.close();
     }
 }
 
@@ -70,7 +75,7 @@ impl Store for MemoryStore {
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnOutcome, Error>> {
-        Box::pin(async move { self.run(txn) })
+        Box::pin(async move { self.run(&txn) })
     }
 
     fn watch<'a>(
@@ -82,12 +87,12 @@ impl Store for MemoryStore {
     }
 
     fn revision(&self) -> BoxFuture<'_, Result<Revision, Error>> {
-        Box::pin(async move { Ok(self.core.read(|state| state.revision)) })
+        Box::pin(async move { Ok(self.core.revision()) })
     }
 
     fn compact(&self, at: Revision) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            self.core.compact(at);
+            self.core.write(|state| state.history.forget(at));
             Ok(())
         })
     }

@@ -1,24 +1,27 @@
-//! The embedded store: the shared core in memory, SQLite for durability.
+//! The embedded store: the shared state in memory, SQLite for durability.
 //!
-//! Reads never touch the disk. One thread writes: it takes every transaction that waits, plans them
-//! one after the other, writes all their rows in one SQLite transaction, and only when that is
-//! synced to disk makes them visible and answers. So concurrent writers share a sync, and nothing is
-//! ever seen that a power cut could take back.
+//! Reads never touch the disk. One thread writes (see [`writer`]); concurrent writers share its
+//! syncs, and nothing is ever seen that a power cut could take back.
 //!
-//! The file holds one row for each current key. The history for watches is in memory only: after a
-//! restart every watch starts with reading the keys again.
+//! The file (see [`log`]) holds every change of the history that is kept, so that a watch also goes
+//! on after a restart. The history in memory is all of it: a watch never reads the file either.
 
-mod file;
+mod folder;
+mod log;
 mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use self::log::Log;
+use self::writer::Writer;
 use crate::core::Core;
+use crate::history::Limits;
 use crate::metrics::Metrics;
 use crate::{BoxFuture, Error, KeyValue, Range, Revision, Store, Txn, TxnOutcome, Watch};
 
@@ -26,67 +29,150 @@ use crate::{BoxFuture, Error, KeyValue, Range, Revision, Store, Txn, TxnOutcome,
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The largest size of the database file, in MiB; past it writes are refused.
+    /// The largest size of the database file, in MiB; past it writes are refused, except deletions.
     pub max_mib: u64,
+    /// How many revisions are kept for watches. One that falls further behind reads everything
+    /// again.
+    pub history_revisions: usize,
+    /// How much memory the kept revisions may take, in MiB; the oldest go first.
+    pub history_mib: usize,
+    /// How large the write-ahead log may grow under load before it is moved into the database, in
+    /// KiB. It is also the most that a start after a crash has to look through. More makes fewer
+    /// writes wait, but longer.
+    pub checkpoint_kib: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_mib: 16 * 1024 }
+        Self {
+            max_mib: 16 * 1024,
+            history_revisions: 10_000,
+            history_mib: 64,
+            checkpoint_kib: 16 * 1024,
+        }
     }
 }
 
-/// Transactions that may wait for the writer; more wait outside.
+/// Requests that may wait for the writer; more wait outside. Twice what one commit takes, so that
+/// the next group is complete when a commit ends.
 const WAITING: usize = 1024;
 
-/// A transaction on its way to the writer.
+type Answer = Result<TxnOutcome, Error>;
+
+/// Something for the writer to do, and where to say what became of it.
 struct Request {
-    txn: Txn,
-    answer: oneshot::Sender<Result<TxnOutcome, Error>>,
+    work: Work,
+    answer: oneshot::Sender<Answer>,
+}
+
+enum Work {
+    Txn(Txn),
+    Compact(Revision),
+}
+
+/// Whether the disk can be trusted.
+#[derive(Debug)]
+struct Health {
+    path: PathBuf,
+    failure: OnceLock<Arc<rusqlite::Error>>,
+}
+
+impl Health {
+    fn set_failure(&self, error: Arc<rusqlite::Error>) {
+        // The first one is the cause.
+        let _ = self.failure.set(error);
+    }
+
+    /// Why the writer is gone.
+    fn error(&self) -> Error {
+        match self.failure.get() {
+            Some(source) => Error::Failed {
+                path: self.path.clone(),
+                source: Arc::clone(source),
+            },
+            None => Error::Closed,
+        }
+    }
 }
 
 /// A durable store in a folder.
 ///
-/// Dropping it writes what was accepted, closes the file and releases the folder.
+/// Dropping it writes what was accepted, closes the file and releases the folder; it blocks for
+/// that long.
+///
+/// After a disk failure whose outcome is unknown it is read-only: reads go on with what is known to
+/// be durable, writes get [`Error::Failed`], and watches end with [`Error::Closed`].
 #[derive(Debug)]
 pub struct SqliteStore {
     core: Arc<Core>,
+    health: Arc<Health>,
     /// None only while dropping.
     writer: Option<mpsc::Sender<Request>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-    // Held for the life of the store; the kernel releases it however the process ends.
+    thread: Option<JoinHandle<()>>,
+    // Held for the life of the store, and released after the file is closed.
     _lock: File,
 }
 
 impl SqliteStore {
     /// Opens the store in `folder`, which is made with mode 0700 if it does not exist.
     ///
-    /// Reads every key, so it takes time proportional to their number; call it before serving.
+    /// Blocks while it reads every key; call it before serving.
     ///
     /// # Errors
     ///
-    /// [`Error::InUse`] if another process has it open, [`Error::NewerFormat`], or what is wrong
-    /// with the folder or the file.
+    /// [`Error::InUse`] if another process has it open, [`Error::NewerFormat`],
+    /// [`Error::Damaged`], or what is wrong with the folder or the file.
     pub fn open(folder: &Path, config: &Config, metrics: Metrics) -> Result<Self, Error> {
-        let lock = file::lock(folder)?;
-        let path: PathBuf = folder.join("bugle.db");
-        let (database, state) = file::open(&path, config)?;
-        metrics.revision.set(state.revision.0);
-        let core = Core::new(state);
-        let (writer, requests) = mpsc::channel(WAITING);
-        let thread = {
-            let core = Arc::clone(&core);
+        let lock = folder::lock(folder)?;
+        let path = folder.join("bugle.db");
+        let limits = Limits {
+            revisions: config.history_revisions,
+            bytes: config.history_mib << 20,
+        };
+        let log = Log::open(&path, config.max_mib << 20, limits)?;
+        folder::sync(folder)?;
+        let health = Arc::new(Health {
+            path: path.clone(),
+            failure: OnceLock::new(),
+        });
+        let checkpoint_bytes = config.checkpoint_kib << 10;
+        let writer = Writer::new(log, checkpoint_bytes, Arc::clone(&health), metrics);
+        let core = writer.core();
+        let (sender, requests) = mpsc::channel(WAITING);
+        let thread = writer::runtime().and_then(|runtime| {
             std::thread::Builder::new()
                 .name("store".to_owned())
-                .spawn(move || writer::run(database, &core, requests, &metrics))
-                .map_err(|source| Error::Io { path, source })?
-        };
+                .spawn(move || writer.run(&runtime, requests))
+        });
         Ok(Self {
             core,
-            writer: Some(writer),
-            thread: Some(thread),
+            health,
+            writer: Some(sender),
+            thread: Some(thread.map_err(|source| Error::Io { path, source })?),
             _lock: lock,
         })
+    }
+
+    /// Whether the store still writes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] after a disk failure: the process should drain and end, and only a person
+    /// who has looked at the disk should start it again.
+    pub fn health(&self) -> Result<(), Error> {
+        match self.health.failure.get() {
+            Some(_) => Err(self.health.error()),
+            None => Ok(()),
+        }
+    }
+
+    async fn ask(&self, work: Work) -> Answer {
+        let gone = || self.health.error();
+        let (answer, outcome) = oneshot::channel();
+        let writer = self.writer.as_ref().ok_or_else(gone)?;
+        let request = Request { work, answer };
+        writer.send(request).await.map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
     }
 }
 
@@ -115,15 +201,7 @@ impl Store for SqliteStore {
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnOutcome, Error>> {
-        Box::pin(async move {
-            let (answer, outcome) = oneshot::channel();
-            let writer = self.writer.as_ref().ok_or(Error::Closed)?;
-            writer
-                .send(Request { txn, answer })
-                .await
-                .map_err(|_| Error::Closed)?;
-            outcome.await.map_err(|_| Error::Closed)?
-        })
+        Box::pin(self.ask(Work::Txn(txn)))
     }
 
     fn watch<'a>(
@@ -131,22 +209,14 @@ impl Store for SqliteStore {
         prefix: &'a [u8],
         from: Revision,
     ) -> BoxFuture<'a, Result<Box<dyn Watch>, Error>> {
-        Box::pin(async move {
-            if self.core.is_closed() {
-                return Err(Error::Closed);
-            }
-            Ok(self.core.watch(prefix, from))
-        })
+        Box::pin(async move { Ok(self.core.watch(prefix, from)) })
     }
 
     fn revision(&self) -> BoxFuture<'_, Result<Revision, Error>> {
-        Box::pin(async move { Ok(self.core.read(|state| state.revision)) })
+        Box::pin(async move { Ok(self.core.revision()) })
     }
 
     fn compact(&self, at: Revision) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
-            self.core.compact(at);
-            Ok(())
-        })
+        Box::pin(async move { self.ask(Work::Compact(at)).await.map(|_| ()) })
     }
 }

@@ -85,7 +85,10 @@ fn a_file_of_a_newer_program_is_left_alone() {
 #[tokio::test]
 async fn a_full_store_refuses_writes_and_goes_on_when_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config { max_mib: 1 };
+    let config = Config {
+        max_mib: 1,
+        ..Config::default()
+    };
     let store = SqliteStore::open(folder.path(), &config, Metrics::default()).unwrap();
     let mut written = 0;
     let refused = loop {
@@ -112,6 +115,67 @@ async fn a_full_store_refuses_writes_and_goes_on_when_there_is_room() {
     drop(store);
     let store = open(folder.path()).unwrap();
     assert!(store.get(b"again").await.unwrap().is_some());
+}
+
+#[test]
+fn a_file_that_is_no_database_is_named_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bugle.db");
+    let text = "something that a person put here".repeat(1000);
+    std::fs::write(&file, &text).unwrap();
+    let error = open(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::Database { .. }), "{error:?}");
+    assert!(error.to_string().contains("bugle.db"), "{error}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+}
+
+#[test]
+fn a_file_whose_changes_are_out_of_order_is_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let database = rusqlite::Connection::open(folder.path().join("bugle.db")).unwrap();
+    let row = "INSERT INTO log (revision, key, value, create_revision, version) VALUES (?, x'6b', x'76', 1, 1)";
+    for revision in [1, 3] {
+        database.execute(row, [revision]).unwrap();
+    }
+    drop(database);
+    let error = open(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_come_together_share_their_syncs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut metrics = prometheus_client::registry::Registry::default();
+    let own = Metrics::register(&mut metrics);
+    let store = SqliteStore::open(folder.path(), &Config::default(), own).unwrap();
+    let store = Arc::new(store);
+    let commits = || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &metrics).unwrap();
+        let count = text
+            .lines()
+            .find_map(|line| line.strip_prefix("bugle_store_commit_seconds_count "))
+            .expect("commits are counted");
+        count.parse::<usize>().unwrap()
+    };
+    store.txn(put("alone", b"")).await.unwrap();
+    assert_eq!(commits(), 1);
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..64 {
+        let store = Arc::clone(&store);
+        writers.spawn(async move {
+            for number in 0..20 {
+                let key = format!("{writer}/{number}");
+                store.txn(put(&key, b"")).await.unwrap();
+            }
+        });
+    }
+    while let Some(ended) = writers.join_next().await {
+        ended.unwrap();
+    }
+    let shared = commits() - 1;
+    assert!(shared < 64 * 20 / 4, "{shared} commits for 1280 writes");
 }
 
 #[test]

@@ -1,162 +1,354 @@
 //! The one thread that writes.
+//!
+//! It takes every request that waits, plans them one after the other, writes all of them in one
+//! SQLite transaction, and only when that is synced publishes and answers. While it syncs, the next
+//! group gathers; nobody waits for a timer.
+//!
+//! When nobody wrote for a moment it does its chores: it deletes rows that no longer matter and
+//! moves the write-ahead log into the file. Under load the chores wait until one of them is
+//! overdue, so that few commits have to wait for one: a checkpoint costs about as much per MiB
+//! whenever it happens, but at the default of 16 MiB only one commit in dozens meets one.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::ErrorCode;
-use tokio::runtime::Builder;
-use tokio::sync::{mpsc, oneshot};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 
-use super::Request;
-use super::file::Database;
-use crate::core::{Core, Staged};
-use crate::{Batch, Error, Metrics, TxnOutcome};
+use super::log::{Contents, Log, Sweep, WriteError, tombstone};
+use super::{Answer, Health, Request, Work};
+use crate::core::Core;
+use crate::state::{Place, Plan, Rows, size};
+use crate::{Error, Metrics, Revision, TxnOutcome};
 
-/// Transactions that share a commit at most; the rest waits for the next one. More would make the
+/// Requests that share a commit at most, and what they may write together. More would make the
 /// first of them wait for the planning of the last without saving much of a sync.
 const GROUP: usize = 512;
+const GROUP_BYTES: usize = 8 << 20;
 
-/// The write-ahead log is moved into the file when nobody wrote for this long …
-const IDLE: Duration = Duration::from_millis(500);
+/// Chores begin when nobody wrote for this long.
+const IDLE: Duration = Duration::from_millis(100);
 
-/// … or when it is larger than this, so that it (and the time of the next start) stays bounded.
-const WAL_BYTES: u64 = 64 << 20;
+/// A checkpoint is worth its two syncs when it moves this much.
+const WORTH_MOVING: u64 = 1 << 20;
 
-/// A transaction that was planned.
+/// Rows that are deleted in one go. A request that comes meanwhile waits for about this many page
+/// writes and a sync.
+const SWEEP: usize = 256;
+
+/// Superfluous rows that may wait under load (about 2 MiB of memory); past it each commit also
+/// deletes twice as many as it adds.
+const MAX_GARBAGE: usize = 100_000;
+
+/// Writes until every sender is gone or the disk fails.
+pub(super) struct Writer {
+    log: Log,
+    core: Arc<Core>,
+    health: Arc<Health>,
+    metrics: Metrics,
+    /// Moved under load when there is this much to move.
+    checkpoint_bytes: u64,
+    garbage: VecDeque<Place>,
+    unmoved_bytes: u64,
+}
+
+/// What the planning of a group came to: one answer for each of its requests.
 struct Planned {
-    outcome: TxnOutcome,
-    answer: oneshot::Sender<Result<TxnOutcome, Error>>,
+    rows: Vec<Rows>,
+    compact: Option<Revision>,
+    answers: Vec<Answer>,
 }
 
-/// Writes until every sender is gone or the disk cannot be trusted.
-pub(super) fn run(
-    mut database: Database,
-    core: &Core,
-    mut requests: mpsc::Receiver<Request>,
-    metrics: &Metrics,
-) {
-    // A runtime of its own only for the receiver's time-out; nothing else runs on it.
-    let Ok(runtime) = Builder::new_current_thread().enable_time().build() else {
-        core.close();
-        return;
-    };
-    let mut dirty = false;
-    loop {
-        let mut group = Vec::new();
-        let waiting = requests.recv_many(&mut group, GROUP);
-        let taken = if dirty {
-            runtime.block_on(async { timeout(IDLE, waiting).await })
-        } else {
-            Ok(runtime.block_on(waiting))
+impl Writer {
+    pub(super) fn new(
+        (log, contents): (Log, Contents),
+        checkpoint_bytes: u64,
+        health: Arc<Health>,
+        metrics: Metrics,
+    ) -> Self {
+        let writer = Self {
+            log,
+            core: Core::new(contents.state),
+            health,
+            metrics,
+            checkpoint_bytes,
+            garbage: contents.garbage,
+            unmoved_bytes: 0,
         };
-        match taken {
-            Ok(0) => break,
-            Ok(_) => {
-                let Ok(()) = write(&mut database, core, group, metrics) else {
-                    break;
-                };
-                dirty = true;
-                if database.wal_bytes() > WAL_BYTES {
-                    checkpoint(&database);
-                }
+        writer.metrics.revision.set(writer.core.revision().0);
+        writer.measure();
+        writer
+    }
+
+    /// What the writer publishes to.
+    pub(super) fn core(&self) -> Arc<Core> {
+        Arc::clone(&self.core)
+    }
+
+    /// Serves requests until every sender is gone or the disk fails.
+    pub(super) fn run(mut self, runtime: &Runtime, mut requests: Receiver<Request>) {
+        // However this thread ends, watchers must learn that nothing more comes.
+        let _ending = CloseOnDrop(Arc::clone(&self.core));
+        match self.serve(runtime, &mut requests) {
+            Ok(()) => {}
+            Err(WriteError::Full) => {
+                // Only the last checkpoint says so; the next start reads the write-ahead log.
+                tracing::warn!(path = %self.log.path().display(), "no room for a checkpoint");
             }
-            Err(_) => {
-                checkpoint(&database);
-                dirty = false;
-            }
+            Err(WriteError::Lost(error)) => self.fail(error),
         }
     }
-    core.close();
-}
 
-fn checkpoint(database: &Database) {
-    if let Err(error) = database.checkpoint() {
-        // What is in the log is safe; the next checkpoint tries again.
-        tracing::warn!(path = %database.path().display(), %error, "checkpoint failed");
-    }
-}
-
-/// The disk did not say whether the last write reached it.
-struct Untrusted;
-
-/// Plans, commits, publishes and answers one group.
-fn write(
-    database: &mut Database,
-    core: &Core,
-    group: Vec<Request>,
-    metrics: &Metrics,
-) -> Result<(), Untrusted> {
-    let (batches, planned) = plan(core, group);
-    if !batches.is_empty() {
-        let begin = Instant::now();
-        if let Err(error) = database.commit(&batches) {
-            return refuse(database, planned, error);
-        }
-        metrics
-            .commit_seconds
-            .observe(begin.elapsed().as_secs_f64());
-        #[expect(clippy::cast_precision_loss, reason = "a group is small")]
-        metrics.commit_transactions.observe(planned.len() as f64);
-        core.publish(batches);
-        metrics.revision.set(core.read(|state| state.revision.0));
-    }
-    for Planned { outcome, answer } in planned {
-        // Whoever asked may have gone.
-        let _ = answer.send(Ok(outcome));
-    }
-    Ok(())
-}
-
-fn plan(core: &Core, group: Vec<Request>) -> (Vec<Batch>, Vec<Planned>) {
-    let (mut staged, mut batches, mut planned) = (Staged::new(), Vec::new(), Vec::new());
-    core.read(|state| {
-        let mut revision = state.revision;
-        for Request { txn, answer } in group {
-            let outcome = match state.plan(&mut staged, revision, txn) {
-                Ok(None) => TxnOutcome {
-                    succeeded: false,
-                    revision,
-                },
-                Ok(Some(batch)) => {
-                    revision = batch.revision;
-                    if !batch.changes.is_empty() {
-                        batches.push(batch);
-                    }
-                    TxnOutcome {
-                        succeeded: true,
-                        revision,
-                    }
-                }
-                Err(error) => {
-                    let _ = answer.send(Err(error));
+    fn serve(
+        &mut self,
+        runtime: &Runtime,
+        requests: &mut Receiver<Request>,
+    ) -> Result<(), WriteError> {
+        let mut patience = IDLE;
+        loop {
+            let first = if self.has_chores() {
+                let waited = runtime.block_on(async { timeout(patience, requests.recv()).await });
+                let Ok(first) = waited else {
+                    self.do_a_chore()?;
+                    patience = Duration::ZERO;
                     continue;
-                }
+                };
+                first
+            } else {
+                runtime.block_on(requests.recv())
             };
-            planned.push(Planned { outcome, answer });
+            let Some(first) = first else {
+                return self.log.checkpoint();
+            };
+            patience = IDLE;
+            self.answer(gather(first, requests))?;
+            if self.unmoved_bytes >= self.checkpoint_bytes {
+                self.checkpoint()?;
+            }
         }
-    });
-    (batches, planned)
+    }
+
+    /// Writes a group and answers everybody in it.
+    fn answer(&mut self, group: Vec<Request>) -> Result<(), WriteError> {
+        let (work, senders): (Vec<_>, Vec<_>) = group
+            .into_iter()
+            .map(|request| (request.work, request.answer))
+            .unzip();
+        let answers = match self.write(&work) {
+            Ok(answers) => answers,
+            Err(WriteError::Full) => self.write_without_room(&work)?,
+            Err(WriteError::Lost(error)) => {
+                self.health.set_failure(Arc::clone(&error));
+                for sender in senders {
+                    let _ = sender.send(Err(self.health.error()));
+                }
+                return Err(WriteError::Lost(error));
+            }
+        };
+        for (sender, answer) in senders.into_iter().zip(answers) {
+            // Whoever asked may have gone.
+            let _ = sender.send(answer);
+        }
+        Ok(())
+    }
+
+    /// Gives up the history for its room, then tries one by one: a large write that finds no room
+    /// must not keep a small one, or a deletion, from finding some.
+    fn write_without_room(&mut self, work: &[Work]) -> Result<Vec<Answer>, WriteError> {
+        tracing::warn!(path = %self.log.path().display(), "no room for a write");
+        self.core
+            .write(|state| state.history.forget(state.revision()));
+        while !self.garbage.is_empty() {
+            match self.sweep() {
+                Ok(()) => {}
+                // The disk is full, not only the file: nothing gains room there.
+                Err(WriteError::Full) => break,
+                Err(lost) => return Err(lost),
+            }
+        }
+        let mut answers = Vec::with_capacity(work.len());
+        for one in work {
+            match self.write(std::slice::from_ref(one)) {
+                Ok(answer) => answers.extend(answer),
+                Err(WriteError::Full) => answers.push(Err(Error::Full)),
+                Err(WriteError::Lost(error)) => {
+                    // Those before are durable, but an answer less is only an unknown outcome.
+                    self.health.set_failure(Arc::clone(&error));
+                    return Err(WriteError::Lost(error));
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Plans, commits and publishes.
+    fn write(&mut self, work: &[Work]) -> Result<Vec<Answer>, WriteError> {
+        let Planned {
+            rows,
+            compact,
+            answers,
+        } = self.plan(work);
+        if rows.is_empty() && compact.is_none() {
+            return Ok(answers);
+        }
+        let begin = Instant::now();
+        let swept = self.overdue(&rows);
+        let compacted = compact.or_else(|| (swept > 0).then(|| self.compacted()));
+        let sweep = Sweep {
+            rows: &self.garbage.make_contiguous()[..swept],
+            compacted,
+        };
+        self.log.append(&rows, sweep)?;
+        self.garbage.drain(..swept);
+        let seconds = begin.elapsed().as_secs_f64();
+        self.metrics.committed(seconds, work.len());
+        self.publish(rows, compact);
+        self.unmoved_bytes = self.log.unmoved_bytes()?;
+        Ok(answers)
+    }
+
+    fn plan(&self, work: &[Work]) -> Planned {
+        self.core.read(|state| {
+            let mut plan = Plan::new(state);
+            let mut compact = None;
+            let mut answers = Vec::with_capacity(work.len());
+            for one in work {
+                answers.push(match one {
+                    Work::Txn(txn) => plan.add(txn),
+                    Work::Compact(at) => {
+                        let revision = plan.revision();
+                        compact = compact.max(Some(revision.min(*at)));
+                        Ok(TxnOutcome {
+                            succeeded: true,
+                            revision,
+                        })
+                    }
+                });
+            }
+            Planned {
+                rows: plan.finish(),
+                compact,
+                answers,
+            }
+        })
+    }
+
+    fn publish(&mut self, planned: Vec<Rows>, compact: Option<Revision>) {
+        for row in planned.iter().flat_map(|rows| &rows.rows) {
+            let own = tombstone(row.number, &row.change);
+            self.garbage.extend(row.supersedes.into_iter().chain(own));
+        }
+        self.core.publish(planned);
+        if let Some(at) = compact {
+            self.core.write(|state| state.history.forget(at));
+        }
+        self.metrics.revision.set(self.core.revision().0);
+    }
+
+    fn compacted(&self) -> Revision {
+        self.core.read(|state| state.history.compacted())
+    }
+
+    /// How much garbage, from the oldest on and up to `limit`, the history no longer needs.
+    fn sweepable(&self, limit: usize) -> usize {
+        let compacted = self.compacted();
+        let due = |place: &&Place| place.revision <= compacted;
+        self.garbage.iter().take(limit).take_while(due).count()
+    }
+
+    /// How much garbage a commit of `planned` must take with it.
+    fn overdue(&self, planned: &[Rows]) -> usize {
+        if self.garbage.len() < MAX_GARBAGE {
+            return 0;
+        }
+        let added: usize = planned.iter().map(|rows| rows.rows.len()).sum();
+        self.sweepable(2 * added)
+    }
+
+    fn has_chores(&self) -> bool {
+        self.unmoved_bytes >= WORTH_MOVING || self.sweepable(SWEEP) == SWEEP
+    }
+
+    fn do_a_chore(&mut self) -> Result<(), WriteError> {
+        let done = if self.sweepable(SWEEP) == SWEEP {
+            self.sweep()
+        } else {
+            self.checkpoint()
+        };
+        match done {
+            // The chore comes again after the next write; reading and what fits goes on.
+            Err(WriteError::Full) => {
+                self.unmoved_bytes = 0;
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Deletes some rows that no longer matter.
+    fn sweep(&mut self) -> Result<(), WriteError> {
+        let swept = self.sweepable(SWEEP);
+        let compacted = Some(self.compacted());
+        let rows = &self.garbage.make_contiguous()[..swept];
+        self.log.append(&[], Sweep { rows, compacted })?;
+        self.garbage.drain(..swept);
+        self.unmoved_bytes = self.log.unmoved_bytes()?;
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), WriteError> {
+        self.log.checkpoint()?;
+        self.unmoved_bytes = self.log.unmoved_bytes()?;
+        self.measure();
+        Ok(())
+    }
+
+    fn measure(&self) {
+        self.metrics.disk_bytes.set(self.log.disk_bytes());
+    }
+
+    /// Nothing is written any more; who waits learns why from [`Health`].
+    fn fail(self, error: Arc<rusqlite::Error>) {
+        tracing::error!(path = %self.log.path().display(), %error, "the disk failed");
+        self.health.set_failure(error);
+        self.log.abandon();
+    }
 }
 
-/// Answers a group that could not be committed.
-///
-/// A full disk leaves the file as it was, and the store goes on. After anything else it is unknown
-/// what a restart would find, so that nothing more may be acknowledged: the store closes.
-fn refuse(
-    database: &Database,
-    planned: Vec<Planned>,
-    error: rusqlite::Error,
-) -> Result<(), Untrusted> {
-    let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
-    tracing::error!(path = %database.path().display(), %error, full, "commit failed");
-    let mut first = Some(error);
-    for Planned { answer, .. } in planned {
-        let refusal = match first.take() {
-            _ if full => Error::Full,
-            Some(error) => database.error(error),
-            None => Error::Closed,
+/// Takes what waits beside `first`, within the limits of a group.
+fn gather(first: Request, requests: &mut Receiver<Request>) -> Vec<Request> {
+    let mut bytes = first.work.size();
+    let mut group = vec![first];
+    while group.len() < GROUP && bytes < GROUP_BYTES {
+        let Ok(request) = requests.try_recv() else {
+            break;
         };
-        let _ = answer.send(Err(refusal));
+        bytes += request.work.size();
+        group.push(request);
     }
-    if full { Ok(()) } else { Err(Untrusted) }
+    group
+}
+
+impl Work {
+    fn size(&self) -> usize {
+        match self {
+            Self::Txn(txn) => size(txn),
+            Self::Compact(_) => 0,
+        }
+    }
+}
+
+/// A runtime for the time-outs of the writer's queue; nothing else runs on it.
+pub(super) fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_time().build()
+}
+
+struct CloseOnDrop(Arc<Core>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }

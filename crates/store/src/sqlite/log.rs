@@ -1,0 +1,330 @@
+//! The database file: an append-only log of every change, and its sweeping.
+//!
+//! A change is one row, numbered in the order of the changes, so that rows are only ever added at
+//! the end of the table: it needs no index and a commit touches few pages. Rows that no longer
+//! matter (superseded, and too old for the history) are deleted later, when nobody waits.
+//!
+//! The file is held exclusively (`locking_mode`): SQLite then keeps its index of the write-ahead
+//! log on the heap, and no other program can keep that log from being started over or change the
+//! file underneath. Stop the server to look at the file with the `sqlite3` shell.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::config::DbConfig;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
+
+use crate::history::Limits;
+use crate::state::{Place, Row, Rows, State};
+use crate::{Change, Error, KeyValue, Revision};
+
+/// The format of the file; a larger number is refused, 0 is an empty file.
+const FORMAT: i64 = 1;
+
+/// A tombstone has no value. `compacted` is the revision up to which rows may be missing.
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS log (
+        id INTEGER PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        value BLOB,
+        create_revision INTEGER NOT NULL,
+        version INTEGER NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT OR IGNORE INTO meta VALUES ('compacted', 0);
+    PRAGMA user_version = 1;
+";
+
+const PAGE_BYTES: u64 = 4096;
+
+/// Pages beyond the limit that only deletions and sweeping may take (1 MiB): in a log a deletion is
+/// an addition first, and a full store must be able to get out of it.
+const RESERVE_PAGES: u64 = 256;
+
+/// Another program that reads the file while it is opened gets this long to finish.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The open file.
+#[derive(Debug)]
+pub(super) struct Log {
+    path: PathBuf,
+    connection: Connection,
+    max_pages: u64,
+}
+
+/// What the file holds.
+pub(super) struct Contents {
+    pub(super) state: State,
+    /// The rows that are superfluous once the history has moved past them. In this order they can be
+    /// deleted one by one: a tombstone comes after all rows that it hides.
+    pub(super) garbage: VecDeque<Place>,
+}
+
+/// Why nothing was written.
+#[derive(Debug)]
+pub(super) enum WriteError {
+    /// No room. The file is as it was, and can be written again.
+    Full,
+    /// What became of the write is unknown.
+    Lost(Arc<rusqlite::Error>),
+}
+
+impl Log {
+    /// Opens the file, makes it if necessary, and reads everything in it.
+    pub(super) fn open(
+        path: &Path,
+        max_bytes: u64,
+        limits: Limits,
+    ) -> Result<(Self, Contents), Error> {
+        let failed = |source| Error::Database {
+            path: path.to_owned(),
+            source,
+        };
+        let connection = Connection::open(path).map_err(failed)?;
+        connection.busy_timeout(PATIENCE).map_err(failed)?;
+        // Before anything is read, else SQLite shares its index of the write-ahead log in a file.
+        connection
+            .pragma_update(None, "locking_mode", "EXCLUSIVE")
+            .map_err(failed)?;
+        let format: i64 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(failed)?;
+        if format > FORMAT {
+            return Err(Error::NewerFormat {
+                path: path.to_owned(),
+                found: format,
+                known: FORMAT,
+            });
+        }
+        let mut log = Self {
+            path: path.to_owned(),
+            connection,
+            max_pages: max_bytes / PAGE_BYTES,
+        };
+        log.set_up(format).map_err(failed)?;
+        let contents = log.read(limits)?;
+        Ok((log, contents))
+    }
+
+    fn set_up(&mut self, format: i64) -> rusqlite::Result<()> {
+        let connection = &self.connection;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        // SQLite would ignore the error of a checkpoint of its own, and after a failed sync of the
+        // file, starting the log over would lose what is in it. See `checkpoint`.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        self.limit_pages(self.max_pages)?;
+        if format == 0 {
+            let transaction = self.connection.transaction()?;
+            transaction.execute_batch(SCHEMA)?;
+            transaction.commit()?;
+        }
+        Ok(())
+    }
+
+    fn limit_pages(&self, pages: u64) -> rusqlite::Result<()> {
+        self.connection.pragma_update(None, "max_page_count", pages)
+    }
+
+    fn read(&self, limits: Limits) -> Result<Contents, Error> {
+        let failed = |source| Error::Database {
+            path: self.path.clone(),
+            source,
+        };
+        let damaged = |what| Error::Damaged {
+            path: self.path.clone(),
+            what,
+        };
+        let compacted = "SELECT value FROM meta WHERE name = 'compacted'";
+        let compacted: u64 = self
+            .connection
+            .query_row(compacted, [], |row| row.get(0))
+            .map_err(failed)?;
+        let mut state = State::new(Revision(compacted), limits);
+        let mut garbage = VecDeque::new();
+        let select =
+            "SELECT id, revision, key, value, create_revision, version FROM log ORDER BY id";
+        let mut select = self.connection.prepare(select).map_err(failed)?;
+        let mut rows = select.query([]).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            let (number, change) = parse(row).map_err(failed)?;
+            let place = tombstone(number, &change);
+            let superseded = state.restore(number, change).map_err(damaged)?;
+            garbage.extend(superseded.into_iter().chain(place));
+        }
+        Ok(Contents { state, garbage })
+    }
+
+    /// Adds the rows, and deletes others in the same transaction. Synced when it returns.
+    pub(super) fn append(&mut self, planned: &[Rows], sweep: Sweep<'_>) -> Result<(), WriteError> {
+        let additions = || planned.iter().flat_map(|rows| &rows.rows);
+        let shrinks = additions().all(|row| matches!(row.change, Change::Delete { .. }));
+        let write = |transaction: &Transaction<'_>| {
+            additions().try_for_each(|row| insert(transaction, row))?;
+            sweep.run(transaction)
+        };
+        if !shrinks {
+            return self.commit(write);
+        }
+        self.reserve(RESERVE_PAGES)?;
+        let written = self.commit(write);
+        self.reserve(0)?;
+        written
+    }
+
+    fn reserve(&self, pages: u64) -> Result<(), WriteError> {
+        self.limit_pages(self.max_pages + pages)
+            .map_err(|error| WriteError::Lost(Arc::new(error)))
+    }
+
+    fn commit(
+        &mut self,
+        write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), WriteError> {
+        let run = |connection: &mut Connection| {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            write(&transaction)?;
+            transaction.commit()
+        };
+        run(&mut self.connection).map_err(|error| self.judge(error))
+    }
+
+    /// A full disk is noticed before the last frame of a commit is written, so that SQLite has taken
+    /// it back. Of any other failure, above all that of a sync, nobody knows what reached the disk:
+    /// the kernel may have dropped the pages, and a second sync would only say that it has nothing
+    /// left to do.
+    fn judge(&self, error: rusqlite::Error) -> WriteError {
+        let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+        if full && self.connection.is_autocommit() {
+            WriteError::Full
+        } else {
+            WriteError::Lost(Arc::new(error))
+        }
+    }
+
+    /// Bytes in the write-ahead log that a checkpoint would move.
+    pub(super) fn unmoved_bytes(&self) -> Result<u64, WriteError> {
+        self.checkpoint_pragma("PRAGMA wal_checkpoint(NOOP)")
+    }
+
+    /// Moves the write-ahead log into the file; the next commit then starts it over.
+    ///
+    /// The log keeps its length, so that later commits overwrite what is allocated already: their
+    /// sync is cheaper than one that makes a file grow.
+    pub(super) fn checkpoint(&self) -> Result<(), WriteError> {
+        self.checkpoint_pragma("PRAGMA wal_checkpoint(PASSIVE)")
+            .map(|_left| ())
+    }
+
+    fn checkpoint_pragma(&self, pragma: &str) -> Result<u64, WriteError> {
+        let unmoved = |row: &rusqlite::Row<'_>| {
+            let (frames, moved): (i64, i64) = (row.get(1)?, row.get(2)?);
+            Ok(u64::try_from(frames - moved).unwrap_or(0) * PAGE_BYTES)
+        };
+        self.connection
+            .prepare_cached(pragma)
+            .and_then(|mut pragma| pragma.query_row([], unmoved))
+            .map_err(|error| self.judge(error))
+    }
+
+    /// What the store takes on disk; 0 where that cannot be seen.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        let mut wal = self.path.clone().into_os_string();
+        wal.push("-wal");
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        size(&self.path) + size(Path::new(&wal))
+    }
+
+    /// Closes the file as it is. A checkpoint after a failed sync could destroy what is still good
+    /// in the write-ahead log.
+    pub(super) fn abandon(self) {
+        let _ = self
+            .connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    }
+
+    /// The file, for messages.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Rows to delete, and the revision up to which rows may be missing afterwards.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sweep<'a> {
+    pub(super) rows: &'a [Place],
+    pub(super) compacted: Option<Revision>,
+}
+
+impl Sweep<'_> {
+    fn run(self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+        let mut delete = transaction.prepare_cached("DELETE FROM log WHERE id = ?")?;
+        for place in self.rows {
+            delete.execute([place.row])?;
+        }
+        if let Some(compacted) = self.compacted {
+            transaction
+                .prepare_cached("UPDATE meta SET value = max(value, ?) WHERE name = 'compacted'")?
+                .execute([compacted.0])?;
+        }
+        Ok(())
+    }
+}
+
+fn insert(transaction: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO log (id, revision, key, value, create_revision, version) \
+         VALUES (?, ?, ?, ?, ?, ?)",
+    )?;
+    let key = &row.change.key()[..];
+    let revision = row.change.revision().0;
+    match &row.change {
+        Change::Put(value) => insert.execute(params![
+            row.number,
+            revision,
+            key,
+            &value.value[..],
+            value.create_revision.0,
+            value.version,
+        ])?,
+        Change::Delete { .. } => {
+            insert.execute(params![row.number, revision, key, None::<&[u8]>, 0, 0])?
+        }
+    };
+    Ok(())
+}
+
+fn parse(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, Change)> {
+    let number = row.get(0)?;
+    let revision = Revision(row.get(1)?);
+    let key = Bytes::copy_from_slice(row.get_ref(2)?.as_blob()?);
+    let value = match row.get_ref(3)? {
+        ValueRef::Null => return Ok((number, Change::Delete { key, revision })),
+        value => Bytes::copy_from_slice(value.as_blob()?),
+    };
+    let value = KeyValue {
+        key,
+        value,
+        create_revision: Revision(row.get(4)?),
+        mod_revision: revision,
+        version: row.get(5)?,
+    };
+    Ok((number, Change::Put(value)))
+}
+
+/// The place of a change that is superfluous by itself, once the history has moved past it.
+pub(super) fn tombstone(row: u64, change: &Change) -> Option<Place> {
+    let Change::Delete { revision, .. } = change else {
+        return None;
+    };
+    Some(Place {
+        row,
+        revision: *revision,
+    })
+}

@@ -141,7 +141,7 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
     .await?;
 
     let tasks = Tasks::new();
-    let readiness = Readiness::default();
+    let readiness = Readiness::new(Arc::clone(&store));
     let applied = Applied::new();
     let logs = LogStore::open(folder.join("logs"), config.logs.clone(), &mut metrics);
     let data = DataPlane::start(config.server.data_threads).map_err(StartError::System)?;

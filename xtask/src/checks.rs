@@ -119,7 +119,14 @@ fn build() -> Outcome {
 }
 
 /// The tests of the system that have no step of their own.
-const SYSTEM: &[&str] = &["functions", "streaming", "scaling", "failures", "operation"];
+const SYSTEM: &[&str] = &[
+    "functions",
+    "streaming",
+    "scaling",
+    "failures",
+    "operation",
+    "api_description",
+];
 
 fn system_tests() -> Outcome {
     let targets: Vec<_> = SYSTEM.iter().flat_map(|name| ["--test", name]).collect();

@@ -260,6 +260,7 @@ impl Registry {
         let keys = Keys(caller);
         let mut then = Vec::new();
         let found = self.find(caller, name, version).await?;
+        let revision = found.as_ref().map(|found| found.record.revision());
         let guard = match (version, found) {
             (Version::Published(label), Some(found)) => {
                 let label = label.as_str();
@@ -294,11 +295,18 @@ impl Registry {
                 return Err(Error::function_not_found(name.base_or_full()));
             }
         };
-        self.commit(Txn {
-            when: vec![guard],
-            then,
-        })
-        .await
+        if *version == Version::Draft {
+            // Before the name is free.
+            let mut latest = self.deleted.lock();
+            *latest = revision.max(latest.take());
+        }
+        let when = vec![guard];
+        self.commit(Txn { when, then }).await
+    }
+
+    /// The revision of a function that is registered now.
+    fn first_revision(&self, now: bugle_types::Timestamp) -> RevisionId {
+        RevisionId::next(now, self.deleted.lock().as_ref())
     }
 }
 
@@ -379,7 +387,7 @@ impl FunctionsApi for Registry {
         let runtime = request.runtime.as_deref().unwrap_or_default();
         let mut version = VersionPart {
             runtime: rules::normal_runtime(kind, runtime),
-            revision_id: RevisionId::next(now, None).as_str().to_owned(),
+            revision_id: self.first_revision(now).as_str().to_owned(),
             version: kind.draft().to_owned(),
             description: kind.draft().to_owned(),
             publish_time: now.to_string(),

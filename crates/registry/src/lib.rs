@@ -20,15 +20,14 @@ mod published;
 mod record;
 mod reservations;
 mod rules;
-#[cfg(test)]
-mod tests;
 
 use std::future::Future;
 use std::sync::Arc;
 
 use bugle_api::{Class, Error};
 use bugle_store::{Revision, Store, Txn};
-use bugle_types::Code;
+use bugle_types::{Code, RevisionId};
+use parking_lot::Mutex;
 
 pub use bugle_store::BoxFuture;
 pub use catalogue::{Batch, Catalogue, Event};
@@ -49,6 +48,9 @@ pub struct Registry {
     clock: Arc<dyn Clock>,
     index: Arc<Index>,
     after_commit: AfterCommit,
+    /// The latest revision of a draft that was deleted: one that is registered again under its name
+    /// begins after it, so that an old revision never fits it.
+    deleted: Mutex<Option<RevisionId>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -85,6 +87,7 @@ impl Registry {
             clock,
             index,
             after_commit,
+            deleted: Mutex::new(None),
         };
         Ok((Arc::new(registry), follow))
     }

@@ -1,1 +1,0 @@
-//! Rules, seen through the traits.

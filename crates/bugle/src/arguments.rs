@@ -8,6 +8,11 @@ use crate::commands::{
     serve, update,
 };
 
+/// The options that say where the platform is; each command takes them, and those that need none
+/// make nothing of them.
+const PLATFORM: &str = "Talking to a platform";
+const OUTPUT: &str = "Output";
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0 ok · 1 the platform or the function said no · 2 usage · 3 no connection · 4 not allowed
@@ -32,36 +37,57 @@ pub(crate) struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = PLATFORM,
         env = "BUGLE_SERVER",
+        hide_env_values = true,
         value_name = "URL",
         default_value = "http://127.0.0.1:31182"
     )]
     pub(crate) server: String,
     /// Address of the invocation gateway; the platform says it when it is not given.
-    #[arg(long, global = true, env = "BUGLE_GATEWAY", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = PLATFORM,
+        env = "BUGLE_GATEWAY",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub(crate) gateway: Option<String>,
     /// Tenant on whose behalf to act.
-    #[arg(long, global = true, env = "BUGLE_TENANT", value_name = "TENANT")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = PLATFORM,
+        env = "BUGLE_TENANT",
+        hide_env_values = true,
+        value_name = "TENANT"
+    )]
     pub(crate) tenant: Option<String>,
-    /// Form of what is shown.
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    /// Form of what is shown: for people, for programs, or for both.
+    #[arg(
+        short,
+        long,
+        global = true,
+        help_heading = OUTPUT,
+        value_name = "FORM",
+        value_enum,
+        default_value_t = Format::Table
+    )]
     pub(crate) output: Format,
     /// Says nothing on standard error but errors.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = OUTPUT)]
     pub(crate) quiet: bool,
-    /// Prints the equivalent curl command instead of sending the request.
-    #[arg(long, global = true)]
+    /// Prints the request as a curl command instead of sending it.
+    #[arg(long, global = true, help_heading = PLATFORM)]
     pub(crate) curl: bool,
 }
 
-/// Forms of what is shown.
+/// Forms of what is shown. Comments on them would make every `--help` three times as long.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// For people.
     Table,
-    /// For programs.
     Json,
-    /// For both.
     Yaml,
 }
 
@@ -81,7 +107,7 @@ pub(crate) enum Command {
     Logs(logs::Arguments),
     /// Lists functions.
     List(list::Arguments),
-    /// Shows everything about a function: definition, versions, instances, failures.
+    /// Shows one function: definition, versions, instances, calls, failures.
     Describe(describe::Arguments),
     /// Makes a version of the draft that never changes.
     Publish(publish::Arguments),
@@ -101,6 +127,22 @@ pub(crate) enum Command {
     },
     /// Checks or shows the configuration.
     Config(config::Arguments),
+}
+
+impl Command {
+    /// The function that the command is about, as it was typed.
+    pub(crate) fn function(&self) -> Option<&str> {
+        match self {
+            Self::Invoke(arguments) => Some(&arguments.name),
+            Self::Logs(arguments) => Some(&arguments.name),
+            Self::Describe(arguments) => Some(&arguments.name),
+            Self::Publish(arguments) => Some(&arguments.name),
+            Self::Update(arguments) => Some(&arguments.name),
+            Self::Delete(arguments) => Some(&arguments.name),
+            Self::Reserve(arguments) => Some(arguments.name()),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,11 +8,15 @@ use bugle_types::{Code, report};
 /// What a command comes to.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
-/// A command that did not do what it was asked.
+/// Why a command ends before its end; hardly ever because all is well.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
     text: String,
+    /// What to do next.
+    hint: Option<String>,
+    /// The platform has no function of the name that was given.
+    pub(crate) is_unknown_function: bool,
 }
 
 /// Exit codes; `--help` lists them too.
@@ -44,6 +48,26 @@ impl Failure {
         Self {
             code,
             text: text.into(),
+            hint: None,
+            is_unknown_function: false,
+        }
+    }
+
+    /// Nothing is left to do, and nothing went wrong.
+    pub(crate) fn done() -> Self {
+        Self::new(0, "")
+    }
+
+    /// Ctrl-C; whoever pressed it knows.
+    pub(crate) fn interrupted() -> Self {
+        Self::new(exit::INTERRUPTED, "")
+    }
+
+    /// Says what to do next.
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
         }
     }
 
@@ -59,25 +83,42 @@ impl Failure {
 
     /// A call that was answered with a failure.
     pub(crate) fn answered(status: u16, code: u32, text: impl Into<String>) -> Self {
-        Self::new(exit_code(status, code), text)
+        Self {
+            is_unknown_function: is_one_of(
+                code,
+                &[Code::FunctionNotFound, Code::FunctionMetadataNotFound],
+            ),
+            ..Self::new(exit_code(status, code), text)
+        }
     }
 
     pub(crate) fn code(&self) -> u8 {
         self.code
     }
 
-    /// Prints the text, unless there is none: then everything was said already.
+    /// Prints the text and the hint, unless there is none: then everything was said already.
     pub(crate) fn print(&self) {
+        let mut shown = String::new();
         if !self.text.is_empty() {
-            // Nobody is left to tell if this fails.
-            let _ = writeln!(anstream::stderr(), "bugle: {}", self.text);
+            shown = format!("bugle: {}\n", self.text);
         }
+        if let Some(hint) = &self.hint {
+            shown.push_str("  → ");
+            shown.push_str(hint);
+            shown.push('\n');
+        }
+        // Nobody is left to tell if this fails.
+        let _ = anstream::stderr().write_all(shown.as_bytes());
     }
+}
+
+fn is_one_of(code: u32, codes: &[Code]) -> bool {
+    codes.iter().any(|known| known.number() == code)
 }
 
 /// The exit code for an answer with this status and inner code.
 fn exit_code(status: u16, code: u32) -> u8 {
-    let is = |codes: &[Code]| codes.iter().any(|known| known.number() == code);
+    let is = |codes| is_one_of(code, codes);
     if is(&[
         Code::FunctionNotFound,
         Code::FunctionVersionNotFound,
@@ -105,14 +146,27 @@ fn exit_code(status: u16, code: u32) -> u8 {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let code = match &error {
-            Error::Address { .. } | Error::Request(_) => exit::USAGE,
-            Error::Connect { .. } | Error::Broken { .. } => exit::NETWORK,
-            Error::Timeout { .. } => exit::TIMEOUT,
-            Error::Refused { status, code, .. } => exit_code(*status, *code),
-            _ => exit::REFUSED,
-        };
-        Self::new(code, report(&error))
+        let text = report(&error);
+        match &error {
+            Error::Address { .. } | Error::Request(_) => Self::usage(text),
+            Error::Connect { .. } => Self::new(exit::NETWORK, text).hint(
+                "start the platform with `bugle serve`, or name the one to talk to with --server",
+            ),
+            Error::Broken { .. } => Self::new(exit::NETWORK, text),
+            Error::Timeout { .. } => Self::new(exit::TIMEOUT, text),
+            Error::Refused { status, code, .. } => Self::answered(*status, *code, text),
+            Error::Unexpected { status, .. } => {
+                let code = match status {
+                    401 | 403 => exit::AUTHENTICATION,
+                    _ => exit::REFUSED,
+                };
+                Self::new(code, text).hint(
+                    "--server is the address of a platform's control API, by default \
+                     http://127.0.0.1:31182",
+                )
+            }
+            _ => Self::new(exit::REFUSED, text),
+        }
     }
 }
 

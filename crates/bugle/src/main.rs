@@ -9,6 +9,7 @@ mod commands;
 mod failure;
 mod manifest;
 mod names;
+mod near;
 mod output;
 mod session;
 mod settings;
@@ -35,10 +36,10 @@ fn main() -> ExitCode {
 fn run(Arguments { global, command }: Arguments) -> Outcome {
     match command {
         Command::Serve(arguments) => commands::serve::run(&arguments),
-        Command::Config(arguments) => commands::config::run(&arguments),
+        Command::Config(arguments) => commands::config::run(&arguments, &global),
         Command::Doctor(arguments) => commands::doctor::run(&arguments, &global),
         Command::Completion { shell } => commands::completion::run(shell),
-        Command::New(arguments) => commands::new::run(&arguments),
+        Command::New(arguments) => commands::new::run(&arguments, &global),
         Command::Dev(arguments) => commands::dev::run(&arguments, &global),
         other => session::block_on(remote(other, &global)),
     }
@@ -46,16 +47,25 @@ fn run(Arguments { global, command }: Arguments) -> Outcome {
 
 async fn remote(command: Command, global: &arguments::Global) -> Outcome {
     let session = session::Session::new(global)?;
+    match (carry_out(&session, &command).await, command.function()) {
+        (Err(failure), Some(name)) if failure.is_unknown_function => {
+            Err(names::suggest(&session, failure, name).await)
+        }
+        (outcome, _) => outcome,
+    }
+}
+
+async fn carry_out(session: &session::Session, command: &Command) -> Outcome {
     match command {
-        Command::Deploy(arguments) => commands::deploy::run(&session, &arguments).await,
-        Command::Invoke(arguments) => commands::invoke::run(&session, &arguments).await,
-        Command::Logs(arguments) => commands::logs::run(&session, &arguments).await,
-        Command::List(arguments) => commands::list::run(&session, &arguments).await,
-        Command::Describe(arguments) => commands::describe::run(&session, &arguments).await,
-        Command::Publish(arguments) => commands::publish::run(&session, &arguments).await,
-        Command::Update(arguments) => commands::update::run(&session, &arguments).await,
-        Command::Delete(arguments) => commands::delete::run(&session, &arguments).await,
-        Command::Reserve(arguments) => commands::reserve::run(&session, &arguments).await,
+        Command::Deploy(arguments) => commands::deploy::run(session, arguments).await,
+        Command::Invoke(arguments) => commands::invoke::run(session, arguments).await,
+        Command::Logs(arguments) => commands::logs::run(session, arguments).await,
+        Command::List(arguments) => commands::list::run(session, arguments).await,
+        Command::Describe(arguments) => commands::describe::run(session, arguments).await,
+        Command::Publish(arguments) => commands::publish::run(session, arguments).await,
+        Command::Update(arguments) => commands::update::run(session, arguments).await,
+        Command::Delete(arguments) => commands::delete::run(session, arguments).await,
+        Command::Reserve(arguments) => commands::reserve::run(session, arguments).await,
         Command::Serve(_)
         | Command::Config(_)
         | Command::Doctor(_)

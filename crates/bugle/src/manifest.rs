@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::failure::{Failure, Outcome, exit};
 use crate::names;
+use crate::near;
 
 /// The name of the file.
 pub(crate) const FILE: &str = "function.toml";
@@ -64,25 +65,51 @@ fn memory() -> i64 {
 impl Manifest {
     /// Reads the file in `folder`; with the folder as the platform needs it.
     pub(crate) fn read(folder: &Path) -> Outcome<(Self, PathBuf)> {
-        let refuse = |text: String| Failure::new(exit::REFUSED, text);
         let path = folder.join(FILE);
         let text = std::fs::read_to_string(&path).map_err(|error| {
-            refuse(format!(
-                "{}: {error}; a function's folder has a {FILE}, `bugle new` makes one",
-                path.display()
+            Failure::file(&path, &error).hint(format!(
+                "a function's folder has a {FILE}; `bugle new NAME` makes a folder with one"
             ))
         })?;
         let manifest = toml::from_str(&text).map_err(|error| {
-            refuse(format!(
-                "{}: {}",
-                path.display(),
-                error.to_string().trim_end()
-            ))
+            let text = format!("{}: {}", path.display(), error.to_string().trim_end());
+            let failure = Failure::new(exit::REFUSED, text);
+            match meant(error.message()) {
+                Some(question) => failure.hint(question),
+                None => failure,
+            }
         })?;
         let folder = folder
             .canonicalize()
             .map_err(|error| Failure::file(folder, &error))?;
         Ok((manifest, folder))
+    }
+
+    /// Whether the handler's module is in `folder`, for a runtime of which that can be told.
+    pub(crate) fn check_handler(&self, folder: &Path, runtime: &str) -> Outcome {
+        let module = self.handler.split(['.', '/']).next().unwrap_or_default();
+        let is_module = |name: &str| {
+            name.strip_prefix(module)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        // Python looks in the folder and in its `lib`.
+        let mut entries = [folder.to_owned(), folder.join("lib")]
+            .into_iter()
+            .filter_map(|folder| std::fs::read_dir(folder).ok())
+            .flatten()
+            .flatten();
+        let found = entries.any(|entry| entry.file_name().to_str().is_some_and(is_module));
+        if found || !runtime.starts_with("python") {
+            return Ok(());
+        }
+        let text = format!(
+            "there is no {module}.py in {}, and the handler is {}",
+            folder.display(),
+            self.handler
+        );
+        Err(Failure::new(exit::REFUSED, text).hint(format!(
+            "`handler` in {FILE} is MODULE.FUNCTION, where MODULE is a file of the folder"
+        )))
     }
 
     /// The request that registers the function, or updates it.
@@ -119,5 +146,42 @@ impl Manifest {
             code_path: Some(folder.to_string_lossy().into_owned()),
             ..FunctionRequest::default()
         }
+    }
+}
+
+/// What may have been meant by the key that a message says is unknown.
+fn meant(message: &str) -> Option<String> {
+    let mut quoted = message
+        .strip_prefix("unknown field ")?
+        .split('`')
+        .skip(1)
+        .step_by(2);
+    let unknown = quoted.next()?;
+    near::question(&near::near(unknown, quoted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_key_is_recognised() {
+        let error = toml::from_str::<Manifest>("name = 'f'\nhandlr = 'a.b'").unwrap_err();
+        assert_eq!(meant(error.message()).unwrap(), "did you mean handler?");
+        let error = toml::from_str::<Manifest>("name = 1").unwrap_err();
+        assert_eq!(meant(error.message()), None);
+    }
+
+    #[test]
+    fn a_handler_needs_its_module_in_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest: Manifest = toml::from_str("name = 'f'\nhandler = 'app.main.run'").unwrap();
+        let check = |runtime| manifest.check_handler(folder.path(), runtime).is_ok();
+        assert!(!check("python3.11"));
+        assert!(check("custom-runtime"));
+        std::fs::write(folder.path().join("apple.py"), "").unwrap();
+        assert!(!check("python3.11"));
+        std::fs::create_dir(folder.path().join("app")).unwrap();
+        assert!(check("python3.11"));
     }
 }

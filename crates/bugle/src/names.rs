@@ -1,5 +1,12 @@
 //! Names as people type them.
 
+use crate::failure::Failure;
+use crate::near;
+use crate::session::Session;
+
+/// As many functions are looked at for one that resembles a mistyped name.
+const LOOKED_AT: usize = 1000;
+
 /// The service of a function that is named without one.
 const SERVICE: &str = "default";
 
@@ -28,6 +35,50 @@ pub(crate) fn urn(name: &str, tenant: &str, version: Option<&str>) -> String {
     )
 }
 
+/// The name as people type it.
+fn short(full: &str) -> &str {
+    full.strip_prefix("0@")
+        .and_then(|rest| rest.strip_prefix(SERVICE)?.strip_prefix('@'))
+        .unwrap_or(full)
+}
+
+/// Says what may have been meant by a name that the platform does not know.
+pub(crate) async fn suggest(session: &Session, failure: Failure, name: &str) -> Failure {
+    let Ok((functions, _)) = session.control.list(None, 1, LOOKED_AT).send().await else {
+        // The first failure says more than this one would.
+        return failure;
+    };
+    let full = full(name);
+    let versions: Vec<&str> = functions
+        .iter()
+        .filter(|function| function.name == full)
+        .map(|function| function.version_number.as_str())
+        .collect();
+    if !versions.is_empty() {
+        return failure.hint(format!("versions of {name}: {}", versions.join(", ")));
+    }
+    if functions.is_empty() {
+        return failure.hint("there is no function yet; `bugle deploy FOLDER` registers one");
+    }
+    // The service may be what was mistyped, or forgotten.
+    let last = |name: &str| name.rsplit('@').next().map(str::to_owned);
+    let known: Vec<_> = functions
+        .iter()
+        .filter_map(|function| Some((last(&function.name)?, short(&function.name))))
+        .collect();
+    let wanted = last(name).unwrap_or_default();
+    let mut meant: Vec<&str> = near::near(&wanted, known.iter().map(|(last, _)| last.as_str()))
+        .into_iter()
+        .flat_map(|near| known.iter().filter(move |(last, _)| last == near))
+        .map(|(_, shown)| *shown)
+        .collect();
+    meant.dedup();
+    failure.hint(
+        near::question(&meant)
+            .unwrap_or_else(|| "`bugle list` shows the functions there are".to_owned()),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +92,8 @@ mod tests {
             urn("hello", "t", Some("v1")),
             "sn:cn:yrk:t:function:0@default@hello:v1"
         );
+        assert_eq!(short("0@default@hello"), "hello");
+        assert_eq!(short("0@svc@hello"), "0@svc@hello");
         let given = "sn:cn:yrk:t:function:0@s@f";
         assert_eq!(urn(given, "x", Some("v1")), format!("{given}:v1"));
         assert_eq!(urn(given, "x", None), given);

@@ -15,7 +15,7 @@ pub(crate) fn write(bytes: &[u8]) -> Outcome {
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         // Nothing that follows would be read either.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::new(0, "")),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::done()),
         Err(error) => Err(Failure::new(
             exit::REFUSED,
             format!("standard output: {error}"),
@@ -48,7 +48,7 @@ pub(crate) fn show(
     line(text.trim_end())
 }
 
-fn unwritable(error: &dyn std::error::Error) -> Failure {
+pub(crate) fn unwritable(error: &dyn std::error::Error) -> Failure {
     Failure::new(
         exit::REFUSED,
         format!("the answer cannot be shown: {error}"),

@@ -2,8 +2,9 @@
 
 use std::future::Future;
 
-use bugle_client::{Base, Call, Control};
+use bugle_client::{Answer, Base, Call, Control, Error, Operation};
 use http::HeaderValue;
+use http::header::ACCEPT;
 use tokio::sync::OnceCell;
 
 use crate::arguments::{Format, Global};
@@ -12,6 +13,9 @@ use crate::output;
 
 /// The tenant of those who name none.
 const TENANT: &str = "default";
+
+/// The content type of a stream of events.
+pub(crate) const EVENTS: &str = "text/event-stream";
 
 /// What the commands share.
 #[derive(Debug)]
@@ -48,8 +52,33 @@ impl Session {
     /// Where functions are called.
     pub(crate) async fn gateway(&self) -> Outcome<&Base> {
         self.gateway
-            .get_or_try_init(async || Ok(self.control.info().await?.gateway.parse()?))
+            .get_or_try_init(async || Ok(self.control.info().send().await?.gateway.parse()?))
             .await
+    }
+
+    /// Carries out what the command is for; with `--curl` the request is shown instead, and there
+    /// is nothing left to do.
+    pub(crate) async fn perform<T>(&self, operation: Operation<T>) -> Outcome<T> {
+        if self.curl {
+            Self::show_curl(&operation.base, &operation.call, None)?;
+            return Err(Failure::done());
+        }
+        Ok(operation.send().await?)
+    }
+
+    /// Calls a function.
+    pub(crate) async fn invoke(&self, call: Call) -> Outcome<Answer> {
+        self.gateway()
+            .await?
+            .send(call)
+            .await
+            .map_err(|error| match error {
+                Error::Connect { .. } => Failure::from(error).hint(
+                    "this is the invocation gateway's address; --gateway names another, and \
+                     without it the platform is asked",
+                ),
+                error => error.into(),
+            })
     }
 
     /// Says something on standard error, unless that is not wanted.
@@ -59,25 +88,43 @@ impl Session {
         }
     }
 
-    /// Prints the curl command of a request.
-    pub(crate) fn show_curl(base: &Base, call: &Call) -> Outcome {
-        output::line(&curl(base, call))
+    /// Prints the curl command of a request. `data` is what curl reads the body from, where it is
+    /// not at hand here: `@FILE`, or `@-` for standard input.
+    pub(crate) fn show_curl(base: &Base, call: &Call, data: Option<&str>) -> Outcome {
+        output::line(&curl(base, call, data))
     }
 }
 
-fn curl(base: &Base, call: &Call) -> String {
+/// The curl command of a request, for a POSIX shell.
+pub(crate) fn curl(base: &Base, call: &Call, data: Option<&str>) -> String {
+    // What is streamed should be seen as it comes.
+    let is_stream = call
+        .headers
+        .get(ACCEPT)
+        .is_some_and(|accept| accept == EVENTS);
     let mut command = format!(
-        "curl -X {} {}",
+        "curl {}-X {} {}",
+        if is_stream { "-N " } else { "" },
         call.method,
         quote(&format!("{base}{}", call.path))
     );
     for (name, value) in &call.headers {
-        let header = format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()));
+        let value = String::from_utf8_lossy(value.as_bytes());
+        // With a colon and nothing behind it, curl leaves the header out.
+        let header = if value.is_empty() {
+            format!("{name};")
+        } else {
+            format!("{name}: {value}")
+        };
         command.push_str(" -H ");
         command.push_str(&quote(&header));
     }
-    if !call.body.is_empty() {
+    if let Some(data) = data {
         command.push_str(" --data-binary ");
+        command.push_str(&quote(data));
+    } else if !call.body.is_empty() {
+        // A body that begins with `@` is no file's name. All bodies made here are text.
+        command.push_str(" --data-raw ");
         command.push_str(&quote(&String::from_utf8_lossy(&call.body)));
     }
     command
@@ -99,7 +146,7 @@ pub(crate) fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
         tokio::select! {
             biased;
             outcome = command => outcome,
-            _ = tokio::signal::ctrl_c() => Err(Failure::new(exit::INTERRUPTED, "interrupted")),
+            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
         }
     });
     // A read of standard input may never end; it must not hold the process.
@@ -111,17 +158,29 @@ pub(crate) fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
 mod tests {
     use super::*;
 
+    fn call(body: &'static str, headers: &[(&'static str, &'static str)]) -> Call {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        Call {
+            method: http::Method::POST,
+            path: "/x".to_owned(),
+            headers: headers.collect(),
+            body: body.into(),
+            limit: std::time::Duration::ZERO,
+        }
+    }
+
     #[test]
     fn a_shown_request_can_be_pasted_into_a_shell() {
         let base: Base = "http://127.0.0.1:1".parse().unwrap();
-        let control = Control {
-            base: base.clone(),
-            tenant: None,
-        };
-        let call = control.call(http::Method::POST, "/x".to_owned(), Some(&"it's"));
         assert_eq!(
-            curl(&base, &call),
-            r#"curl -X POST 'http://127.0.0.1:1/x' -H 'content-type: application/json' --data-binary '"it'\''s"'"#
+            curl(&base, &call("\"it's\"", &[("a", "b"), ("c", "")]), None),
+            r#"curl -X POST 'http://127.0.0.1:1/x' -H 'a: b' -H 'c;' --data-raw '"it'\''s"'"#
+        );
+        assert_eq!(
+            curl(&base, &call("", &[("accept", EVENTS)]), Some("@a'b")),
+            r"curl -N -X POST 'http://127.0.0.1:1/x' -H 'accept: text/event-stream' --data-binary '@a'\''b'"
         );
     }
 }

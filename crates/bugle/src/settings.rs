@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use bugle_server::config::{Effective, Layers, default_of, load, value_like};
+use bugle_server::config::{Effective, Error, Layers, default_of, keys, load, value_like};
 use bugle_types::report;
 use clap::Args;
 use toml::{Table, Value};
 
 use crate::failure::{Failure, Outcome, exit};
+use crate::near;
 
 /// Flags that set keys of the configuration.
 #[derive(Args, Clone, Debug, Default)]
@@ -50,11 +51,25 @@ impl Settings {
     /// Exit code 64, with the key that is wrong.
     pub(crate) fn load(&self) -> Outcome<Effective> {
         let layers = Layers {
+            // The user's folder, so that the platform finds its functions again wherever it is
+            // started.
+            data_dir: user_folder("XDG_DATA_HOME", ".local/share")
+                .map(|folder| folder.join("bugle")),
             file: self.config.clone().or_else(found_file),
             environment: std::env::vars().collect(),
             flags: self.flags()?,
         };
-        load(&layers).map_err(|error| Failure::new(exit::CONFIGURATION, report(&error)))
+        load(&layers).map_err(|error| {
+            let failure = Failure::new(exit::CONFIGURATION, report(&error));
+            match error {
+                Error::UnknownKey { key, .. } => failure.hint(meant(&key)),
+                Error::WrongValue { key, .. } => match default_of(&key) {
+                    Some(value) => failure.hint(format!("its default is {value}")),
+                    None => failure,
+                },
+                _ => failure,
+            }
+        })
     }
 
     fn flags(&self) -> Outcome<Table> {
@@ -68,11 +83,7 @@ impl Settings {
             }
         };
         let text = |path: &PathBuf| Value::String(path.to_string_lossy().into_owned());
-        let data_dir = self
-            .data_dir
-            .clone()
-            .or_else(|| default_data_dir(self.config.as_ref()));
-        if let Some(folder) = &data_dir {
+        if let Some(folder) = &self.data_dir {
             put("server", "data_dir", text(folder));
         }
         for (key, value) in [
@@ -104,8 +115,11 @@ impl Settings {
                 Failure::usage(format!("--set {setting}: SECTION.KEY=VALUE is expected"))
             })?;
             let like = default_of(path).ok_or_else(|| {
-                let text = format!("--set {path}: there is no such key; see `bugle config dump`");
-                Failure::new(exit::CONFIGURATION, text)
+                Failure::new(
+                    exit::CONFIGURATION,
+                    format!("--set {path}: there is no such key"),
+                )
+                .hint(meant(path))
             })?;
             if let Some((section, key)) = path.split_once('.') {
                 put(section, key, value_like(value, &like));
@@ -125,24 +139,18 @@ fn found_file() -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// The data folder when nothing names one: the user's, so that the platform finds its functions
-/// again wherever it is started. A configuration file or variable that names one wins.
-fn default_data_dir(file: Option<&PathBuf>) -> Option<PathBuf> {
-    let named_by_variable = std::env::var_os("BUGLE_SERVER__DATA_DIR").is_some();
-    let named_by_file = file.cloned().or_else(found_file).is_some_and(|path| {
-        let table = std::fs::read_to_string(path)
-            .ok()
-            .and_then(|text| text.parse::<Table>().ok());
-        table.is_some_and(|table| {
-            table
-                .get("server")
-                .is_some_and(|server| server.get("data_dir").is_some())
-        })
-    });
-    if named_by_variable || named_by_file {
-        return None;
+/// What may have been meant by a key that does not exist, or where to find out.
+fn meant(key: &str) -> String {
+    let keys = keys();
+    let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
+    // The right key in the wrong section is the commonest slip.
+    let elsewhere = keys.iter().filter(|known| last(known) == last(key));
+    let mut suggestions: Vec<&str> = elsewhere.map(String::as_str).collect();
+    if suggestions.is_empty() {
+        let sections = keys.iter().filter_map(|key| key.split('.').next());
+        suggestions = near::near(key, keys.iter().map(String::as_str).chain(sections));
     }
-    user_folder("XDG_DATA_HOME", ".local/share").map(|folder| folder.join("bugle"))
+    near::question(&suggestions).unwrap_or_else(|| "`bugle config dump` lists all keys".to_owned())
 }
 
 fn user_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
@@ -150,4 +158,27 @@ fn user_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
         .filter(|path| path.is_absolute());
     named.or_else(|| std::env::home_dir().map(|home| home.join(below_home)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_answered_with_the_nearest_one() {
+        for (wrong, right) in [
+            (
+                "scheduler.idle_secnds",
+                "did you mean scheduler.idle_seconds?",
+            ),
+            ("schedler", "did you mean scheduler?"),
+            (
+                "gateway.retry_seconds",
+                "did you mean scheduler.retry_seconds?",
+            ),
+            ("x.y", "`bugle config dump` lists all keys"),
+        ] {
+            assert_eq!(meant(wrong), right);
+        }
+    }
 }

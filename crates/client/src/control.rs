@@ -7,7 +7,6 @@ use bugle_api::{
     ErrorBody, FunctionAnswer, FunctionListAnswer, FunctionObject, FunctionPage, FunctionRequest,
     PublishRequest, ReservationAnswer, ReservationList, ReservationRequest, UpdateAnswer,
 };
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -40,8 +39,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Builds the request of an operation, to be sent or shown.
-    pub fn call<B: Serialize>(&self, method: Method, path: String, body: Option<&B>) -> Call {
+    fn call<B: Serialize>(&self, method: Method, path: String, body: Option<&B>) -> Call {
         let mut headers = HeaderMap::new();
         if let Some(tenant) = &self.tenant {
             headers.insert("x-tenant-id", tenant.clone());
@@ -59,146 +57,126 @@ impl Control {
         }
     }
 
-    /// Sends a request and reads its JSON answer.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Refused`] with what the platform said, and the others.
-    pub async fn send<T: DeserializeOwned>(&self, call: Call) -> Result<T, Error> {
-        let answer = self.base.send(call).await?;
-        let status = answer.status;
-        let body = answer.bytes().await?;
-        if !status.is_success() {
-            return Err(refusal(status.as_u16(), &body));
+    fn operation<T>(&self, call: Call, read: Read<T>) -> Operation<T> {
+        Operation {
+            base: self.base.clone(),
+            call,
+            read,
         }
-        serde_json::from_slice(&body).map_err(|source| Error::Unexpected {
-            base: self.base.to_string(),
-            source,
-        })
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: String) -> Result<T, Error> {
-        self.send(self.call(Method::GET, path, None::<&()>)).await
+    fn get<T: DeserializeOwned>(&self, path: String) -> Operation<T> {
+        let call = self.call(Method::GET, path, None::<&()>);
+        self.operation(call, parse::<T>)
     }
 
     /// What the platform is.
-    pub async fn info(&self) -> Result<Info, Error> {
-        self.get("/bugle/v1/info".to_owned()).await
+    pub fn info(&self) -> Operation<Info> {
+        self.get("/bugle/v1/info".to_owned())
     }
 
     /// F1.
-    pub async fn register(&self, request: &FunctionRequest) -> Result<FunctionObject, Error> {
+    pub fn register(&self, request: &FunctionRequest) -> Operation<FunctionObject> {
         let call = self.call(Method::POST, FUNCTIONS.to_owned(), Some(request));
-        self.send::<FunctionAnswer>(call)
-            .await
-            .map(|answer| answer.function)
+        self.operation(call, |body| {
+            parse(body).map(|answer: FunctionAnswer| answer.function)
+        })
     }
 
     /// F2.
-    pub async fn update(
-        &self,
-        name: &str,
-        request: &FunctionRequest,
-    ) -> Result<FunctionObject, Error> {
+    pub fn update(&self, name: &str, request: &FunctionRequest) -> Operation<FunctionObject> {
         let call = self.call(Method::PUT, function_path(name), Some(request));
-        self.send::<UpdateAnswer>(call)
-            .await
-            .map(|answer| answer.function)
+        self.operation(call, |body| {
+            parse(body).map(|answer: UpdateAnswer| answer.function)
+        })
     }
 
     /// F3.
-    pub async fn publish(
-        &self,
-        name: &str,
-        request: &PublishRequest,
-    ) -> Result<FunctionObject, Error> {
+    pub fn publish(&self, name: &str, request: &PublishRequest) -> Operation<FunctionObject> {
         let path = format!("{}/versions", function_path(name));
         let call = self.call(Method::POST, path, Some(request));
-        self.send::<FunctionAnswer>(call)
-            .await
-            .map(|answer| answer.function)
+        self.operation(call, |body| {
+            parse(body).map(|answer: FunctionAnswer| answer.function)
+        })
     }
 
     /// F4; the draft without a version.
-    pub async fn function(
-        &self,
-        name: &str,
-        version: Option<&str>,
-    ) -> Result<FunctionObject, Error> {
-        let answer = self
-            .get::<FunctionAnswer>(versioned(function_path(name), version))
-            .await?;
-        Ok(answer.function)
+    pub fn function(&self, name: &str, version: Option<&str>) -> Operation<FunctionObject> {
+        let path = versioned(function_path(name), version);
+        let call = self.call(Method::GET, path, None::<&()>);
+        self.operation(call, |body| {
+            parse(body).map(|answer: FunctionAnswer| answer.function)
+        })
     }
 
     /// F5.
-    pub async fn versions(&self, name: &str) -> Result<Vec<FunctionObject>, Error> {
+    pub fn versions(&self, name: &str) -> Operation<Vec<FunctionObject>> {
         let path = format!("{}/versions", function_path(name));
-        Ok(self
-            .get::<FunctionPage>(path)
-            .await?
-            .functions
-            .unwrap_or_default())
+        let call = self.call(Method::GET, path, None::<&()>);
+        self.operation(call, |body| {
+            parse(body).map(|page: FunctionPage| page.functions.unwrap_or_default())
+        })
     }
 
     /// F6: one page, and how many there are in all.
-    pub async fn list(
+    pub fn list(
         &self,
         part: Option<&str>,
         page: usize,
         size: usize,
-    ) -> Result<(Vec<FunctionObject>, usize), Error> {
+    ) -> Operation<(Vec<FunctionObject>, usize)> {
         let mut path = format!("{FUNCTIONS}?pageIndex={page}&pageSize={size}");
         if let Some(part) = part {
             path.push_str("&name=");
             path.extend(utf8_percent_encode(part, SEGMENT));
         }
-        let list = self.get::<FunctionListAnswer>(path).await?.result;
-        Ok((list.functions.unwrap_or_default(), list.total))
+        let call = self.call(Method::GET, path, None::<&()>);
+        self.operation(call, |body| {
+            let list = parse::<FunctionListAnswer>(body)?.result;
+            Ok((list.functions.unwrap_or_default(), list.total))
+        })
     }
 
     /// F7: one version, or the function.
-    pub async fn delete(&self, name: &str, version: Option<&str>) -> Result<(), Error> {
+    pub fn delete(&self, name: &str, version: Option<&str>) -> Operation<()> {
         let path = versioned(function_path(name), version);
         let call = self.call(Method::DELETE, path, None::<&()>);
-        self.send::<serde_json::Value>(call).await.map(drop)
+        self.operation(call, |body| parse::<serde_json::Value>(body).map(drop))
     }
 
     /// R1.
-    pub async fn reserve(&self, request: &ReservationRequest) -> Result<ReservationAnswer, Error> {
-        self.send(self.call(Method::POST, reservations_path(), Some(request)))
-            .await
+    pub fn reserve(&self, request: &ReservationRequest) -> Operation<ReservationAnswer> {
+        let call = self.call(Method::POST, reservations_path(), Some(request));
+        self.operation(call, parse)
     }
 
     /// R3.
-    pub async fn reservations(
-        &self,
-        request: &ReservationRequest,
-    ) -> Result<ReservationList, Error> {
-        self.send(self.call(Method::GET, reservations_path(), Some(request)))
-            .await
+    pub fn reservations(&self, request: &ReservationRequest) -> Operation<ReservationList> {
+        let call = self.call(Method::GET, reservations_path(), Some(request));
+        self.operation(call, parse)
     }
 
     /// R4.
-    pub async fn delete_reservation(&self, request: &ReservationRequest) -> Result<(), Error> {
+    pub fn delete_reservation(&self, request: &ReservationRequest) -> Operation<()> {
         let call = self.call(Method::DELETE, reservations_path(), Some(request));
-        self.send::<ErrorBody>(call).await.map(drop)
+        self.operation(call, |body| parse::<ErrorBody>(body).map(drop))
     }
 
     /// How a function runs at this moment.
-    pub async fn status(&self, name: &str, version: Option<&str>) -> Result<FunctionStatus, Error> {
+    pub fn status(&self, name: &str, version: Option<&str>) -> Operation<FunctionStatus> {
         let path = format!("/bugle/v1/functions/{}/status", segment(name));
-        self.get(versioned(path, version)).await
+        self.get(versioned(path, version))
     }
 
-    /// The last lines of a function's log; with `follow` as events that go on.
-    pub async fn logs(
+    /// The last lines of a function's log; with `follow` as events that go on. Its answer is read
+    /// as it comes, see [`Operation::open`].
+    pub fn logs(
         &self,
         name: &str,
         tail: usize,
         request: Option<&str>,
         follow: bool,
-    ) -> Result<Answer, Error> {
+    ) -> Operation<()> {
         let mut path = format!(
             "/bugle/v1/functions/{}/logs?tail={tail}&follow={follow}",
             segment(name)
@@ -207,16 +185,68 @@ impl Control {
             path.push_str("&request=");
             path.extend(utf8_percent_encode(request, SEGMENT));
         }
-        let answer = self
-            .base
-            .send(self.call(Method::GET, path, None::<&()>))
-            .await?;
-        let status = answer.status;
-        if status.is_success() {
-            return Ok(answer);
-        }
-        Err(refusal(status.as_u16(), &answer.bytes().await?))
+        let call = self.call(Method::GET, path, None::<&()>);
+        self.operation(call, |_| Ok(()))
     }
+}
+
+type Read<T> = fn(&[u8]) -> Result<T, serde_json::Error>;
+
+/// An operation of the control API, ready to be sent or shown.
+#[derive(Debug)]
+#[must_use = "nothing happens before it is sent"]
+pub struct Operation<T> {
+    /// Where it goes.
+    pub base: Base,
+    /// The request.
+    pub call: Call,
+    read: Read<T>,
+}
+
+impl<T> Operation<T> {
+    /// Sends it and reads its answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with what the platform said, and the others.
+    pub async fn send(self) -> Result<T, Error> {
+        let Self { base, call, read } = self;
+        let answer = accepted(&base, call).await?;
+        let status = answer.status.as_u16();
+        read(&answer.bytes().await?).map_err(|source| Error::Unexpected {
+            base: base.to_string(),
+            status,
+            source: Some(source),
+        })
+    }
+
+    /// Sends it and leaves the answer to be read piece by piece.
+    ///
+    /// # Errors
+    ///
+    /// As [`Operation::send`].
+    pub async fn open(self) -> Result<Answer, Error> {
+        accepted(&self.base, self.call).await
+    }
+}
+
+/// Sends a request whose answer says that it was carried out.
+async fn accepted(base: &Base, call: Call) -> Result<Answer, Error> {
+    let answer = base.send(call).await?;
+    let status = answer.status;
+    if status.is_success() {
+        return Ok(answer);
+    }
+    Err(refusal(base, status.as_u16(), &answer.bytes().await?))
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(body)
+}
+
+/// The path under which a function is called, by its URN.
+pub fn invocation_path(urn: &str) -> String {
+    format!("{FUNCTIONS}/{}/invocations", segment(urn))
 }
 
 /// The path of a function.
@@ -244,19 +274,18 @@ fn versioned(path: String, version: Option<&str>) -> String {
     }
 }
 
-fn refusal(status: u16, body: &Bytes) -> Error {
-    let Ok(ErrorBody { code, message }) = serde_json::from_slice(body) else {
-        let text = String::from_utf8_lossy(body);
-        let message = text.trim().chars().take(500).collect();
-        return Error::Refused {
+fn refusal(base: &Base, status: u16, body: &[u8]) -> Error {
+    match serde_json::from_slice(body) {
+        Ok(ErrorBody { code, message }) => Error::Refused {
             status,
-            code: u32::from(status),
+            code,
             message,
-        };
-    };
-    Error::Refused {
-        status,
-        code,
-        message,
+        },
+        // A proxy, or another program altogether.
+        Err(_) => Error::Unexpected {
+            base: base.to_string(),
+            status,
+            source: None,
+        },
     }
 }

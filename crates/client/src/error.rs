@@ -13,9 +13,7 @@ pub enum Error {
         text: String,
     },
     /// Nobody listens there.
-    #[error(
-        "nothing answers at {base}; start the platform with `bugle serve`, or name another with --server"
-    )]
+    #[error("nothing answers at {base}")]
     Connect {
         /// The address.
         base: String,
@@ -48,19 +46,21 @@ pub enum Error {
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The inner code; the status if there is none.
+        /// The inner code.
         code: u32,
         /// What the platform said.
         message: String,
     },
     /// The answer is not what the platform promises.
-    #[error("{base} answered something that is not of this API; is it a bugle?")]
+    #[error("{base} answered something that is not of the control API (status {status})")]
     Unexpected {
         /// The address.
         base: String,
-        /// Why.
+        /// The HTTP status.
+        status: u16,
+        /// What is wrong with it, where the status says that it should be right.
         #[source]
-        source: serde_json::Error,
+        source: Option<serde_json::Error>,
     },
 }
 

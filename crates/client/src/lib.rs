@@ -8,5 +8,5 @@ mod control;
 mod error;
 
 pub use connection::{Answer, Base, Call};
-pub use control::Control;
+pub use control::{Control, Operation, invocation_path};
 pub use error::Error;

@@ -74,6 +74,8 @@ impl Default for ServerConfig {
 /// What the layers hold, as the binary collected them.
 #[derive(Clone, Debug, Default)]
 pub struct Layers {
+    /// The data folder for those who name none; it counts as a default.
+    pub data_dir: Option<PathBuf>,
     /// The configuration file, if there is one.
     pub file: Option<PathBuf>,
     /// The environment; names that do not start with `BUGLE_` or have no `__` are not ours.
@@ -96,7 +98,8 @@ pub enum Origin {
 }
 
 impl Origin {
-    fn name(self) -> &'static str {
+    /// The word for it, as a dump shows it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Default => "default",
             Self::File => "file",
@@ -136,20 +139,20 @@ pub enum Error {
         message: String,
     },
     /// A key does not exist.
-    #[error("{origin} sets {key}, which does not exist; `bugle config dump` lists all keys")]
+    #[error("{place} sets {key}, which does not exist")]
     UnknownKey {
         /// The dotted key.
         key: String,
-        /// The layer that set it.
-        origin: &'static str,
+        /// What set it: a file, a variable or a flag, by name where there is one.
+        place: String,
     },
     /// A value has the wrong form.
-    #[error("{origin} sets {key} to a wrong value: {message}")]
+    #[error("{place} sets {key} to a wrong value: {message}")]
     WrongValue {
         /// The dotted key.
         key: String,
-        /// The layer that set it.
-        origin: &'static str,
+        /// What set it: a file, a variable or a flag, by name where there is one.
+        place: String,
         /// What is expected.
         message: String,
     },
@@ -182,8 +185,7 @@ pub enum Error {
 ///
 /// [`Error`] for the first key that is unknown, has a wrong value, or contradicts another.
 pub fn load(layers: &Layers) -> Result<Effective, Error> {
-    let defaults = Table::try_from(Config::default())
-        .expect("every configuration struct is made of TOML values");
+    let defaults = defaults(layers.data_dir.clone());
     let mut merged = defaults.clone();
     let mut origins = BTreeMap::new();
     walk(&defaults, "", &mut |key, _| {
@@ -202,11 +204,44 @@ pub fn load(layers: &Layers) -> Result<Effective, Error> {
         (&environment, Origin::Environment),
         (&layers.flags, Origin::Flag),
     ] {
-        overlay(&mut merged, table, "", origin, &mut origins)?;
+        let place = |key: &str| place(origin, key, layers.file.as_deref());
+        overlay(&mut merged, table, "", &place, &mut |key| {
+            origins.insert(key, origin);
+        })?;
     }
-    let config = typed(&merged, &defaults, &origins)?;
+    let place = |origin, key: &str| place(origin, key, layers.file.as_deref());
+    let config = typed(&merged, &defaults, &origins, &place)?;
     check(&config)?;
     Ok(Effective { config, origins })
+}
+
+/// All dotted keys, in order.
+pub fn keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    walk(&defaults(None), "", &mut |key, _| keys.push(key.to_owned()));
+    keys
+}
+
+/// The built-in values, with the data folder of those who name none.
+fn defaults(data_dir: Option<PathBuf>) -> Table {
+    let mut config = Config::default();
+    if let Some(folder) = data_dir {
+        config.server.data_dir = folder;
+    }
+    Table::try_from(config).expect("every configuration struct is made of TOML values")
+}
+
+/// What set a key, in the words of the person who did.
+fn place(origin: Origin, key: &str, file: Option<&Path>) -> String {
+    match (origin, file) {
+        (Origin::File, Some(file)) => format!("configuration file {}", file.display()),
+        (Origin::Environment, _) => {
+            let name = key.replacen('.', "__", 1).to_uppercase();
+            format!("the environment variable BUGLE_{name}")
+        }
+        (Origin::Flag, _) => "a flag".to_owned(),
+        (Origin::Default | Origin::File, _) => "a default".to_owned(),
+    }
 }
 
 impl Effective {
@@ -259,7 +294,7 @@ fn environment_table(variables: &[(String, String)], defaults: &Table) -> Result
         let Some(like) = like else {
             return Err(Error::UnknownKey {
                 key: format!("{section}.{key}"),
-                origin: "an environment variable",
+                place: format!("the environment variable {name}"),
             });
         };
         let value = value_like(text, like);
@@ -293,10 +328,8 @@ pub fn value_like(text: &str, like: &Value) -> Value {
 
 /// The default of a dotted key, or nothing if there is no such key; for flags that name any key.
 pub fn default_of(key: &str) -> Option<Value> {
-    let defaults = Table::try_from(Config::default())
-        .expect("every configuration struct is made of TOML values");
     let (section, key) = key.split_once('.')?;
-    defaults.get(section)?.get(key).cloned()
+    defaults(None).get(section)?.get(key).cloned()
 }
 
 fn walk(table: &Table, prefix: &str, visit: &mut impl FnMut(&str, &Value)) {
@@ -317,8 +350,8 @@ fn overlay(
     target: &mut Table,
     layer: &Table,
     prefix: &str,
-    origin: Origin,
-    origins: &mut BTreeMap<String, Origin>,
+    place: &impl Fn(&str) -> String,
+    decided: &mut impl FnMut(String),
 ) -> Result<(), Error> {
     for (key, value) in layer {
         let path = if prefix.is_empty() {
@@ -328,23 +361,23 @@ fn overlay(
         };
         match (target.get_mut(key), value) {
             (Some(Value::Table(inner)), Value::Table(value)) => {
-                overlay(inner, value, &path, origin, origins)?;
+                overlay(inner, value, &path, place, decided)?;
             }
             (Some(Value::Table(_)), _) => {
                 return Err(Error::WrongValue {
+                    place: place(&path),
                     key: path,
-                    origin: origin.name(),
                     message: "it is a section of keys".to_owned(),
                 });
             }
             (Some(slot), value) => {
                 *slot = value.clone();
-                origins.insert(path, origin);
+                decided(path);
             }
             (None, _) => {
                 return Err(Error::UnknownKey {
+                    place: place(&path),
                     key: path,
-                    origin: origin.name(),
                 });
             }
         }
@@ -358,6 +391,7 @@ fn typed(
     merged: &Table,
     defaults: &Table,
     origins: &BTreeMap<String, Origin>,
+    place: &impl Fn(Origin, &str) -> String,
 ) -> Result<Config, Error> {
     let Err(all) = merged.clone().try_into::<Config>() else {
         return Ok(merged.clone().try_into().expect("it was read a line above"));
@@ -377,14 +411,14 @@ fn typed(
         if let Err(error) = one.try_into::<Config>() {
             return Err(Error::WrongValue {
                 key: path.clone(),
-                origin: origin.name(),
+                place: place(*origin, path),
                 message: error.message().to_owned(),
             });
         }
     }
     Err(Error::WrongValue {
         key: "the configuration".to_owned(),
-        origin: "a layer",
+        place: "a layer".to_owned(),
         message: all.message().to_owned(),
     })
 }

@@ -10,7 +10,7 @@ use crate::session::Session;
 #[command(after_help = "Examples:\n  bugle delete hello --version v1\n  bugle delete hello")]
 pub(crate) struct Arguments {
     /// Name or URN of the function.
-    name: String,
+    pub(crate) name: String,
     /// Only this version; the whole function when it is missing.
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
@@ -18,10 +18,8 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
     let name = names::full(&arguments.name);
-    session
-        .control
-        .delete(&name, arguments.version.as_deref())
-        .await?;
+    let delete = session.control.delete(&name, arguments.version.as_deref());
+    session.perform(delete).await?;
     match &arguments.version {
         Some(version) => session.note(&format!("deleted {name} {version}")),
         None => session.note(&format!("deleted {name} with all its versions")),

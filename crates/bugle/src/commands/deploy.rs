@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bugle_api::operator::Info;
 use bugle_api::{FunctionObject, FunctionRequest};
+use bugle_client::Operation;
 use bugle_types::Code;
 use clap::Args;
 
@@ -31,7 +32,12 @@ pub(crate) struct Deployed {
 
 pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
     if session.curl {
-        return show(session, &arguments.folder).await;
+        let request = prepare(session, &arguments.folder).await?;
+        let found = find(session, &request).await?;
+        return session
+            .perform(operation(session, &request, found))
+            .await
+            .map(drop);
     }
     let progress = output::Progress::start(session.quiet, "deploying");
     let Deployed { function, is_new } = deploy(session, &arguments.folder).await?;
@@ -48,11 +54,7 @@ pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
 
 /// Brings the function in `folder` onto the platform as it is there.
 pub(crate) async fn deploy(session: &Session, folder: &Path) -> Outcome<Deployed> {
-    let (manifest, folder) = Manifest::read(folder)?;
-    let info = session.control.info().await?;
-    check_root(&info, &folder)?;
-    let runtime = runtime(&manifest, &info)?;
-    let request = manifest.request(&folder, &runtime);
+    let request = prepare(session, folder).await?;
     for _ in 0..ATTEMPTS {
         match attempt(session, &request).await {
             // Somebody registered or updated it in this moment.
@@ -69,33 +71,54 @@ pub(crate) async fn deploy(session: &Session, folder: &Path) -> Outcome<Deployed
     ))
 }
 
+/// The function as its folder describes it, checked as far as that can be done from here.
+async fn prepare(session: &Session, folder: &Path) -> Outcome<FunctionRequest> {
+    let (manifest, folder) = Manifest::read(folder)?;
+    let info = session.control.info().send().await?;
+    check_root(&info, &folder)?;
+    let runtime = runtime(session, &manifest, &info)?;
+    manifest.check_handler(&folder, &runtime)?;
+    Ok(manifest.request(&folder, &runtime))
+}
+
 async fn attempt(
     session: &Session,
     request: &FunctionRequest,
 ) -> Result<Deployed, bugle_client::Error> {
-    let name = request.name.clone().unwrap_or_default();
-    match session.control.function(&name, None).await {
-        Ok(found) => {
-            let update = FunctionRequest {
-                revision_id: Some(found.revision_id),
-                kind: Some(found.kind),
-                ..request.clone()
-            };
-            let function = session.control.update(&name, &update).await?;
-            Ok(Deployed {
-                function,
-                is_new: false,
-            })
-        }
-        Err(error) if error.code() == Some(Code::FunctionNotFound.number()) => {
-            let function = session.control.register(request).await?;
-            Ok(Deployed {
-                function,
-                is_new: true,
-            })
-        }
+    let found = find(session, request).await?;
+    let is_new = found.is_none();
+    let function = operation(session, request, found).send().await?;
+    Ok(Deployed { function, is_new })
+}
+
+/// The function as the platform has it, if it has.
+async fn find(
+    session: &Session,
+    request: &FunctionRequest,
+) -> Result<Option<FunctionObject>, bugle_client::Error> {
+    let name = request.name.as_deref().unwrap_or_default();
+    match session.control.function(name, None).send().await {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.code() == Some(Code::FunctionNotFound.number()) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Updates the function that was found, or registers it.
+fn operation(
+    session: &Session,
+    request: &FunctionRequest,
+    found: Option<FunctionObject>,
+) -> Operation<FunctionObject> {
+    let Some(found) = found else {
+        return session.control.register(request);
+    };
+    let update = FunctionRequest {
+        revision_id: Some(found.revision_id),
+        kind: Some(found.kind),
+        ..request.clone()
+    };
+    session.control.update(&found.name, &update)
 }
 
 /// The platform reads the code where it is, below its roots only.
@@ -115,42 +138,37 @@ fn check_root(info: &Info, folder: &Path) -> Outcome {
     Err(Failure::new(
         exit::REFUSED,
         format!(
-            "{} is not below a folder from which the platform takes code ({}); start it with \
-             --code-root {}, or move the folder",
+            "{} is not below a folder from which the platform takes code ({})",
             folder.display(),
             roots.join(", "),
-            folder.parent().unwrap_or(folder).display()
         ),
-    ))
+    )
+    .hint(format!(
+        "start the platform with --code-root {}, or move the folder",
+        folder.parent().unwrap_or(folder).display()
+    )))
 }
 
 /// The manifest's runtime, or the newest Python of the platform.
-fn runtime(manifest: &Manifest, info: &Info) -> Outcome<String> {
-    if let Some(runtime) = &manifest.runtime {
-        return Ok(runtime.clone());
+fn runtime(session: &Session, manifest: &Manifest, info: &Info) -> Outcome<String> {
+    let known = || info.runtimes.iter().map(|runtime| runtime.name.as_str());
+    if let Some(wanted) = &manifest.runtime {
+        if !known().any(|name| name == wanted) {
+            // It may be installed later, or not exist at all: that the platform decides.
+            let known: Vec<&str> = known().collect();
+            session.note(&format!(
+                "runtime {wanted} is not on this platform, which has: {}",
+                known.join(", ")
+            ));
+        }
+        return Ok(wanted.clone());
     }
     let minor = |name: &str| name.strip_prefix("python3.")?.parse::<u32>().ok();
-    let newest = info
-        .runtimes
-        .iter()
-        .filter_map(|runtime| minor(&runtime.name))
-        .max();
+    let newest = known().filter_map(minor).max();
     newest
         .map(|minor| format!("python3.{minor}"))
         .ok_or_else(|| {
-            let text = "the platform found no Python; install one, see `bugle doctor`";
-            Failure::new(exit::REFUSED, text)
+            Failure::new(exit::REFUSED, "the platform found no Python")
+                .hint("`bugle doctor` shows where it looked and what is wrong with what it found")
         })
-}
-
-/// Shows the request that would register the function.
-async fn show(session: &Session, folder: &Path) -> Outcome {
-    let (manifest, folder) = Manifest::read(folder)?;
-    let info = session.control.info().await?;
-    let request = manifest.request(&folder, &runtime(&manifest, &info)?);
-    let path = "/serverless/v1/functions".to_owned();
-    let call = session
-        .control
-        .call(http::Method::POST, path, Some(&request));
-    Session::show_curl(&session.control.base, &call)
 }

@@ -16,7 +16,7 @@ use crate::session::Session;
 #[command(after_help = "Example:\n  bugle describe hello")]
 pub(crate) struct Arguments {
     /// Name or URN of the function.
-    name: String,
+    pub(crate) name: String,
     /// The version; the draft when it is missing.
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
@@ -25,9 +25,11 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
     let name = names::full(&arguments.name);
     let version = arguments.version.as_deref();
-    let function = session.control.function(&name, version).await?;
-    let versions = session.control.versions(&function.name).await?;
-    let status = session.control.status(&name, version).await?;
+    let function = session
+        .perform(session.control.function(&name, version))
+        .await?;
+    let versions = session.control.versions(&function.name).send().await?;
+    let status = session.control.status(&name, version).send().await?;
     let shown = json!({"function": function, "versions": versions, "status": status});
     output::show(session.format, &shown, || {
         screen(&function, &versions, &status)

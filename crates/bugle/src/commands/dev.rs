@@ -12,11 +12,11 @@ use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 use super::{deploy, invoke, logs, serve};
-use crate::arguments::{Format, Global};
+use crate::arguments::Global;
 use crate::failure::{Failure, Outcome, exit};
-use crate::names;
+use crate::manifest::Manifest;
 use crate::output;
-use crate::session::Session;
+use crate::session::{Session, curl};
 use crate::settings::Settings;
 
 /// Editors write a file in several steps; what follows within this belongs together.
@@ -45,12 +45,14 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> Outcome {
+    // A folder that is no function needs no platform.
+    Manifest::read(&arguments.folder)?;
     serve::runtime()?.block_on(async {
         let asked = serve::asked_to_stop()?;
         let (session, platform) = platform(arguments, global).await?;
         let outcome = tokio::select! {
             biased;
-            () = asked => Err(Failure::new(exit::INTERRUPTED, "")),
+            () = asked => Err(Failure::interrupted()),
             outcome = develop(&session, arguments) => outcome,
         };
         if let Some(platform) = platform {
@@ -64,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Outcome {
 /// The platform that runs, or one that is started here.
 async fn platform(arguments: &Arguments, global: &Global) -> Outcome<(Session, Option<Running>)> {
     let session = Session::new(global)?;
-    match session.control.info().await {
+    match session.control.info().send().await {
         Ok(_) => return Ok((session, None)),
         Err(Error::Connect { .. }) => {}
         Err(error) => return Err(error.into()),
@@ -96,37 +98,53 @@ async fn platform(arguments: &Arguments, global: &Global) -> Outcome<(Session, O
 }
 
 async fn develop(session: &Session, arguments: &Arguments) -> Outcome {
+    let (saves, mut news) = mpsc::channel(NEWS);
+    // Before the folder is read, so that no save is missed.
+    let _watcher = watch(&arguments.folder, saves)?;
     let name = first(session, arguments).await?;
     if arguments.once {
-        return Ok(());
+        return call(session, arguments, &name).await;
     }
-    let (saves, mut news) = mpsc::channel(NEWS);
-    let _watcher = watch(&arguments.folder, saves)?;
-    session.note("watching; save a file to deploy it again, Ctrl-C to stop");
-    let print = |entry: &bugle_api::operator::LogEntry| {
-        output::note(&logs::text(entry, Format::Table));
-        Ok(())
+    // Before the first call, which may have something to say.
+    let log = session.control.logs(&name, 0, None, true).open().await?;
+    let follow = async {
+        logs::read(log, |entry| {
+            output::note(&logs::line(entry));
+            Ok(())
+        })
+        .await?;
+        Err(logs::stopped())
     };
-    let follow = logs::read(session, &name, 0, None, true, print);
+    let work = async {
+        if let Err(failure) = call(session, arguments, &name).await {
+            failure.print();
+        }
+        session.note("watching; save a file to deploy it again, Ctrl-C to stop");
+        redeploy(session, arguments, &mut news).await
+    };
     tokio::select! {
         outcome = follow => outcome,
-        outcome = redeploy(session, arguments, &mut news) => outcome,
+        outcome = work => outcome,
     }
 }
 
-/// Deploys the function, says how to call it, and calls it if that is wanted. Gives its name.
+/// Calls the function with the event of the command line, if there is one.
+async fn call(session: &Session, arguments: &Arguments, name: &str) -> Outcome {
+    match &arguments.invoke {
+        Some(event) => invoke::call(session, name, event).await,
+        None => Ok(()),
+    }
+}
+
+/// Deploys the function and says how to call it. Gives its name.
 async fn first(session: &Session, arguments: &Arguments) -> Outcome<String> {
     let deployed = deploy::deploy(session, &arguments.folder).await?;
     let function = deployed.function;
     let gateway = session.gateway().await?;
-    let urn = names::urn(&function.name, &session.tenant, None);
+    let event = arguments.invoke.as_deref();
+    let request = invoke::event_call(session, &function.name, event)?;
     session.note(&format!("deployed {}", function.function_version_urn));
-    session.note(&format!(
-        "curl -X POST {gateway}/serverless/v1/functions/{urn}/invocations -d '{{}}'"
-    ));
-    if let Some(event) = &arguments.invoke {
-        invoke::call(session, &function.name, event).await?;
-    }
+    session.note(&curl(gateway, &request, None));
     Ok(function.name)
 }
 
@@ -145,10 +163,7 @@ async fn redeploy(
                     "deployed again, revision {}",
                     deployed.function.revision_id
                 ));
-                if let Some(event) = &arguments.invoke
-                    && let Err(failure) =
-                        invoke::call(session, &deployed.function.name, event).await
-                {
+                if let Err(failure) = call(session, arguments, &deployed.function.name).await {
                     failure.print();
                 }
             }
@@ -167,11 +182,20 @@ fn watch(folder: &Path, saves: mpsc::Sender<()>) -> Outcome<notify::RecommendedW
             format!("the folder cannot be watched: {error}"),
         )
     };
+    // Paths are reported in full, and where the folder lies says nothing about what is in it.
+    let root = folder
+        .canonicalize()
+        .map_err(|error| Failure::file(folder, &error))?;
+    let within = root.clone();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let is_save = event.is_ok_and(|event| {
             let changes =
                 event.kind.is_create() || event.kind.is_modify() || event.kind.is_remove();
-            changes && event.paths.iter().any(|path| is_source(path))
+            changes
+                && event
+                    .paths
+                    .iter()
+                    .any(|path| path.strip_prefix(&within).is_ok_and(is_source))
         });
         if is_save {
             // Full means that a deployment is due already.
@@ -180,16 +204,16 @@ fn watch(folder: &Path, saves: mpsc::Sender<()>) -> Outcome<notify::RecommendedW
     })
     .map_err(failed)?;
     watcher
-        .watch(folder, RecursiveMode::Recursive)
+        .watch(&root, RecursiveMode::Recursive)
         .map_err(failed)?;
     Ok(watcher)
 }
 
-/// Whether a change of this file changes the function: not what Python or an editor leaves behind.
+/// Whether a change of this file of the folder changes the function: not what Python or an editor leaves behind.
 fn is_source(path: &Path) -> bool {
     !path.components().any(|part| {
         let part = part.as_os_str().to_string_lossy();
-        part == "__pycache__" || part.ends_with('~') || (part.starts_with('.') && part.len() > 2)
+        part == "__pycache__" || part.ends_with('~') || part.starts_with('.')
     })
 }
 
@@ -199,8 +223,8 @@ mod tests {
 
     #[test]
     fn leftovers_of_editors_and_of_python_are_no_saves() {
-        assert!(is_source(Path::new("./handler.py")));
-        assert!(is_source(Path::new("../f/function.toml")));
+        assert!(is_source(Path::new("handler.py")));
+        assert!(is_source(Path::new("lib/function.toml")));
         for path in [
             "__pycache__/handler.pyc",
             ".handler.py.swp",

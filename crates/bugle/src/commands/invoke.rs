@@ -8,6 +8,7 @@ use clap::Args;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 
@@ -15,7 +16,7 @@ use crate::arguments::Format;
 use crate::failure::{Failure, Outcome};
 use crate::names;
 use crate::output;
-use crate::session::Session;
+use crate::session::{EVENTS, Session};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -26,7 +27,7 @@ Examples:
   bugle invoke storyteller --stream")]
 pub(crate) struct Arguments {
     /// Name or URN of the function.
-    name: String,
+    pub(crate) name: String,
     /// The event: JSON, @FILE, or - for standard input; `{}` when it is missing.
     #[arg(value_name = "EVENT")]
     event: Option<String>,
@@ -47,33 +48,44 @@ pub(crate) struct Arguments {
     timeout: u64,
 }
 
+/// The event of a call that has none.
+const NOTHING: &str = "{}";
+
 /// The header `X-Invoke-Summary`.
 #[derive(Deserialize)]
 struct Summary {
     start: String,
     queue_ms: f64,
     start_ms: f64,
-    init_ms: f64,
     run_ms: f64,
     peak_memory_mb: f64,
 }
 
 pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
     let event = arguments.event.as_deref().or(arguments.data.as_deref());
-    let call = request(session, arguments, read(event).await?)?;
-    let gateway = session.gateway().await?;
     if session.curl {
-        return Session::show_curl(gateway, &call);
+        return show(session, arguments, event.unwrap_or(NOTHING)).await;
     }
+    let call = request(session, arguments, read(event).await?)?;
+    // Asked for before the clock starts.
+    session.gateway().await?;
     let begin = Instant::now();
     let progress = output::Progress::start(session.quiet, format!("calling {}", arguments.name));
-    let answer = gateway.send(call).await?;
+    let answer = session.invoke(call).await?;
     drop(progress);
     finish(session, answer, begin).await
 }
 
-/// A call of a function with this event, for those who call without a command.
+/// Calls a function with this event, for those who call without a command.
 pub(crate) async fn call(session: &Session, name: &str, event: &str) -> Outcome {
+    let call = event_call(session, name, Some(event))?;
+    let begin = Instant::now();
+    let answer = session.invoke(call).await?;
+    finish(session, answer, begin).await
+}
+
+/// A call of a function with this event, or with none.
+pub(crate) fn event_call(session: &Session, name: &str, event: Option<&str>) -> Outcome<Call> {
     let arguments = Arguments {
         name: name.to_owned(),
         event: None,
@@ -83,23 +95,49 @@ pub(crate) async fn call(session: &Session, name: &str, event: &str) -> Outcome 
         stream: false,
         timeout: 900,
     };
-    let call = request(session, &arguments, event.to_owned().into())?;
-    let begin = Instant::now();
-    let answer = session.gateway().await?.send(call).await?;
-    finish(session, answer, begin).await
+    let event = event.unwrap_or(NOTHING);
+    request(session, &arguments, event.to_owned().into())
+}
+
+/// Shows the call; what would be read from a file or standard input is left to curl.
+async fn show(session: &Session, arguments: &Arguments, event: &str) -> Outcome {
+    let elsewhere = match event {
+        "-" => Some("@-"),
+        event => Some(event).filter(|event| event.starts_with('@')),
+    };
+    let body = if elsewhere.is_some() { "" } else { event };
+    let call = request(session, arguments, Bytes::copy_from_slice(body.as_bytes()))?;
+    Session::show_curl(session.gateway().await?, &call, elsewhere)
+}
+
+/// An event without a type is JSON, and what is not would reach the function as raw bytes.
+fn check_json(body: &[u8]) -> Outcome {
+    if body.is_empty() {
+        return Ok(());
+    }
+    serde_json::from_slice::<IgnoredAny>(body)
+        .map(drop)
+        .map_err(|error| {
+            Failure::usage(format!("the event is not JSON: {error}")).hint(
+                "-H 'content-type: …' sends it as it is, for instance as text/plain or image/png",
+            )
+        })
 }
 
 fn request(session: &Session, arguments: &Arguments, body: Bytes) -> Outcome<Call> {
     let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if arguments.stream {
-        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.insert(ACCEPT, HeaderValue::from_static(EVENTS));
     }
     for header in &arguments.header {
         let wrong = || Failure::usage(format!("-H {header:?}: `name: value` is expected"));
         let (name, value) = header.split_once(':').ok_or_else(wrong)?;
         let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
         headers.insert(name, value.trim().parse().map_err(|_| wrong())?);
+    }
+    if !headers.contains_key(CONTENT_TYPE) {
+        check_json(&body)?;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
     let urn = names::urn(
         &arguments.name,
@@ -108,7 +146,7 @@ fn request(session: &Session, arguments: &Arguments, body: Bytes) -> Outcome<Cal
     );
     Ok(Call {
         method: Method::POST,
-        path: format!("/serverless/v1/functions/{urn}/invocations"),
+        path: bugle_client::invocation_path(&urn),
         headers,
         body,
         limit: Duration::from_secs(arguments.timeout),
@@ -117,7 +155,7 @@ fn request(session: &Session, arguments: &Arguments, body: Bytes) -> Outcome<Cal
 
 async fn read(event: Option<&str>) -> Outcome<Bytes> {
     match event {
-        None => Ok(Bytes::from_static(b"{}")),
+        None => Ok(Bytes::from_static(NOTHING.as_bytes())),
         Some("-") => {
             let mut whole = Vec::new();
             let read = tokio::io::stdin().read_to_end(&mut whole).await;
@@ -205,7 +243,7 @@ fn whole(session: &Session, status: u16, code: u32, headers: &HeaderMap, body: &
 fn summary(answer: &Answer, begin: Instant) -> String {
     let id = answer.header("x-trace-id").unwrap_or("no request id");
     let status = answer.status.as_u16();
-    let total = begin.elapsed().as_secs_f64() * 1e3;
+    let total = millis(begin.elapsed().as_secs_f64() * 1e3);
     let parsed = answer
         .header("x-invoke-summary")
         .and_then(|text| serde_json::from_str::<Summary>(text).ok());
@@ -214,16 +252,45 @@ fn summary(answer: &Answer, begin: Instant) -> String {
             start,
             queue_ms,
             start_ms,
-            init_ms,
             run_ms,
             peak_memory_mb,
         }) => {
-            let start_and_init = start_ms + init_ms;
+            // The whole start: the initializer is part of it.
+            let (queue, started, run) = (millis(queue_ms), millis(start_ms), millis(run_ms));
             format!(
-                "{id} · {status} · {total:.1} ms (queue {queue_ms:.1}, start {start_and_init:.1}, \
-                 run {run_ms:.1}) · {start} · {peak_memory_mb:.0} MB"
+                "{id} · {status} · {total} ms (queue {queue}, start {started}, run {run}) · {start} \
+                 · {peak_memory_mb:.0} MB"
             )
         }
-        None => format!("{id} · {status} · {total:.1} ms"),
+        None => format!("{id} · {status} · {total} ms"),
+    }
+}
+
+/// Milliseconds with one decimal; nothing is just 0.
+fn millis(value: f64) -> String {
+    let text = format!("{value:.1}");
+    if text == "0.0" { "0".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!(
+            [0.0, 0.04, 0.051, 3.12, 250.0].map(millis),
+            ["0", "0", "0.1", "3.1", "250.0"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_json_needs_a_type() {
+        for good in ["", "{}", " \"text\"\n", "[1, 2]"] {
+            assert!(check_json(good.as_bytes()).is_ok(), "{good}");
+        }
+        for bad in ["{", "text", "{} {}", "\u{1}"] {
+            assert!(check_json(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 }

@@ -25,10 +25,10 @@ pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
         page,
         page_size,
     } = arguments;
-    let (functions, total) = session
+    let list = session
         .control
-        .list(part.as_deref(), (*page).max(1), (*page_size).max(1))
-        .await?;
+        .list(part.as_deref(), (*page).max(1), (*page_size).max(1));
+    let (functions, total) = session.perform(list).await?;
     output::show(session.format, &functions, || {
         let rows = functions.iter().map(|function| {
             [
@@ -45,6 +45,9 @@ pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
             rows,
         )
     })?;
+    if total == 0 && part.is_none() {
+        session.note("no function yet; `bugle new hello && bugle deploy hello` makes one");
+    }
     if functions.len() < total {
         session.note(&format!(
             "{} of {total}; --page and --page-size show others",

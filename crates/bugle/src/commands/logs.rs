@@ -1,6 +1,7 @@
 //! `bugle logs`: what a function wrote.
 
 use bugle_api::operator::LogEntry;
+use bugle_client::Answer;
 use clap::Args;
 
 use crate::arguments::Format;
@@ -13,7 +14,7 @@ use crate::session::Session;
 #[command(after_help = "Examples:\n  bugle logs hello --tail 20\n  bugle logs -f hello")]
 pub(crate) struct Arguments {
     /// Name or URN of the function.
-    name: String,
+    pub(crate) name: String,
     /// Goes on with new lines.
     #[arg(short, long)]
     follow: bool,
@@ -32,21 +33,28 @@ pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
         tail,
         request,
     } = arguments;
-    let print = |entry: &LogEntry| output::line(&text(entry, session.format));
-    read(session, name, *tail, request.as_deref(), *follow, print).await
+    let name = names::full(name);
+    let logs = session
+        .control
+        .logs(&name, *tail, request.as_deref(), *follow);
+    if session.curl {
+        return Session::show_curl(&logs.base, &logs.call, None);
+    }
+    let answer = logs.open().await?;
+    read(answer, |entry| output::line(&text(entry, session.format)?)).await?;
+    if *follow {
+        return Err(stopped());
+    }
+    Ok(())
 }
 
-/// Reads entries until there are no more, or for ever.
-pub(crate) async fn read(
-    session: &Session,
-    name: &str,
-    tail: usize,
-    request: Option<&str>,
-    follow: bool,
-    print: impl Fn(&LogEntry) -> Outcome,
-) -> Outcome {
-    let name = names::full(name);
-    let mut answer = session.control.logs(&name, tail, request, follow).await?;
+/// A log that is followed has no end of its own.
+pub(crate) fn stopped() -> Failure {
+    Failure::new(exit::NETWORK, "the platform has stopped")
+}
+
+/// Reads entries until there are no more.
+pub(crate) async fn read(mut answer: Answer, print: impl Fn(&LogEntry) -> Outcome) -> Outcome {
     let mut rest = Vec::new();
     while let Some(piece) = answer.next().await? {
         rest.extend_from_slice(&piece);
@@ -64,17 +72,22 @@ pub(crate) async fn read(
     Ok(())
 }
 
-/// An entry as a line.
-pub(crate) fn text(entry: &LogEntry, format: Format) -> String {
+/// An entry in the wanted form.
+fn text(entry: &LogEntry, format: Format) -> Outcome<String> {
     match format {
-        Format::Table => {
-            // The day and the zone are the same on every line.
-            let time = entry.time.get(11..23).unwrap_or(&entry.time);
-            let instance = entry.instance.get(24..).unwrap_or(&entry.instance);
-            format!("{time} {instance} {} {}", entry.stream, entry.text)
-        }
-        Format::Json | Format::Yaml => {
-            serde_json::to_string(entry).expect("a log entry is made of texts")
-        }
+        Format::Table => Ok(line(entry)),
+        // One object a line, and one document an entry: both can be read before their end.
+        Format::Json => serde_json::to_string(entry).map_err(|error| output::unwritable(&error)),
+        Format::Yaml => serde_yaml_ng::to_string(entry)
+            .map(|text| format!("---\n{}", text.trim_end()))
+            .map_err(|error| output::unwritable(&error)),
     }
+}
+
+/// An entry for people.
+pub(crate) fn line(entry: &LogEntry) -> String {
+    // The day and the zone are the same on every line.
+    let time = entry.time.get(11..23).unwrap_or(&entry.time);
+    let instance = entry.instance.get(24..).unwrap_or(&entry.instance);
+    format!("{time} {instance} {} {}", entry.stream, entry.text)
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use crate::arguments::Global;
 use crate::failure::{Failure, Outcome, exit};
 use crate::manifest;
 use crate::output;
@@ -52,7 +53,7 @@ impl Template {
     }
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments, global: &Global) -> Outcome {
     let Arguments {
         name,
         template,
@@ -68,7 +69,10 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let folder = dir.clone().unwrap_or_else(|| PathBuf::from(short));
     make(&folder, name, short, *template)?;
     let shown = folder.display();
-    output::line(&format!("made {shown}; run it with `bugle dev {shown}`"))
+    if !global.quiet {
+        output::note(&format!("made {shown}; run it with `bugle dev {shown}`"));
+    }
+    Ok(())
 }
 
 fn make(folder: &Path, name: &str, short: &str, template: Template) -> Outcome {

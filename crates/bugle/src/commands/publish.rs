@@ -12,7 +12,7 @@ use crate::session::Session;
 #[command(after_help = "Example:\n  bugle publish hello v1 --description 'first release'")]
 pub(crate) struct Arguments {
     /// Name or URN of the function.
-    name: String,
+    pub(crate) name: String,
     /// The version's label; made from the time when it is missing.
     label: Option<String>,
     /// What the version is.
@@ -22,14 +22,16 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
     let name = names::full(&arguments.name);
-    let draft = session.control.function(&name, None).await?;
+    let draft = session.control.function(&name, None).send().await?;
     let request = PublishRequest {
         revision_id: Some(draft.revision_id),
         version_number: arguments.label.clone(),
         version_desc: arguments.description.clone(),
         kind: Some(draft.kind),
     };
-    let version = session.control.publish(&name, &request).await?;
+    let version = session
+        .perform(session.control.publish(&name, &request))
+        .await?;
     session.note(&format!(
         "published {} {}",
         version.name, version.version_number

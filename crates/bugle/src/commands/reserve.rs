@@ -15,6 +15,16 @@ pub(crate) struct Arguments {
     action: Action,
 }
 
+impl Arguments {
+    pub(crate) fn name(&self) -> &str {
+        match &self.action {
+            Action::Set { name, .. } | Action::List { name, .. } | Action::Delete { name, .. } => {
+                name
+            }
+        }
+    }
+}
+
 #[derive(Subcommand, Debug)]
 enum Action {
     /// Sets how many instances a label has.
@@ -77,14 +87,14 @@ pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
                 max_instance: i64::from(*max),
                 ..InstanceConfig::default()
             });
-            let stored = session.control.reserve(&request).await?;
+            let stored = session.perform(session.control.reserve(&request)).await?;
             let shown = format!("{label}: {min} to {max} instances");
             output::show(session.format, &stored, || shown)
         }
         Action::List { name, version } => {
+            let wanted = request(name, version, "");
             let list = session
-                .control
-                .reservations(&request(name, version, ""))
+                .perform(session.control.reservations(&wanted))
                 .await?;
             output::show(session.format, &list, || {
                 let rows = list.results.iter().flat_map(|label| {
@@ -106,9 +116,9 @@ pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
             version,
         } => {
             let label = label.as_deref().unwrap_or_default();
+            let which = request(name, version, label);
             session
-                .control
-                .delete_reservation(&request(name, version, label))
+                .perform(session.control.delete_reservation(&which))
                 .await?;
             session.note("removed");
             Ok(())

@@ -15,21 +15,21 @@ Examples:
   bugle update hello --min-instances 1 --env GREETING=Hi")]
 pub(crate) struct Arguments {
     /// Name or URN of the function.
-    name: String,
+    pub(crate) name: String,
     /// Thousandths of a core.
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     cpu: Option<i64>,
     /// MB.
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     memory: Option<i64>,
-    /// Seconds.
-    #[arg(long)]
+    /// How long a call may take, in seconds.
+    #[arg(long, value_name = "SECONDS")]
     timeout: Option<i64>,
     /// `module.function`.
-    #[arg(long)]
+    #[arg(long, value_name = "HANDLER")]
     handler: Option<String>,
     /// What it is for.
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     description: Option<String>,
     /// Instances that are kept.
     #[arg(long, value_name = "N")]
@@ -47,16 +47,11 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
     let name = names::full(&arguments.name);
-    let draft = session.control.function(&name, None).await?;
+    let draft = session.control.function(&name, None).send().await?;
     let request = request(arguments, draft)?;
-    if session.curl {
-        let path = format!("/serverless/v1/functions/{name}");
-        let call = session
-            .control
-            .call(http::Method::PUT, path, Some(&request));
-        return Session::show_curl(&session.control.base, &call);
-    }
-    let function = session.control.update(&name, &request).await?;
+    let function = session
+        .perform(session.control.update(&name, &request))
+        .await?;
     session.note(&format!("updated {}", function.name));
     output::show(session.format, &function, || {
         function.function_version_urn.clone()

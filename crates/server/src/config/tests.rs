@@ -83,7 +83,7 @@ fn a_wrong_value_is_named_with_its_layer() {
     assert!(
         error
             .to_string()
-            .starts_with("flag sets server.control_listen"),
+            .starts_with("a flag sets server.control_listen"),
         "{error}"
     );
 }

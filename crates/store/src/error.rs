@@ -25,6 +25,13 @@ pub enum Error {
     /// `store.max_mib`.
     #[error("there is no room for the write: free some disk space, or raise store.max_mib")]
     Full,
+    /// Another program keeps the database file locked for writing. Nothing of the transaction was
+    /// written.
+    #[error("another program keeps {} locked; end that one and try again", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
     /// The disk failed in the middle of a write, so that nobody can say what of it a restart would
     /// find. Nothing is written any more; what was acknowledged before can still be read.
     #[error(
@@ -68,7 +75,7 @@ pub enum Error {
         known: i64,
     },
     /// The file does not hold what this program writes.
-    #[error("{} is damaged: {what}; restore it from a backup", path.display())]
+    #[error("{} is damaged ({what}); put a backup in its place, or move it away to start empty", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -96,8 +103,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same request may succeed later without anybody changing anything but the disk.
+    /// Whether the same request may succeed later without anybody changing it.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Full)
+        matches!(self, Self::Full | Self::Locked { .. })
     }
 }

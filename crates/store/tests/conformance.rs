@@ -124,8 +124,10 @@ fn a_file_that_is_no_database_is_named_and_left_alone() {
     let text = "something that a person put here".repeat(1000);
     std::fs::write(&file, &text).unwrap();
     let error = open(folder.path()).unwrap_err();
-    assert!(matches!(error, Error::Database { .. }), "{error:?}");
-    assert!(error.to_string().contains("bugle.db"), "{error}");
+    assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+    let message = error.to_string();
+    assert!(message.contains("bugle.db"), "{message}");
+    assert!(message.contains("put a backup in its place"), "{message}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
 }
 
@@ -139,6 +141,23 @@ fn a_file_whose_changes_are_out_of_order_is_not_believed() {
         database.execute(row, [revision]).unwrap();
     }
     drop(database);
+    let error = open(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_file_with_a_broken_page_is_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    for number in 0..100 {
+        let key = format!("key-{number}");
+        store.txn(put(&key, &[b'x'; 1000])).await.unwrap();
+    }
+    drop(store);
+    let file = folder.path().join("bugle.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[5 * 4096..6 * 4096].fill(0xa5);
+    std::fs::write(&file, bytes).unwrap();
     let error = open(folder.path()).unwrap_err();
     assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
 }

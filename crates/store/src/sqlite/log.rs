@@ -4,9 +4,8 @@
 //! the end of the table: it needs no index and a commit touches few pages. Rows that no longer
 //! matter (superseded, and too old for the history) are deleted later, when nobody waits.
 //!
-//! The file is held exclusively (`locking_mode`): SQLite then keeps its index of the write-ahead
-//! log on the heap, and no other program can keep that log from being started over or change the
-//! file underneath. Stop the server to look at the file with the `sqlite3` shell.
+//! Other programs may read the file meanwhile, above all to back it up. One that reads for long
+//! keeps the write-ahead log from being started over, and one that writes makes commits wait.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -46,7 +45,7 @@ const PAGE_BYTES: u64 = 4096;
 /// an addition first, and a full store must be able to get out of it.
 const RESERVE_PAGES: u64 = 256;
 
-/// Another program that reads the file while it is opened gets this long to finish.
+/// Another program that keeps the file locked gets this long to finish.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The open file.
@@ -70,6 +69,8 @@ pub(super) struct Contents {
 pub(super) enum WriteError {
     /// No room. The file is as it was, and can be written again.
     Full,
+    /// Another program holds the file. The file is as it was, and can be written again.
+    Locked,
     /// What became of the write is unknown.
     Lost(Arc<rusqlite::Error>),
 }
@@ -81,19 +82,13 @@ impl Log {
         max_bytes: u64,
         limits: Limits,
     ) -> Result<(Self, Contents), Error> {
-        let failed = |source| Error::Database {
-            path: path.to_owned(),
-            source,
+        let open = || {
+            let connection = Connection::open(path)?;
+            connection.busy_timeout(PATIENCE)?;
+            let format = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            Ok((connection, format))
         };
-        let connection = Connection::open(path).map_err(failed)?;
-        connection.busy_timeout(PATIENCE).map_err(failed)?;
-        // Before anything is read, else SQLite shares its index of the write-ahead log in a file.
-        connection
-            .pragma_update(None, "locking_mode", "EXCLUSIVE")
-            .map_err(failed)?;
-        let format: i64 = connection
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .map_err(failed)?;
+        let (connection, format) = open().map_err(unusable(path))?;
         if format > FORMAT {
             return Err(Error::NewerFormat {
                 path: path.to_owned(),
@@ -106,7 +101,7 @@ impl Log {
             connection,
             max_pages: max_bytes / PAGE_BYTES,
         };
-        log.set_up(format).map_err(failed)?;
+        log.set_up(format).map_err(unusable(path))?;
         let contents = log.read(limits)?;
         Ok((log, contents))
     }
@@ -132,32 +127,42 @@ impl Log {
     }
 
     fn read(&self, limits: Limits) -> Result<Contents, Error> {
-        let failed = |source| Error::Database {
-            path: self.path.clone(),
-            source,
+        let compacted = self.compacted().map_err(unusable(&self.path))?;
+        let mut contents = Contents {
+            state: State::new(compacted, limits),
+            garbage: VecDeque::new(),
         };
-        let damaged = |what| Error::Damaged {
-            path: self.path.clone(),
-            what,
-        };
-        let compacted = "SELECT value FROM meta WHERE name = 'compacted'";
-        let compacted: u64 = self
-            .connection
-            .query_row(compacted, [], |row| row.get(0))
-            .map_err(failed)?;
-        let mut state = State::new(Revision(compacted), limits);
-        let mut garbage = VecDeque::new();
+        match self.read_rows(&mut contents) {
+            Ok(Ok(())) => Ok(contents),
+            Ok(Err(what)) => Err(Error::Damaged {
+                path: self.path.clone(),
+                what,
+            }),
+            Err(source) => Err(unusable(&self.path)(source)),
+        }
+    }
+
+    fn compacted(&self) -> rusqlite::Result<Revision> {
+        let select = "SELECT value FROM meta WHERE name = 'compacted'";
+        self.connection
+            .query_row(select, [], |row| row.get(0).map(Revision))
+    }
+
+    /// The inner result says what is wrong with what could be read.
+    fn read_rows(&self, contents: &mut Contents) -> rusqlite::Result<Result<(), String>> {
         let select =
             "SELECT id, revision, key, value, create_revision, version FROM log ORDER BY id";
-        let mut select = self.connection.prepare(select).map_err(failed)?;
-        let mut rows = select.query([]).map_err(failed)?;
-        while let Some(row) = rows.next().map_err(failed)? {
-            let (number, change) = parse(row).map_err(failed)?;
-            let place = tombstone(number, &change);
-            let superseded = state.restore(number, change).map_err(damaged)?;
-            garbage.extend(superseded.into_iter().chain(place));
+        let mut select = self.connection.prepare(select)?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let (number, change) = parse(row)?;
+            let own = tombstone(number, &change);
+            match contents.state.restore(number, change) {
+                Ok(superseded) => contents.garbage.extend(superseded.into_iter().chain(own)),
+                Err(what) => return Ok(Err(what)),
+            }
         }
-        Ok(Contents { state, garbage })
+        Ok(Ok(()))
     }
 
     /// Adds the rows, and deletes others in the same transaction. Synced when it returns.
@@ -200,11 +205,10 @@ impl Log {
     /// the kernel may have dropped the pages, and a second sync would only say that it has nothing
     /// left to do.
     fn judge(&self, error: rusqlite::Error) -> WriteError {
-        let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
-        if full && self.connection.is_autocommit() {
-            WriteError::Full
-        } else {
-            WriteError::Lost(Arc::new(error))
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) if self.connection.is_autocommit() => WriteError::Full,
+            Some(ErrorCode::DatabaseBusy) if self.connection.is_autocommit() => WriteError::Locked,
+            _ => WriteError::Lost(Arc::new(error)),
         }
     }
 
@@ -252,6 +256,32 @@ impl Log {
     /// The file, for messages.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// What it means that the file cannot be opened or read.
+fn unusable(path: &Path) -> impl Fn(rusqlite::Error) -> Error {
+    use rusqlite::Error as Failure;
+    let path = path.to_owned();
+    move |source| {
+        let path = path.clone();
+        match (source.sqlite_error_code(), &source) {
+            (Some(ErrorCode::DatabaseBusy), _) => Error::Locked { path },
+            (Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase), _)
+            // What is read first is not there, or not what it was.
+            | (
+                _,
+                Failure::QueryReturnedNoRows
+                | Failure::InvalidColumnType(..)
+                | Failure::IntegralValueOutOfRange(..)
+                | Failure::FromSqlConversionFailure(..)
+                | Failure::SqlInputError { .. },
+            ) => Error::Damaged {
+                path,
+                what: source.to_string(),
+            },
+            _ => Error::Database { path, source },
+        }
     }
 }
 

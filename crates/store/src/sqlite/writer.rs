@@ -52,6 +52,10 @@ pub(super) struct Writer {
     checkpoint_bytes: u64,
     garbage: VecDeque<Place>,
     unmoved_bytes: u64,
+    /// The last group found no room; said once, not for every write.
+    out_of_room: bool,
+    /// A chore could not be done; the next write wakes them again.
+    chores_rest: bool,
 }
 
 /// What the planning of a group came to: one answer for each of its requests.
@@ -76,6 +80,8 @@ impl Writer {
             checkpoint_bytes,
             garbage: contents.garbage,
             unmoved_bytes: 0,
+            out_of_room: false,
+            chores_rest: false,
         };
         writer.metrics.revision.set(writer.core.revision().0);
         writer.measure();
@@ -93,10 +99,8 @@ impl Writer {
         let _ending = CloseOnDrop(Arc::clone(&self.core));
         match self.serve(runtime, &mut requests) {
             Ok(()) => {}
-            Err(WriteError::Full) => {
-                // Only the last checkpoint says so; the next start reads the write-ahead log.
-                tracing::warn!(path = %self.log.path().display(), "no room for a checkpoint");
-            }
+            // Only the last checkpoint says so; the next start reads the write-ahead log.
+            Err(WriteError::Full | WriteError::Locked) => {}
             Err(WriteError::Lost(error)) => self.fail(error),
         }
     }
@@ -109,8 +113,8 @@ impl Writer {
         let mut patience = IDLE;
         loop {
             let first = if self.has_chores() {
-                let waited = runtime.block_on(async { timeout(patience, requests.recv()).await });
-                let Ok(first) = waited else {
+                let waiting = async { timeout(patience, requests.recv()).await };
+                let Ok(first) = runtime.block_on(waiting) else {
                     self.do_a_chore()?;
                     patience = Duration::ZERO;
                     continue;
@@ -123,9 +127,10 @@ impl Writer {
                 return self.log.checkpoint();
             };
             patience = IDLE;
+            self.chores_rest = false;
             self.answer(gather(first, requests))?;
             if self.unmoved_bytes >= self.checkpoint_bytes {
-                self.checkpoint()?;
+                self.or_rest(Self::checkpoint)?;
             }
         }
     }
@@ -137,8 +142,12 @@ impl Writer {
             .map(|request| (request.work, request.answer))
             .unzip();
         let answers = match self.write(&work) {
-            Ok(answers) => answers,
+            Ok(answers) => {
+                self.out_of_room = false;
+                answers
+            }
             Err(WriteError::Full) => self.write_without_room(&work)?,
+            Err(WriteError::Locked) => work.iter().map(|_| Err(self.locked())).collect(),
             Err(WriteError::Lost(error)) => {
                 self.health.set_failure(Arc::clone(&error));
                 for sender in senders {
@@ -157,14 +166,16 @@ impl Writer {
     /// Gives up the history for its room, then tries one by one: a large write that finds no room
     /// must not keep a small one, or a deletion, from finding some.
     fn write_without_room(&mut self, work: &[Work]) -> Result<Vec<Answer>, WriteError> {
-        tracing::warn!(path = %self.log.path().display(), "no room for a write");
+        if !std::mem::replace(&mut self.out_of_room, true) {
+            tracing::warn!(path = %self.log.path().display(), "no room for a write");
+        }
         self.core
             .write(|state| state.history.forget(state.revision()));
         while !self.garbage.is_empty() {
             match self.sweep() {
                 Ok(()) => {}
                 // The disk is full, not only the file: nothing gains room there.
-                Err(WriteError::Full) => break,
+                Err(WriteError::Full | WriteError::Locked) => break,
                 Err(lost) => return Err(lost),
             }
         }
@@ -173,6 +184,7 @@ impl Writer {
             match self.write(std::slice::from_ref(one)) {
                 Ok(answer) => answers.extend(answer),
                 Err(WriteError::Full) => answers.push(Err(Error::Full)),
+                Err(WriteError::Locked) => answers.push(Err(self.locked())),
                 Err(WriteError::Lost(error)) => {
                     // Those before are durable, but an answer less is only an unknown outcome.
                     self.health.set_failure(Arc::clone(&error));
@@ -195,10 +207,10 @@ impl Writer {
         }
         let begin = Instant::now();
         let swept = self.overdue(&rows);
-        let compacted = compact.or_else(|| (swept > 0).then(|| self.compacted()));
+        let needed = (swept > 0).then(|| self.compacted());
         let sweep = Sweep {
             rows: &self.garbage.make_contiguous()[..swept],
-            compacted,
+            compacted: compact.max(needed),
         };
         self.log.append(&rows, sweep)?;
         self.garbage.drain(..swept);
@@ -268,19 +280,30 @@ impl Writer {
     }
 
     fn has_chores(&self) -> bool {
-        self.unmoved_bytes >= WORTH_MOVING || self.sweepable(SWEEP) == SWEEP
+        !self.chores_rest && (self.unmoved_bytes >= WORTH_MOVING || self.has_to_sweep())
+    }
+
+    fn has_to_sweep(&self) -> bool {
+        self.sweepable(SWEEP) == SWEEP
     }
 
     fn do_a_chore(&mut self) -> Result<(), WriteError> {
-        let done = if self.sweepable(SWEEP) == SWEEP {
-            self.sweep()
+        if self.has_to_sweep() {
+            self.or_rest(Self::sweep)
         } else {
-            self.checkpoint()
-        };
-        match done {
-            // The chore comes again after the next write; reading and what fits goes on.
-            Err(WriteError::Full) => {
-                self.unmoved_bytes = 0;
+            self.or_rest(Self::checkpoint)
+        }
+    }
+
+    /// Does a chore. One that finds no room, or the file locked, comes again after the next write;
+    /// reading and what fits goes on.
+    fn or_rest(
+        &mut self,
+        chore: impl FnOnce(&mut Self) -> Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
+        match chore(self) {
+            Err(WriteError::Full | WriteError::Locked) => {
+                self.chores_rest = true;
                 Ok(())
             }
             done => done,
@@ -299,14 +322,23 @@ impl Writer {
     }
 
     fn checkpoint(&mut self) -> Result<(), WriteError> {
+        let before = self.unmoved_bytes;
         self.log.checkpoint()?;
         self.unmoved_bytes = self.log.unmoved_bytes()?;
+        // Another program reads what would be overwritten.
+        self.chores_rest = self.unmoved_bytes >= before;
         self.measure();
         Ok(())
     }
 
     fn measure(&self) {
         self.metrics.disk_bytes.set(self.log.disk_bytes());
+    }
+
+    fn locked(&self) -> Error {
+        Error::Locked {
+            path: self.log.path().to_owned(),
+        }
     }
 
     /// Nothing is written any more; who waits learns why from [`Health`].

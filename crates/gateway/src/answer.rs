@@ -184,23 +184,25 @@ pub(crate) fn composed(
     trace: &str,
     served: &Served,
 ) -> Result<Response<Payload>, Failure> {
-    let refused = |why: String| {
-        Failure::new(
-            Code::ResultNotSerializable,
-            format!("the handler's HTTP answer cannot be sent: {why}"),
-        )
-    };
     // 1xx are not answers: a client would go on waiting for one.
     let status = StatusCode::from_u16(status)
         .ok()
         .filter(|status| (200..600).contains(&status.as_u16()))
-        .ok_or_else(|| refused(format!("status {status} is not between 200 and 599")))?;
+        .ok_or_else(|| refused(&format!("status {status} is not between 200 and 599")))?;
+    let mut headers = chosen_headers(chosen)?;
+    headers.insert(INNER_CODE, SUCCESS);
+    served.add_headers(&mut headers, trace);
+    Ok(response(status, headers, body))
+}
+
+/// The headers that the handler chose, without those that are not for it to choose.
+pub(crate) fn chosen_headers(chosen: &[(String, String)]) -> Result<HeaderMap, Failure> {
     let bytes: usize = chosen
         .iter()
         .map(|(name, value)| name.len() + value.len())
         .sum();
     if chosen.len() > MOST_CHOSEN_HEADERS || bytes > MOST_CHOSEN_BYTES {
-        return Err(refused(format!(
+        return Err(refused(&format!(
             "{} headers of {bytes} bytes are more than {MOST_CHOSEN_HEADERS} headers or \
              {MOST_CHOSEN_BYTES} bytes",
             chosen.len()
@@ -209,16 +211,24 @@ pub(crate) fn composed(
     let mut headers = HeaderMap::with_capacity(HEADERS + chosen.len());
     for (name, value) in chosen {
         let header = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| refused(format!("{name:?} is not a header name")))?;
-        let value = HeaderValue::from_bytes(value.as_bytes())
-            .map_err(|_| refused(format!("the value of header {name} has control characters")))?;
+            .map_err(|_| refused(&format!("{name:?} is not a header name")))?;
+        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
+            refused(&format!(
+                "the value of header {name} has control characters"
+            ))
+        })?;
         if !RESERVED.contains(&header) {
             headers.append(header, value);
         }
     }
-    headers.insert(INNER_CODE, SUCCESS);
-    served.add_headers(&mut headers, trace);
-    Ok(response(status, headers, body))
+    Ok(headers)
+}
+
+fn refused(why: &str) -> Failure {
+    Failure::new(
+        Code::ResultNotSerializable,
+        format!("the handler's HTTP answer cannot be sent: {why}"),
+    )
 }
 
 /// A failure as JSON.
@@ -258,10 +268,11 @@ pub(crate) fn response(status: StatusCode, headers: HeaderMap, body: Bytes) -> R
     response
 }
 
-/// A stream of events that has begun.
-pub(crate) fn events(events: Events, trace: &str) -> Response<Payload> {
+/// A stream of events that has begun, with the headers that a program chose for it.
+pub(crate) fn events(events: Events, chosen: HeaderMap, trace: &str) -> Response<Payload> {
     let mut response = Response::new(Payload::Events(Box::new(events)));
     let headers = response.headers_mut();
+    *headers = chosen;
     headers.insert(INNER_CODE, SUCCESS);
     headers.insert(TRACE_ID, trace_value(trace));
     events::add_headers(headers);

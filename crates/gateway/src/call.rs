@@ -169,6 +169,8 @@ pub(crate) enum Answer {
         headers: Vec<(String, String)>,
         body: Bytes,
     },
+    /// A stream of events, which has been sent.
+    Streamed,
 }
 
 /// What became of sending a call to an instance.
@@ -366,6 +368,7 @@ impl Ending {
                 };
                 Self::Answered(answer, served)
             }
+            ReplyBody::Streamed => Self::Answered(Answer::Streamed, served),
             ReplyBody::Error {
                 code,
                 message,
@@ -391,6 +394,10 @@ impl Ending {
                 served,
             ) => answer::composed(status, &headers, body, trace, &served)
                 .unwrap_or_else(|failure| answer::failure(&failure, trace, Some(&served))),
+            // The client that the events were for has left.
+            Self::Answered(Answer::Streamed, served) => {
+                answer::result(Bytes::new(), trace, &served)
+            }
             Self::Failed(failure, served) => answer::failure(&failure, trace, served.as_ref()),
         }
     }

@@ -1,4 +1,7 @@
 //! Server-sent events: what a handler writes to its stream, as a client sees it (contract 8.1).
+//!
+//! A handler's writes become events here. A program writes events itself, which pass as they are; of
+//! those only the ends of events are looked for, so that what is added does not fall into one.
 
 use std::fmt;
 use std::pin::Pin;
@@ -6,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bugle_instances::StreamPart;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Response;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -23,6 +27,7 @@ const CHUNK_BYTES: usize = 16 << 10;
 
 const DONE: &[u8] = b"data: [DONE]\n\n";
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
+const END_OF_EVENT: &[u8] = b"\n\n";
 
 /// Adds the headers of an event stream; the content type of an answer in JSON is replaced.
 pub(crate) fn add_headers(headers: &mut HeaderMap) {
@@ -35,6 +40,16 @@ pub(crate) fn add_headers(headers: &mut HeaderMap) {
     headers
         .entry(header::CONNECTION)
         .or_insert(HeaderValue::from_static("keep-alive"));
+}
+
+/// Appends what a part of a stream is for the client.
+fn write_part(out: &mut BytesMut, part: &StreamPart) {
+    match part {
+        StreamPart::Message(payload) => write_event(out, payload),
+        // The headers have gone out before the first event.
+        StreamPart::Head(_) => {}
+        StreamPart::Events(events) => out.put_slice(events),
+    }
 }
 
 /// Appends one event. Each line of the payload gets its own `data:` field, which the receiver joins
@@ -71,13 +86,42 @@ pub(crate) fn of_answer(mut response: Response<Payload>) -> Response<Payload> {
     response
 }
 
-/// The result of the call, as the text of the last event.
-pub(crate) type LastEvent = Pin<Box<dyn Future<Output = Bytes> + Send>>;
+/// The result of the call, as the text of the last event; none where the stream was a program's own,
+/// which ends as the program ended it.
+pub(crate) type LastEvent = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
+
+/// Empty lines, by which events end, in the forms that the line ends can take.
+const EMPTY_LINES: [&[u8]; 4] = [b"\n\n", b"\r\r", b"\n\r\n", b"\r\r\n"];
+
+/// The last bytes of a stream: they tell whether something can be added between two events.
+#[derive(Clone, Copy, Debug)]
+struct LastBytes([u8; 3]);
+
+impl Default for LastBytes {
+    /// At the beginning there is no event yet.
+    fn default() -> Self {
+        Self(*b"\n\n\n")
+    }
+}
+
+impl LastBytes {
+    fn push(&mut self, bytes: &[u8]) {
+        for byte in &bytes[bytes.len().saturating_sub(self.0.len())..] {
+            self.0.rotate_left(1);
+            self.0[2] = *byte;
+        }
+    }
+
+    fn are_between_events(self) -> bool {
+        EMPTY_LINES.iter().any(|empty| self.0.ends_with(empty))
+    }
+}
 
 /// A stream of events that has begun.
 pub(crate) struct Events {
-    writes: mpsc::Receiver<Bytes>,
-    first: Option<Bytes>,
+    writes: mpsc::Receiver<StreamPart>,
+    first: Option<StreamPart>,
+    last_bytes: LastBytes,
     last: Option<LastEvent>,
     keep_alive: Duration,
     idle: Pin<Box<Sleep>>,
@@ -87,8 +131,8 @@ pub(crate) struct Events {
 impl Events {
     /// The stream after its first write; `last` is ready when the call has ended.
     pub(crate) fn new(
-        first: Bytes,
-        writes: mpsc::Receiver<Bytes>,
+        first: StreamPart,
+        writes: mpsc::Receiver<StreamPart>,
         last: LastEvent,
         keep_alive: Duration,
         connection: Arc<Connection>,
@@ -96,6 +140,7 @@ impl Events {
         Self {
             writes,
             first: Some(first),
+            last_bytes: LastBytes::default(),
             last: Some(last),
             keep_alive,
             idle: Box::pin(sleep(keep_alive)),
@@ -110,28 +155,45 @@ impl Events {
         };
         let mut out = BytesMut::new();
         if let Some(first) = self.first.take() {
-            write_event(&mut out, &first);
+            write_part(&mut out, &first);
         }
         while out.len() < CHUNK_BYTES {
             match self.writes.poll_recv(cx) {
-                Poll::Ready(Some(payload)) => write_event(&mut out, &payload),
+                Poll::Ready(Some(part)) => write_part(&mut out, &part),
                 Poll::Ready(None) | Poll::Pending => break,
             }
         }
+        self.last_bytes.push(&out);
         if out.is_empty() {
             match last.as_mut().poll(cx) {
                 Poll::Ready(result) => {
                     // Writes that arrived since `poll_recv` looked come before the result.
-                    while let Ok(payload) = self.writes.try_recv() {
-                        write_event(&mut out, &payload);
+                    while let Ok(part) = self.writes.try_recv() {
+                        write_part(&mut out, &part);
                     }
-                    write_event(&mut out, &result);
-                    out.put_slice(DONE);
+                    self.last_bytes.push(&out);
+                    if let Some(result) = result {
+                        if !self.last_bytes.are_between_events() {
+                            out.put_slice(END_OF_EVENT);
+                        }
+                        write_event(&mut out, &result);
+                        out.put_slice(DONE);
+                    }
                     self.last = None;
+                    if out.is_empty() {
+                        return Poll::Ready(None);
+                    }
                 }
                 Poll::Pending => {
                     ready!(self.idle.as_mut().poll(cx));
-                    out.put_slice(KEEP_ALIVE);
+                    if self.last_bytes.are_between_events() {
+                        out.put_slice(KEEP_ALIVE);
+                    } else {
+                        self.idle.as_mut().reset(Instant::now() + self.keep_alive);
+                        // Registers for the next time.
+                        let _ = self.idle.as_mut().poll(cx);
+                        return Poll::Pending;
+                    }
                 }
             }
         }
@@ -176,6 +238,26 @@ mod tests {
             "data: a\ndata: b\ndata: c\ndata: \n\n"
         );
         assert_eq!(event("\n\n"), "data: \ndata: \ndata: \n\n");
+    }
+
+    #[test]
+    fn the_end_of_an_event_is_seen_across_pieces_and_in_every_kind_of_line_end() {
+        for (pieces, between) in [
+            (&[][..], true),
+            (&["data: a\n"], false),
+            (&["data: a\n\n"], true),
+            (&["data: a\n", "\n"], true),
+            (&["data: a\r\n\r", "\n"], true),
+            (&["data: a\r\r"], true),
+            (&["data: a\r\n"], false),
+            (&["data: a\n\n", "id: 1"], false),
+        ] {
+            let mut last = LastBytes::default();
+            for piece in pieces {
+                last.push(piece.as_bytes());
+            }
+            assert_eq!(last.are_between_events(), between, "{pieces:?}");
+        }
     }
 
     #[test]

@@ -10,10 +10,11 @@ use std::task::{Context, Poll, ready};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bugle_instances::{CallError, ExitCause};
+use bugle_instances::{CallError, ExitCause, StreamPart};
 use bugle_types::Code;
 use bytes::Bytes;
 use http::Response;
+use http::header::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::answer;
@@ -33,9 +34,9 @@ struct Running {
 /// What came first from a call that was sent.
 enum First {
     /// The handler wrote to its stream.
-    Write(Bytes),
+    Write(StreamPart),
     /// The handler wrote to its stream, and the call has ended already.
-    WriteAndEnd(Bytes, Attempt),
+    WriteAndEnd(StreamPart, Attempt),
     /// The call ended without a write.
     End(Attempt),
 }
@@ -77,9 +78,17 @@ pub(crate) async fn answer(call: Call<'_>) -> Response<Payload> {
                 continue;
             }
         };
+        let chosen = match &write {
+            StreamPart::Head(chosen) => match answer::chosen_headers(chosen) {
+                Ok(headers) => headers,
+                // The program finds its connection closed when it goes on.
+                Err(failure) => return answer::failure(&failure, &trace, None),
+            },
+            StreamPart::Message(_) | StreamPart::Events(_) => HeaderMap::new(),
+        };
         let keep_alive = shared.config.event_keep_alive();
         let events = Events::new(write, writes, last, keep_alive, Arc::clone(connection));
-        return answer::events(events, &trace);
+        return answer::events(events, chosen, &trace);
     }
     let failure = CallError::NotSent(gone).into();
     whole(prepared.ended_without_slot(failure), &trace, counted)
@@ -89,7 +98,10 @@ pub(crate) async fn answer(call: Call<'_>) -> Response<Payload> {
 /// client gets; everything else becomes an event.
 fn whole(ending: Ending, trace: &str, mut counted: Counted) -> Response<Payload> {
     counted.ends(&ending);
-    let is_composed = matches!(ending, Ending::Answered(Answer::Composed { .. }, _));
+    let is_composed = matches!(
+        ending,
+        Ending::Answered(Answer::Composed { .. } | Answer::Streamed, _)
+    );
     let response = ending.into_response(trace);
     if is_composed {
         return response;
@@ -97,15 +109,16 @@ fn whole(ending: Ending, trace: &str, mut counted: Counted) -> Response<Payload>
     events::of_answer(response)
 }
 
-/// The text of the last event of a stream that has begun.
-fn last_event(attempt: Attempt, mut counted: Counted) -> Bytes {
+/// The text of the last event of a stream that has begun; none where the program ends it itself.
+fn last_event(attempt: Attempt, mut counted: Counted) -> Option<Bytes> {
     let ending = match attempt {
         Attempt::Ended(ending) => ending,
         // A call that was not sent has no writes, so no stream has begun.
         Attempt::NotSent(cause, _) => Failure::from(CallError::NotSent(cause)).into(),
     };
     counted.ends(&ending);
-    match ending {
+    Some(match ending {
+        Ending::Answered(Answer::Streamed, _) => return None,
         Ending::Answered(Answer::Json(json), _) => json,
         // Status and headers are gone by now; bytes that are no text cannot be an event.
         Ending::Answered(Answer::Composed { body, .. }, _) => match std::str::from_utf8(&body) {
@@ -113,7 +126,7 @@ fn last_event(attempt: Attempt, mut counted: Counted) -> Bytes {
             Err(_) => BASE64.encode(&body).into(),
         },
         Ending::Failed(failure, _) => failure.to_json("").into(),
-    }
+    })
 }
 
 impl Running {
@@ -133,7 +146,7 @@ impl Running {
         }
     }
 
-    async fn first(&mut self, writes: &mut mpsc::Receiver<Bytes>) -> First {
+    async fn first(&mut self, writes: &mut mpsc::Receiver<StreamPart>) -> First {
         poll_fn(|cx| {
             if let Poll::Ready(Some(write)) = writes.poll_recv(cx) {
                 return Poll::Ready(First::Write(write));

@@ -8,11 +8,23 @@ use tokio::sync::mpsc;
 
 use crate::ExitCause;
 
-/// What the handler writes to `context.get_stream()`, one message a write.
+/// Where a handler's stream goes while the call runs.
 ///
-/// Messages move while the future of the call is polled: whoever reads them polls both. All of
-/// them have been sent when the call is answered. A closed receiver loses messages, nothing else.
-pub type StreamSink = mpsc::Sender<Bytes>;
+/// Parts move while the future of the call is polled: whoever reads them polls both. All of them
+/// have been sent when the call is answered. A closed receiver loses messages, nothing else.
+pub type StreamSink = mpsc::Sender<StreamPart>;
+
+/// A part of a handler's stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamPart {
+    /// One write to `context.get_stream()`, which the gateway makes an event of.
+    Message(Bytes),
+    /// A program has begun to answer with an event stream: its other headers. Comes first, and only
+    /// [`StreamPart::Events`] follow.
+    Head(Vec<(String, String)>),
+    /// A piece of a program's event stream, which goes to the client as it is.
+    Events(Bytes),
+}
 
 /// A call to an instance.
 #[derive(Debug)]
@@ -60,6 +72,8 @@ pub enum ReplyBody {
         /// The body.
         body: Bytes,
     },
+    /// The answer went out as a stream of [`StreamPart::Events`]; there is nothing more.
+    Streamed,
     /// The user's code failed.
     Error {
         /// The inner code (4001, 4002, 4004, 4007, …).

@@ -2,13 +2,15 @@
 
 use bugle_types::Runtime;
 
-use crate::{BoxFuture, Driver, PythonDriver, StartError, StartRequest, Started};
+use crate::{BoxFuture, Driver, ProgramDriver, PythonDriver, StartError, StartRequest, Started};
 
 /// Starts instances of every runtime that this build has.
 #[derive(Clone, Debug)]
 pub struct Drivers {
     /// `python3.N`.
     pub python: PythonDriver,
+    /// `posix-custom-runtime` and `http`.
+    pub programs: ProgramDriver,
 }
 
 impl Drivers {
@@ -22,10 +24,12 @@ impl Driver for Drivers {
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Started, StartError>> {
         match &request.spec.runtime {
             Runtime::Python(_) => Driver::start(&self.python, request),
+            Runtime::Program(_) => Driver::start(&self.programs, request),
             Runtime::Other(name) => {
                 let message = format!(
                     "the runtime {name} cannot be run by this build, which runs python3.6 to \
-                     python3.13; register the function with one of them"
+                     python3.13, posix-custom-runtime and http; register the function with one of \
+                     them"
                 );
                 Box::pin(async move { Err(StartError::Unsupported(message)) })
             }

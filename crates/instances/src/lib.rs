@@ -1,33 +1,36 @@
 //! Starts, calls and stops one running copy of a function.
 //!
 //! The scheduler decides *that* an instance starts or stops and which call it gets; a [`Driver`]
-//! does it. One driver per kind of runtime ([`PythonDriver`] so far; [`Drivers`] chooses), and a
-//! simulated one for tests. Nothing here chooses between instances, and nothing here reads the
+//! does it. One driver per kind of runtime ([`PythonDriver`], [`ProgramDriver`]; [`Drivers`] chooses),
+//! and a simulated one for tests. Nothing here chooses between instances, and nothing here reads the
 //! store.
 //!
-//! An instance is a process that speaks frames over a Unix socket (`docs/runtime-protocol.md`):
+//! A Python instance is a process that speaks frames over a Unix socket (`docs/runtime-protocol.md`):
 //! `frame` is the codec, `connection` what callers write, `pump` the task that reads, `process` the
-//! instance made of them, and `python` the driver that brings processes up.
+//! instance made of them, and `python` the driver that brings processes up. A program in any other
+//! language is a process that serves HTTP (`docs/programs.md`): that is all in `program`.
 
 mod call;
 mod child;
 mod connection;
 mod driver;
 mod drivers;
+mod environment;
 mod frame;
 mod output;
 mod process;
+mod program;
 mod pump;
 mod python;
 mod socket;
 mod stream;
 
-pub use call::{CallError, CallRequest, Reply, ReplyBody, StreamSink};
+pub use call::{CallError, CallRequest, Reply, ReplyBody, StreamPart, StreamSink};
 pub use driver::{
     BoxFuture, Driver, Exit, ExitCause, Instance, InstanceId, LogLine, LogSink, LogStream,
     StartError, StartPhases, StartRequest, Started,
 };
 pub use drivers::Drivers;
-pub use python::{
-    Config, Dependencies as PythonDependencies, EnvironmentOpener, Interpreter, PythonDriver,
-};
+pub use environment::EnvironmentOpener;
+pub use program::{ProgramConfig, ProgramDependencies, ProgramDriver};
+pub use python::{Config, Dependencies as PythonDependencies, Interpreter, PythonDriver};

@@ -50,8 +50,8 @@ pub(crate) struct Lines {
     second: Instant,
     in_second: u32,
     lost: u64,
-    /// The end of the pipe's output that is no whole line yet.
-    raw: Vec<u8>,
+    /// The ends of both streams that are no whole line yet.
+    raw: [Vec<u8>; 2],
 }
 
 impl Lines {
@@ -69,7 +69,7 @@ impl Lines {
             second: Instant::now(),
             in_second: 0,
             lost: 0,
-            raw: Vec::new(),
+            raw: [Vec::new(), Vec::new()],
         }
     }
 
@@ -86,26 +86,34 @@ impl Lines {
         }
     }
 
-    /// Takes a piece of the pipe's output; the last line waits for its end.
-    pub(crate) fn raw(&mut self, text: &[u8], request: Option<&Arc<str>>) {
-        self.raw.extend_from_slice(text);
-        let end = match self.raw.iter().rposition(|byte| *byte == b'\n') {
+    /// Takes a piece of a stream; its last line waits for its end.
+    pub(crate) fn raw(&mut self, text: &[u8], stream: LogStream, request: Option<&Arc<str>>) {
+        let raw = &mut self.raw[stream as usize];
+        raw.extend_from_slice(text);
+        let end = match raw.iter().rposition(|byte| *byte == b'\n') {
             Some(at) => at + 1,
-            None if self.raw.len() > self.limits.line_bytes => self.raw.len(),
+            None if raw.len() > self.limits.line_bytes => raw.len(),
             None => return,
         };
-        let rest = self.raw.split_off(end);
-        let whole = std::mem::replace(&mut self.raw, rest);
-        self.whole(&whole, LogStream::Stdout, request);
+        let rest = raw.split_off(end);
+        let whole = std::mem::replace(raw, rest);
+        self.whole(&whole, stream, request);
     }
 
     /// Gives out what has no end yet, because nothing more will come.
     pub(crate) fn finish(&mut self) {
-        let rest = std::mem::take(&mut self.raw);
-        if !rest.is_empty() {
-            self.whole(&rest, LogStream::Stdout, None);
+        for stream in [LogStream::Stdout, LogStream::Stderr] {
+            let rest = std::mem::take(&mut self.raw[stream as usize]);
+            if !rest.is_empty() {
+                self.whole(&rest, stream, None);
+            }
         }
         self.tell_loss();
+    }
+
+    /// Adds a line of the platform's own.
+    pub(crate) fn say(&self, text: String) {
+        self.give(text, LogStream::Stderr, None);
     }
 
     fn line(&mut self, text: &[u8], stream: LogStream, request: Option<&Arc<str>>) {
@@ -190,12 +198,13 @@ mod tests {
     #[tokio::test]
     async fn a_raw_line_waits_for_its_end_unless_it_grows_too_long() {
         let (mut lines, sink) = lines(WIDE);
-        lines.raw(b"ab", None);
+        lines.raw(b"ab", LogStream::Stdout, None);
+        lines.raw(b"e", LogStream::Stderr, None);
         assert!(sink.0.lock().is_empty());
-        lines.raw(b"c\nd", None);
+        lines.raw(b"c\nd", LogStream::Stdout, None);
         assert_eq!(*sink.0.lock(), ["abc"]);
         lines.finish();
-        assert_eq!(*sink.0.lock(), ["abc", "d"]);
+        assert_eq!(*sink.0.lock(), ["abc", "d", "e"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,9 @@ use tokio::sync::{oneshot, watch};
 use crate::child::Child;
 use crate::connection::{Connection, Handed};
 use crate::stream::StreamQueue;
-use crate::{BoxFuture, CallError, CallRequest, Exit, ExitCause, Instance, InstanceId, Reply};
+use crate::{
+    BoxFuture, CallError, CallRequest, Exit, ExitCause, Instance, InstanceId, Reply, StreamPart,
+};
 
 /// A running process that serves calls. It is killed when this is dropped.
 pub(crate) struct ProcessInstance {
@@ -70,7 +72,7 @@ impl ProcessInstance {
         while let Some(message) = stream.pop() {
             let units = StreamQueue::units(&message);
             // A client that has left takes nothing, and must not hold the handler up.
-            _ = stream.sink.send(message).await;
+            _ = stream.sink.send(StreamPart::Message(message)).await;
             stream.acknowledge(units);
             self.connection.acknowledge(id, units);
         }

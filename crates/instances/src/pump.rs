@@ -121,7 +121,7 @@ impl Pump {
 
     fn take_output(&mut self, text: &[u8]) {
         let request = self.connection.only_request();
-        self.lines.raw(text, request.as_ref());
+        self.lines.raw(text, LogStream::Stdout, request.as_ref());
     }
 
     fn take_frames(&mut self, buffer: &mut BytesMut) -> Result<(), String> {

@@ -11,7 +11,7 @@ mod sources;
 mod start;
 mod zygote;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_artifacts::CodeRoots;
-use bugle_types::{FunctionId, PythonVersion, Runtime, SealedEnvironment};
+use bugle_types::{PythonVersion, Runtime};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -29,6 +29,7 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::Instant;
 
 use crate::connection::{Connection, StartReport};
+use crate::environment::EnvironmentOpener;
 use crate::output::{Lines, LogLimits};
 use crate::process::ProcessInstance;
 use crate::pump::Pump;
@@ -38,13 +39,6 @@ use crate::{BoxFuture, Driver, LogSink, StartError, StartPhases, StartRequest, S
 pub use config::Config;
 pub use discover::Interpreter;
 use zygote::{Forked, Zygote};
-
-/// Decrypts the variables of a function; the error says why that is not possible.
-pub type EnvironmentOpener = Arc<
-    dyn Fn(&FunctionId, &SealedEnvironment) -> Result<BTreeMap<String, String>, String>
-        + Send
-        + Sync,
->;
 
 /// How long no parent is started after one could not be.
 const BACK_OFF: Duration = Duration::from_secs(1);

@@ -25,6 +25,8 @@ pub struct Config {
     pub scheduler: bugle_scheduler::Config,
     /// Python instances.
     pub python: bugle_instances::Config,
+    /// Instances that are programs of their own.
+    pub programs: bugle_instances::ProgramConfig,
     /// Limits of functions and their names.
     pub registry: bugle_registry::Config,
     /// The embedded store.

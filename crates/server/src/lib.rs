@@ -29,7 +29,10 @@ use std::time::Duration;
 
 use bugle_artifacts::CodeRoots;
 use bugle_gateway::{CatchUp, Gateway};
-use bugle_instances::{Drivers, PythonDependencies, PythonDriver};
+use bugle_instances::{
+    Drivers, EnvironmentOpener, ProgramDependencies, ProgramDriver, PythonDependencies,
+    PythonDriver,
+};
 use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
 use bugle_scheduler::Scheduler;
 use bugle_store::{SqliteStore, Store};
@@ -273,14 +276,23 @@ fn data_plane(
     let roots = roots::code_roots(&config.server);
     let roots = CodeRoots::new(&roots, folder.join("cache")).map_err(StartError::CodeRoots)?;
     let runtime_dir = folder.join("runtime");
+    let open_environment: EnvironmentOpener = Arc::new(move |id, sealed| {
+        keyring
+            .open_environment(&id.tenant, &id.name, sealed)
+            .map_err(|error| error.to_string())
+    });
+    let programs = ProgramDriver::new(
+        config.programs.clone(),
+        ProgramDependencies {
+            roots: roots.clone(),
+            logs: Arc::clone(logs) as _,
+            open_environment: Arc::clone(&open_environment),
+        },
+    );
     let dependencies = PythonDependencies {
         roots,
         logs: Arc::clone(logs) as _,
-        open_environment: Arc::new(move |id, sealed| {
-            keyring
-                .open_environment(&id.tenant, &id.name, sealed)
-                .map_err(|error| error.to_string())
-        }),
+        open_environment,
         runtime_dir: runtime_dir.clone(),
     };
     let python = PythonDriver::new(config.python.clone(), dependencies).map_err(|source| {
@@ -290,7 +302,7 @@ fn data_plane(
             source,
         }
     })?;
-    let drivers = Drivers { python };
+    let drivers = Drivers { python, programs };
     let scheduler = Scheduler::new(
         config.scheduler.clone(),
         Arc::new(drivers.clone()),

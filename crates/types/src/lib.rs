@@ -33,7 +33,7 @@ pub use function::{
 pub use name::{FunctionName, InstanceLabel, ProductId, TenantId};
 pub use report::report;
 pub use resources::{CpuMillis, MemoryMib, Resources};
-pub use runtime::{PythonVersion, Runtime};
+pub use runtime::{ProgramRuntime, PythonVersion, Runtime};
 pub use time::{RevisionId, Timestamp};
 pub use urn::{BUSINESS, FunctionUrn};
 pub use version::{Version, VersionLabel};

@@ -26,11 +26,31 @@ impl FromStr for PythonVersion {
     }
 }
 
+/// How the platform speaks with a function that is a program of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProgramRuntime {
+    /// Gets the body of a call as it came.
+    Posix,
+    /// Gets each call as the JSON event of an API gateway, unless the function wants it raw.
+    Http,
+}
+
+impl fmt::Display for ProgramRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Posix => "posix-custom-runtime",
+            Self::Http => "http",
+        })
+    }
+}
+
 /// What runs a function.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Runtime {
     /// A Python handler, loaded into a fork of a warm interpreter.
     Python(PythonVersion),
+    /// A program in any language that serves HTTP.
+    Program(ProgramRuntime),
     /// Any other name; this build has no driver for it, and invoking it says so.
     Other(Box<str>),
 }
@@ -38,6 +58,11 @@ pub enum Runtime {
 impl Runtime {
     /// The runtime of this name. Whether a name may be registered is the registry's list.
     pub fn from_name(name: &str) -> Self {
+        match name {
+            "posix-custom-runtime" => return Self::Program(ProgramRuntime::Posix),
+            "http" => return Self::Program(ProgramRuntime::Http),
+            _ => {}
+        }
         match name.parse() {
             Ok(version) => Self::Python(version),
             Err(_) => Self::Other(name.into()),
@@ -49,7 +74,29 @@ impl fmt::Display for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Python(version) => version.fmt(f),
+            Self::Program(program) => program.fmt(f),
             Self::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_runtime_is_shown_by_the_name_it_was_given() {
+        for (name, runtime) in [
+            ("python3.11", Runtime::Python(PythonVersion(11))),
+            (
+                "posix-custom-runtime",
+                Runtime::Program(ProgramRuntime::Posix),
+            ),
+            ("http", Runtime::Program(ProgramRuntime::Http)),
+            ("java11", Runtime::Other("java11".into())),
+        ] {
+            assert_eq!(Runtime::from_name(name), runtime);
+            assert_eq!(runtime.to_string(), name);
         }
     }
 }

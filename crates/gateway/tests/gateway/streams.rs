@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bugle_gateway::Config;
-use bugle_instances::{CallError, CallRequest, ExitCause, ReplyBody};
+use bugle_instances::{CallError, CallRequest, ExitCause, ReplyBody, StreamPart};
 use bytes::Bytes;
 
 use crate::client::{Answer, Client};
@@ -13,15 +13,16 @@ use crate::platform::{Outcome, Platform, Script, json, replied, script, spec};
 
 const EVENTS: &str = "accept: text/event-stream";
 
+fn message(text: &'static str) -> StreamPart {
+    StreamPart::Message(Bytes::from_static(text.as_bytes()))
+}
+
 /// Writes these texts, then ends like this.
 fn writing(writes: &'static [&'static str], end: fn() -> Outcome) -> Script {
     script(move |request: CallRequest| async move {
         if let Some(stream) = request.stream {
             for write in writes {
-                stream
-                    .send(Bytes::from_static(write.as_bytes()))
-                    .await
-                    .unwrap();
+                stream.send(message(write)).await.unwrap();
             }
         }
         end()
@@ -118,12 +119,7 @@ async fn an_overdue_stream_ends_with_the_failure() {
     let mut function = spec();
     function.timeout = Duration::from_millis(200);
     let hanging = script(|request: CallRequest| async move {
-        request
-            .stream
-            .unwrap()
-            .send(Bytes::from_static(b"w"))
-            .await
-            .unwrap();
+        request.stream.unwrap().send(message("w")).await.unwrap();
         std::future::pending().await
     });
     let platform = Platform::with(Config::default(), hanging, [function]).await;
@@ -144,12 +140,7 @@ async fn each_write_is_sent_at_once_and_silence_is_filled() {
     let waiting = script(move |request: CallRequest| {
         let mut gate = gate.clone();
         async move {
-            request
-                .stream
-                .unwrap()
-                .send(Bytes::from_static(b"w"))
-                .await
-                .unwrap();
+            request.stream.unwrap().send(message("w")).await.unwrap();
             gate.wait_for(|is_open| *is_open).await.unwrap();
             replied(json("1"))
         }
@@ -182,7 +173,7 @@ fn flooding() -> (Script, Arc<AtomicUsize>) {
         let count = Arc::clone(&count);
         async move {
             let stream = request.stream.unwrap();
-            let write = Bytes::from(vec![b'x'; 64 << 10]);
+            let write = StreamPart::Message(vec![b'x'; 64 << 10].into());
             while stream.send(write.clone()).await.is_ok() {
                 count.fetch_add(1, Ordering::SeqCst);
             }
@@ -235,4 +226,41 @@ async fn a_slow_reader_does_not_stop_the_deadline() {
     client.call(&[EVENTS], "").await;
     steady(&written).await;
     platform.running.becomes(0).await;
+}
+
+/// A program that begins to answer with an event stream, sends these pieces of it, and ends like
+/// this.
+fn program(pieces: &'static [&'static str], end: fn() -> Outcome) -> Script {
+    script(move |request: CallRequest| async move {
+        let stream = request.stream.unwrap();
+        let head = [("x-model", "small"), ("keep-alive", "timeout=5")];
+        let head = head.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        stream.send(StreamPart::Head(head.into())).await.unwrap();
+        for piece in pieces {
+            let piece = StreamPart::Events(Bytes::from_static(piece.as_bytes()));
+            stream.send(piece).await.unwrap();
+        }
+        end()
+    })
+}
+
+#[tokio::test]
+async fn a_programs_own_events_pass_as_they_are() {
+    let pieces = &["event: token\nid: 1\nda", "ta: a\n\n", ": end\n\n"];
+    let answer = answer(program(pieces, || replied(ReplyBody::Streamed)), EVENTS).await;
+    assert_eq!(answer.verdict(), (200, "0"));
+    assert_eq!(answer.text(), pieces.concat());
+    assert_eq!(answer.header("content-type"), "text/event-stream");
+    assert_eq!(answer.header("x-model"), "small");
+}
+
+#[tokio::test]
+async fn a_program_that_ends_within_an_event_gets_the_failure_behind_it() {
+    let crashed = || Err(CallError::Exited(ExitCause::Code(3)));
+    let answer = answer(program(&["data: a"], crashed), EVENTS).await;
+    let text = answer.text();
+    assert!(
+        text.starts_with("data: a\n\ndata: {\"code\":1007,"),
+        "{text}"
+    );
 }

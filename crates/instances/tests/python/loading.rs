@@ -208,6 +208,7 @@ fn a_runtime_that_is_not_there_is_told() {
     on_old_and_new(|machine: Machine| async move {
         let drivers = Drivers {
             python: machine.driver.clone(),
+            programs: machine.programs(),
         };
         for (runtime, said) in [
             (

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bugle_instances::StreamPart;
 use tokio::sync::mpsc;
 
 use crate::support::{Machine, json, on_every_interpreter, on_old_and_new, request};
@@ -21,6 +22,9 @@ fn messages_arrive_in_order_before_the_result() {
             let read = async {
                 let mut seen = Vec::new();
                 while let Some(message) = messages.recv().await {
+                    let StreamPart::Message(message) = message else {
+                        panic!("a handler writes messages: {message:?}");
+                    };
                     seen.push(String::from_utf8(message.to_vec()).unwrap());
                 }
                 seen

@@ -11,7 +11,8 @@ use std::time::Duration;
 use bugle_artifacts::CodeRoots;
 use bugle_instances::{
     CallError, CallRequest, Config, Driver, Instance, InstanceId, Interpreter, LogLine, LogSink,
-    PythonDependencies, PythonDriver, Reply, ReplyBody, StartError, StartPhases, StartRequest,
+    ProgramConfig, ProgramDependencies, ProgramDriver, PythonDependencies, PythonDriver, Reply,
+    ReplyBody, StartError, StartPhases, StartRequest,
 };
 use bugle_types::{
     CodeLocation, FunctionId, FunctionSpec, FunctionUrn, Generation, Hook, Kind, Resources,
@@ -135,12 +136,16 @@ pub(crate) struct Running {
     pub(crate) phases: StartPhases,
 }
 
+fn roots(dir: &tempfile::TempDir) -> CodeRoots {
+    CodeRoots::new(&[dir.path().to_owned()], dir.path().join("cache")).unwrap()
+}
+
 impl Machine {
     pub(crate) fn new(runtime: Runtime) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = Arc::new(Log::default());
         let dependencies = PythonDependencies {
-            roots: CodeRoots::new(&[dir.path().to_owned()], dir.path().join("cache")).unwrap(),
+            roots: roots(&dir),
             logs: Arc::clone(&log) as Arc<dyn LogSink>,
             open_environment: Arc::new(|_, sealed| {
                 let pairs = sealed.0.lines().filter_map(|line| line.split_once('='));
@@ -157,6 +162,16 @@ impl Machine {
             runtime,
             functions: AtomicU32::new(0),
         }
+    }
+
+    /// A driver for the other runtimes.
+    pub(crate) fn programs(&self) -> ProgramDriver {
+        let dependencies = ProgramDependencies {
+            roots: roots(&self.dir),
+            logs: Arc::clone(&self.log) as Arc<dyn LogSink>,
+            open_environment: Arc::new(|_, _| Ok(BTreeMap::new())),
+        };
+        ProgramDriver::new(ProgramConfig::default(), dependencies)
     }
 
     /// A function whose module `main` has the given source.

@@ -1,0 +1,300 @@
+//! The requests that a program gets (`runtimes` contract 7).
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bugle_types::ProgramRuntime;
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Uri};
+use http_body_util::Full;
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
+
+use super::wire::Message;
+use crate::{CallRequest, StartRequest};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-cff-request-id");
+const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+
+/// Names that only the platform may set begin like this.
+const RESERVED: [&str; 2] = ["x-cff-", "x-apig-"];
+
+/// Headers that belong to a connection rather than to the request that came over it (RFC 9110,
+/// 7.6.1), and those that this connection's own take the place of.
+const OF_THE_CONNECTION: [HeaderName; 11] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::HOST,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// How the body of a call reaches the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As it came.
+    Raw,
+    /// Inside the event of an API gateway.
+    Event,
+}
+
+impl Form {
+    /// What a function of this runtime with these variables gets.
+    pub(super) fn of(runtime: ProgramRuntime, variables: &BTreeMap<String, String>) -> Self {
+        let wants_raw = variables
+            .get("DISABLE_APIG_FORMAT")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        match runtime {
+            ProgramRuntime::Http if !wants_raw => Self::Event,
+            ProgramRuntime::Http | ProgramRuntime::Posix => Self::Raw,
+        }
+    }
+}
+
+/// Makes the requests of one instance.
+#[derive(Debug)]
+pub(super) struct Requests {
+    form: Form,
+    /// The path that is called.
+    path: String,
+    /// The path of the initializer.
+    init: Option<String>,
+    /// What every request has.
+    headers: HeaderMap,
+}
+
+/// The parts of [`CallRequest::meta`].
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    headers: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+    method: Cow<'a, str>,
+    path: Cow<'a, str>,
+    query: Option<Cow<'a, str>>,
+}
+
+impl Requests {
+    /// # Errors
+    ///
+    /// A path or a name of the function that cannot be sent.
+    pub(super) fn new(
+        request: &StartRequest,
+        form: Form,
+        address: SocketAddrV4,
+    ) -> Result<Self, String> {
+        let spec = &request.spec;
+        let path = path_of(&spec.handler, "/invoke")?;
+        let init = match &spec.initializer {
+            Some(hook) => Some(path_of(&hook.handler, "/init")?),
+            None => None,
+        };
+        let mut headers = HeaderMap::new();
+        for (name, text) in [
+            ("host", address.to_string()),
+            ("x-cff-memory", request.resources.memory.0.to_string()),
+            ("x-cff-timeout", spec.timeout.as_secs().to_string()),
+            (
+                "x-cff-func-version",
+                spec.id.version.shown(spec.kind).to_owned(),
+            ),
+            ("x-cff-func-name", spec.id.name.short().to_owned()),
+            ("x-cff-project-id", spec.id.tenant.to_string()),
+            ("x-cff-package", spec.id.name.service().to_owned()),
+            // There is one region; the reference sends the header without a value as well.
+            ("x-cff-region", String::new()),
+        ] {
+            let value = HeaderValue::try_from(text)
+                .map_err(|error| format!("the header {name} cannot be made: {error}"))?;
+            headers.insert(HeaderName::from_static(name), value);
+        }
+        Ok(Self {
+            form,
+            path,
+            init,
+            headers,
+        })
+    }
+
+    /// The request that runs the initializer, if there is one.
+    pub(super) fn init(&self, request: &str) -> Option<Message> {
+        let uri = self.init.as_ref()?.parse().ok()?;
+        let mut headers = self.headers.clone();
+        headers.insert(header::CONTENT_TYPE, JSON);
+        identify(&mut headers, request);
+        Some(message(uri, headers, Bytes::from_static(b"{}")))
+    }
+
+    /// The request of a call.
+    pub(super) fn call(&self, call: &CallRequest) -> Message {
+        // The gateway writes it; without one there is only the body.
+        let envelope: Envelope<'_> = serde_json::from_slice(&call.meta).unwrap_or_default();
+        let mut headers = self.headers.clone();
+        match self.form {
+            Form::Raw => {
+                copy_headers(&envelope.headers, &mut headers);
+                headers.entry(header::CONTENT_TYPE).or_insert(JSON);
+            }
+            Form::Event => {
+                for name in ["traceparent", "tracestate"] {
+                    copy_header(&envelope.headers, name, &mut headers);
+                }
+                headers.insert(header::CONTENT_TYPE, JSON);
+            }
+        }
+        identify(&mut headers, &call.request);
+        match self.form {
+            Form::Raw => message(
+                self.uri(envelope.query.as_deref()),
+                headers,
+                call.body.clone(),
+            ),
+            Form::Event => message(self.uri(None), headers, event(call, &envelope)),
+        }
+    }
+
+    fn uri(&self, query: Option<&str>) -> Uri {
+        let with_query = query.and_then(|query| format!("{}?{query}", self.path).parse().ok());
+        with_query
+            .or_else(|| self.path.parse().ok())
+            .unwrap_or_else(|| Uri::from_static("/invoke"))
+    }
+}
+
+/// The path that a handler names, or the default.
+fn path_of(handler: &str, default: &str) -> Result<String, String> {
+    if !handler.starts_with('/') {
+        return Ok(default.to_owned());
+    }
+    match handler.parse::<Uri>() {
+        Ok(_) => Ok(handler.to_owned()),
+        Err(error) => Err(format!("the handler {handler:?} is no path: {error}")),
+    }
+}
+
+fn message(uri: Uri, headers: HeaderMap, body: Bytes) -> Message {
+    let mut message = Request::new(Full::new(body));
+    *message.method_mut() = Method::POST;
+    *message.uri_mut() = uri;
+    *message.headers_mut() = headers;
+    message
+}
+
+fn identify(headers: &mut HeaderMap, request: &str) {
+    if let Ok(id) = HeaderValue::from_str(request) {
+        headers.insert(REQUEST_ID, id.clone());
+        headers.insert(TRACE_ID, id);
+    }
+}
+
+/// Adds the caller's headers, without those that are about its connection and those that only the
+/// platform sets.
+fn copy_headers(from: &BTreeMap<Cow<'_, str>, Cow<'_, str>>, to: &mut HeaderMap) {
+    let connection = from.get("connection").map_or("", |value| value);
+    for name in from.keys() {
+        let is_reserved = RESERVED.iter().any(|prefix| name.starts_with(prefix));
+        let is_named = connection
+            .split(',')
+            .any(|named| named.trim().eq_ignore_ascii_case(name));
+        if !is_reserved && !is_named {
+            copy_header(from, name, to);
+        }
+    }
+}
+
+fn copy_header(from: &BTreeMap<Cow<'_, str>, Cow<'_, str>>, name: &str, to: &mut HeaderMap) {
+    let Some(value) = from.get(name) else { return };
+    let parsed = (
+        HeaderName::from_bytes(name.as_bytes()),
+        HeaderValue::from_bytes(value.as_bytes()),
+    );
+    if let (Ok(name), Ok(value)) = parsed
+        && !OF_THE_CONNECTION.contains(&name)
+    {
+        to.insert(name, value);
+    }
+}
+
+/// The event of an API gateway.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Event<'a> {
+    http_method: &'a str,
+    path: &'a str,
+    body: Cow<'a, str>,
+    is_base64_encoded: bool,
+    headers: &'a BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+    path_parameters: BTreeMap<&'a str, &'a str>,
+    query_string_parameters: BTreeMap<String, Parameter>,
+    request_context: Context<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Context<'a> {
+    request_id: &'a str,
+    stage: &'static str,
+}
+
+/// The value of a parameter; a list when it is repeated.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Parameter {
+    One(String),
+    Several(Vec<String>),
+}
+
+fn event(call: &CallRequest, envelope: &Envelope<'_>) -> Bytes {
+    let (body, is_base64_encoded) = match std::str::from_utf8(&call.body) {
+        Ok(text) => (Cow::Borrowed(text), false),
+        Err(_) => (Cow::Owned(BASE64.encode(&call.body)), true),
+    };
+    let event = Event {
+        http_method: &envelope.method,
+        path: &envelope.path,
+        body,
+        is_base64_encoded,
+        headers: &envelope.headers,
+        path_parameters: BTreeMap::new(),
+        query_string_parameters: parameters(envelope.query.as_deref().unwrap_or_default()),
+        request_context: Context {
+            request_id: &call.request,
+            stage: "RELEASE",
+        },
+    };
+    Bytes::from(serde_json::to_vec(&event).expect("texts and maps of texts are always JSON"))
+}
+
+fn parameters(query: &str) -> BTreeMap<String, Parameter> {
+    let decoded = |text: &str| {
+        let text = text.replace('+', " ");
+        percent_decode_str(&text).decode_utf8_lossy().into_owned()
+    };
+    let mut all: BTreeMap<String, Parameter> = BTreeMap::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (decoded(name), decoded(value));
+        match all.get_mut(&name) {
+            None => {
+                all.insert(name, Parameter::One(value));
+            }
+            Some(Parameter::Several(values)) => values.push(value),
+            Some(one) => {
+                let Parameter::One(first) = one else { continue };
+                *one = Parameter::Several(vec![std::mem::take(first), value]);
+            }
+        }
+    }
+    all
+}

@@ -139,23 +139,35 @@ fn pause() {
 /// The body of a registration.
 pub(crate) fn registration(name: &str, folder: &Path) -> String {
     serde_json::json!({
-        "name": name, "runtime": python(), "kind": "faas", "handler": "handler.handler",
+        "name": name, "runtime": python().runtime, "kind": "faas", "handler": "handler.handler",
         "cpu": 500, "memory": 256, "timeout": 60, "storageType": "local", "codePath": folder,
         "concurrentNum": "100", "minInstance": "0", "maxInstance": "1",
     })
     .to_string()
 }
 
-/// The runtime of the machine's `python3`, which the peers use as well; asked once.
-fn python() -> &'static str {
-    static RUNTIME: OnceLock<String> = OnceLock::new();
-    RUNTIME.get_or_init(|| {
-        let print = "import sys; print('python3.%d' % sys.version_info[1])";
+/// The machine's `python3`.
+#[derive(Debug)]
+pub(crate) struct Python {
+    /// The program itself, not what a version manager puts before it.
+    pub(crate) program: PathBuf,
+    runtime: String,
+}
+
+/// The machine's `python3`, which the peers use as well; asked once.
+pub(crate) fn python() -> &'static Python {
+    static PYTHON: OnceLock<Python> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let print = "import sys; print(sys.executable); print('python3.%d' % sys.version_info[1])";
         let output = Command::new("python3").args(["-c", print]).output();
-        output
+        let text = output
             .ok()
-            .and_then(|output| String::from_utf8(output.stdout).ok())
-            .map_or_else(|| "python3.11".to_owned(), |text| text.trim().to_owned())
+            .and_then(|output| String::from_utf8(output.stdout).ok());
+        let mut lines = text.as_deref().unwrap_or_default().lines();
+        Python {
+            program: lines.next().unwrap_or("python3").into(),
+            runtime: lines.next().unwrap_or("python3.11").to_owned(),
+        }
     })
 }
 

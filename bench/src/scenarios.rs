@@ -12,7 +12,7 @@ use crate::figures::Figures;
 use crate::load::{self, Until};
 use crate::open_loop::{self, Schedule};
 use crate::peers::Peer;
-use crate::platform::{Folders, Platform, registration, tree_rss_mib};
+use crate::platform::{Folders, Platform, python, registration, tree_rss_mib};
 
 type Scenario = fn(&Path, Effort, &mut Figures) -> anyhow::Result<()>;
 
@@ -205,7 +205,7 @@ fn cold(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<
         ensure!(status == 200, "{status}: {body}");
 
         let begin = Instant::now();
-        let bare = Command::new("python3")
+        let bare = Command::new(&python().program)
             .args(["-I", "-S", "-c", "import json"])
             .stdin(Stdio::null())
             .status()?;

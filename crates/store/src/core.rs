@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use crate::state::{Rows, State};
+use crate::state::{Kept, Planned, State};
 use crate::{Batch, BoxFuture, Change, Error, KeyValue, Range, Revision, Watch};
 
 /// A watcher looks at this many revisions at once, so that one whose prefix rarely changes does not
@@ -62,12 +62,8 @@ impl Core {
     }
 
     /// Makes planned changes visible.
-    pub(crate) fn publish(&self, planned: Vec<Rows>) {
-        self.write(|state| {
-            for rows in planned {
-                state.publish(rows);
-            }
-        });
+    pub(crate) fn publish(&self, planned: Planned) {
+        self.write(|state| state.publish(planned));
     }
 
     /// Ends all watches, when they have delivered what there is.
@@ -75,11 +71,16 @@ impl Core {
         self.news.send_replace(News::Closed);
     }
 
-    pub(crate) fn get(&self, key: &[u8]) -> Option<KeyValue> {
-        self.read(|state| state.get(key).cloned())
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, Error> {
+        self.read(|state| state.get(key))
     }
 
-    pub(crate) fn range(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Range {
+    pub(crate) fn range(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Range, Error> {
         self.read(|state| state.range(prefix, after, limit))
     }
 
@@ -113,7 +114,7 @@ impl Follower {
         core.read(|state| {
             let mut passed = None;
             for batch in state.history.after(self.position)?.take(LOOK_AHEAD) {
-                let changes = self.ours(&batch.changes);
+                let changes = self.ours(state, &batch.changes)?;
                 passed = Some(batch.revision);
                 if !changes.is_empty() {
                     return Ok(Some(self.delivered(batch.revision, changes)));
@@ -123,11 +124,11 @@ impl Follower {
         })
     }
 
-    fn ours(&self, changes: &[Change]) -> Vec<Change> {
+    fn ours(&self, state: &State, changes: &[Kept]) -> Result<Vec<Change>, Error> {
         let ours = changes
             .iter()
-            .filter(|change| change.key().starts_with(&self.prefix));
-        ours.cloned().collect()
+            .filter(|change| change.key.starts_with(&self.prefix));
+        ours.map(|change| state.change(change)).collect()
     }
 
     fn delivered(&mut self, revision: Revision, changes: Vec<Change>) -> Batch {

@@ -82,6 +82,12 @@ pub enum Error {
         /// What was found.
         what: String,
     },
+    /// What is kept of a value is damaged.
+    #[error("the value of {key:?} is damaged; restore the store from a backup")]
+    Unreadable {
+        /// The key.
+        key: Bytes,
+    },
     /// A folder or file of the store cannot be used.
     #[error("{}", path.display())]
     Io {

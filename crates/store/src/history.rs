@@ -6,10 +6,18 @@
 
 use std::collections::VecDeque;
 
-use crate::{Batch, Change, Error, Revision};
+use crate::state::Kept;
+use crate::{Error, Revision};
 
 /// What a change takes besides its key and value, about.
 const CHANGE_OVERHEAD: usize = 128;
+
+/// The changes of one revision.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) revision: Revision,
+    pub(crate) changes: Vec<Kept>,
+}
 
 /// How much history is kept.
 #[derive(Clone, Copy, Debug)]
@@ -50,10 +58,10 @@ impl History {
     }
 
     /// Adds the batch of the next revision.
-    pub(crate) fn push(&mut self, batch: Batch) {
-        debug_assert_eq!(batch.revision.0, self.newest().0 + 1, "no gaps");
-        self.bytes += batch.changes.iter().map(size).sum::<usize>();
-        self.batches.push_back(batch);
+    pub(crate) fn push(&mut self, revision: Revision, changes: Vec<Kept>) {
+        debug_assert_eq!(revision.0, self.newest().0 + 1, "no gaps");
+        self.bytes += changes.iter().map(size).sum::<usize>();
+        self.batches.push_back(Batch { revision, changes });
         self.trim();
     }
 
@@ -62,11 +70,10 @@ impl History {
     /// Returns false if it is not of the newest revision or the one after, so that some between
     /// must have been lost.
     #[must_use]
-    pub(crate) fn restore(&mut self, change: Change) -> bool {
-        let (revision, newest) = (change.revision(), self.newest());
+    pub(crate) fn restore(&mut self, change: Kept) -> bool {
+        let (revision, newest) = (change.revision, self.newest());
         if revision.0 == newest.0 + 1 {
-            let changes = vec![change];
-            self.push(Batch { revision, changes });
+            self.push(revision, vec![change]);
             return true;
         }
         match self.batches.back_mut() {
@@ -118,27 +125,25 @@ impl History {
     }
 }
 
-fn size(change: &Change) -> usize {
-    let value = match change {
-        Change::Put(value) => value.value.len(),
-        Change::Delete { .. } => 0,
-    };
-    change.key().len() + value + CHANGE_OVERHEAD
+fn size(change: &Kept) -> usize {
+    let value = change.value.as_ref();
+    change.key.len() + value.map_or(0, |value| value.packed.bytes.len()) + CHANGE_OVERHEAD
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn batch(revision: u64, bytes: usize) -> Batch {
-        let revision = Revision(revision);
-        Batch {
-            revision,
-            changes: vec![Change::Delete {
-                key: vec![b'k'; bytes].into(),
-                revision,
-            }],
+    fn change(revision: u64, bytes: usize) -> Kept {
+        Kept {
+            key: vec![b'k'; bytes].into(),
+            revision: Revision(revision),
+            value: None,
         }
+    }
+
+    fn push(history: &mut History, revision: u64, bytes: usize) {
+        history.push(Revision(revision), vec![change(revision, bytes)]);
     }
 
     fn kept(history: &History) -> Vec<u64> {
@@ -154,7 +159,7 @@ mod tests {
         };
         let mut history = History::new(Revision(0), limits);
         for revision in 1..=5 {
-            history.push(batch(revision, 1));
+            push(&mut history, revision, 1);
         }
         assert_eq!(kept(&history), [3, 4, 5]);
         assert!(history.after(Revision(1)).is_err());
@@ -170,12 +175,12 @@ mod tests {
         };
         let mut history = History::new(Revision(0), limits);
         for revision in 1..=10 {
-            history.push(batch(revision, 300));
+            push(&mut history, revision, 300);
         }
         assert_eq!(kept(&history), [9, 10]);
-        history.push(batch(11, 5000));
+        push(&mut history, 11, 5000);
         assert_eq!(kept(&history), [11]);
-        history.push(batch(12, 1));
+        push(&mut history, 12, 1);
         assert_eq!(kept(&history), [12]);
     }
 
@@ -186,12 +191,11 @@ mod tests {
             bytes: usize::MAX,
         };
         let mut history = History::new(Revision(4), limits);
-        let change = |revision| batch(revision, 1).changes.remove(0);
-        assert!(history.restore(change(5)));
-        assert!(history.restore(change(5)));
-        assert!(history.restore(change(6)));
-        assert!(!history.restore(change(8)));
-        assert!(!history.restore(change(5)));
+        assert!(history.restore(change(5, 1)));
+        assert!(history.restore(change(5, 1)));
+        assert!(history.restore(change(6, 1)));
+        assert!(!history.restore(change(8, 1)));
+        assert!(!history.restore(change(5, 1)));
         assert_eq!(kept(&history), [5, 6]);
     }
 }

@@ -30,6 +30,7 @@ mod error;
 mod history;
 mod memory;
 mod metrics;
+mod pack;
 mod sqlite;
 mod state;
 

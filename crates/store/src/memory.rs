@@ -40,9 +40,8 @@ impl MemoryStore {
         self.core.write(|state| {
             let mut plan = Plan::new(state);
             let outcome = plan.add(txn)?;
-            for rows in plan.finish() {
-                state.publish(rows);
-            }
+            let planned = plan.finish();
+            state.publish(planned);
             Ok(outcome)
         })
     }
@@ -62,7 +61,7 @@ impl Drop for MemoryStore {
 
 impl Store for MemoryStore {
     fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<KeyValue>, Error>> {
-        Box::pin(async move { Ok(self.core.get(key)) })
+        Box::pin(async move { self.core.get(key) })
     }
 
     fn range<'a>(
@@ -71,7 +70,7 @@ impl Store for MemoryStore {
         after: Option<&'a [u8]>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Range, Error>> {
-        Box::pin(async move { Ok(self.core.range(prefix, after, limit)) })
+        Box::pin(async move { self.core.range(prefix, after, limit) })
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnOutcome, Error>> {

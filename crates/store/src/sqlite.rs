@@ -47,7 +47,7 @@ impl Default for Config {
         Self {
             max_mib: 16 * 1024,
             history_revisions: 10_000,
-            history_mib: 64,
+            history_mib: 16,
             checkpoint_kib: 16 * 1024,
         }
     }
@@ -188,7 +188,7 @@ impl Drop for SqliteStore {
 
 impl Store for SqliteStore {
     fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<KeyValue>, Error>> {
-        Box::pin(async move { Ok(self.core.get(key)) })
+        Box::pin(async move { self.core.get(key) })
     }
 
     fn range<'a>(
@@ -197,7 +197,7 @@ impl Store for SqliteStore {
         after: Option<&'a [u8]>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Range, Error>> {
-        Box::pin(async move { Ok(self.core.range(prefix, after, limit)) })
+        Box::pin(async move { self.core.range(prefix, after, limit) })
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnOutcome, Error>> {

@@ -6,14 +6,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::history::{History, Limits};
-use crate::{Batch, Change, Compare, Error, KeyValue, Op, Range, Revision, Txn, TxnOutcome};
+use crate::pack::{Packed, Packer, Shape, Shapes, Unpackable};
+use crate::{Change, Compare, Error, KeyValue, Op, Range, Revision, Txn, TxnOutcome};
 
 /// What one transaction may write, as in etcd.
 const TXN_BYTES: usize = 3 << 19;
+
+/// A key as it is kept.
+pub(crate) type Key = Arc<[u8]>;
 
 /// Where a change is in the log: every change ever made has a number, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,27 +27,35 @@ pub(crate) struct Place {
     pub(crate) revision: Revision,
 }
 
-/// A current value and the number of the change that wrote it.
+/// A change as it is kept.
 #[derive(Clone, Debug)]
-struct Entry {
-    value: KeyValue,
-    row: u64,
+pub(crate) struct Kept {
+    pub(crate) key: Key,
+    pub(crate) revision: Revision,
+    /// What was written; none if the key was deleted.
+    pub(crate) value: Option<Value>,
 }
 
-impl Entry {
-    fn place(&self) -> Place {
-        Place {
-            row: self.row,
-            revision: self.value.mod_revision,
-        }
-    }
+/// A value as it is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Value {
+    pub(crate) packed: Packed,
+    pub(crate) create_revision: Revision,
+    pub(crate) version: u64,
+}
+
+/// A current value and the change that wrote it.
+#[derive(Clone, Debug)]
+struct Entry {
+    value: Value,
+    place: Place,
 }
 
 /// A planned change.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) number: u64,
-    pub(crate) change: Change,
+    pub(crate) change: Kept,
     /// The change that this one makes superfluous, but for the history.
     pub(crate) supersedes: Option<Place>,
 }
@@ -54,10 +67,18 @@ pub(crate) struct Rows {
     pub(crate) rows: Vec<Row>,
 }
 
+/// Planned transactions, in their order, and the shapes that their values need.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    pub(crate) shapes: Vec<Shape>,
+    pub(crate) rows: Vec<Rows>,
+}
+
 /// The current values and the recent history.
 #[derive(Debug)]
 pub(crate) struct State {
-    current: BTreeMap<Bytes, Entry>,
+    current: BTreeMap<Key, Entry>,
+    shapes: Shapes,
     revision: Revision,
     /// The number of the newest change.
     row: u64,
@@ -69,6 +90,7 @@ impl State {
     pub(crate) fn new(compacted: Revision, limits: Limits) -> Self {
         Self {
             current: BTreeMap::new(),
+            shapes: Shapes::default(),
             revision: compacted,
             row: 0,
             history: History::new(compacted, limits),
@@ -81,36 +103,99 @@ impl State {
     }
 
     /// The current value of `key`.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyValue> {
-        self.current.get(key).map(|entry| &entry.value)
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreadable`].
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, Error> {
+        let found = self.current.get_key_value(key);
+        found.map(|(key, entry)| self.show(key, entry)).transpose()
     }
 
     /// At most `limit` keys with `prefix`, after the key `after` if given.
-    pub(crate) fn range(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Range {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreadable`].
+    pub(crate) fn range(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Range, Error> {
         let mut found = with_prefix(&self.current, prefix, after);
-        let items = found
+        let items: Result<Vec<_>, _> = found
             .by_ref()
             .take(limit)
-            .map(|(_, entry)| entry.value.clone())
+            .map(|(key, entry)| self.show(key, entry))
             .collect();
-        Range {
-            items,
+        Ok(Range {
+            items: items?,
             more: found.next().is_some(),
             revision: self.revision,
+        })
+    }
+
+    fn show(&self, key: &Key, entry: &Entry) -> Result<KeyValue, Error> {
+        self.unpack(key, &entry.value, entry.place.revision)
+    }
+
+    fn unpack(&self, key: &Key, value: &Value, at: Revision) -> Result<KeyValue, Error> {
+        let bytes = self.shapes.unpack(&value.packed);
+        Ok(KeyValue {
+            key: Bytes::copy_from_slice(key),
+            value: bytes.map_err(|error| unreadable(key, &error))?,
+            create_revision: value.create_revision,
+            mod_revision: at,
+            version: value.version,
+        })
+    }
+
+    /// A change as others see it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreadable`].
+    pub(crate) fn change(&self, kept: &Kept) -> Result<Change, Error> {
+        let revision = kept.revision;
+        Ok(match &kept.value {
+            Some(value) => Change::Put(self.unpack(&kept.key, value, revision)?),
+            None => Change::Delete {
+                key: Bytes::copy_from_slice(&kept.key),
+                revision,
+            },
+        })
+    }
+
+    /// Takes over a shape that was read from the log, in the order of their numbers.
+    pub(crate) fn restore_shape(&mut self, shape: Shape) -> Result<(), String> {
+        if usize::from(shape.number) != self.shapes.len() + 1 {
+            return Err(format!(
+                "shape {} follows {}",
+                shape.number,
+                self.shapes.len()
+            ));
         }
+        self.shapes.add(shape);
+        Ok(())
     }
 
     /// Makes planned changes current.
-    pub(crate) fn publish(&mut self, planned: Rows) {
-        let Rows { revision, rows } = planned;
-        debug_assert!(revision > self.revision, "revisions only grow");
-        let mut changes = Vec::with_capacity(rows.len());
-        for Row { number, change, .. } in rows {
-            self.enter(number, &change);
-            changes.push(change);
+    pub(crate) fn publish(&mut self, planned: Planned) {
+        planned
+            .shapes
+            .into_iter()
+            .for_each(|shape| self.shapes.add(shape));
+        for Rows { revision, rows } in planned.rows {
+            debug_assert!(revision > self.revision, "revisions only grow");
+            let mut changes = Vec::with_capacity(rows.len());
+            for Row { number, change, .. } in rows {
+                self.enter(number, &change);
+                changes.push(change);
+            }
+            self.revision = revision;
+            self.history.push(revision, changes);
         }
-        self.revision = revision;
-        self.history.push(Batch { revision, changes });
     }
 
     /// Takes over a change that was read from the log, in its order, and says which change it makes
@@ -119,8 +204,8 @@ impl State {
     /// # Errors
     ///
     /// What is wrong with the log, in words.
-    pub(crate) fn restore(&mut self, number: u64, change: Change) -> Result<Option<Place>, String> {
-        let revision = change.revision();
+    pub(crate) fn restore(&mut self, number: u64, change: Kept) -> Result<Option<Place>, String> {
+        let revision = change.revision;
         if revision < self.revision && revision > self.history.compacted() {
             return Err(format!(
                 "revision {} follows {}",
@@ -132,18 +217,26 @@ impl State {
         if revision > self.history.compacted() && !self.history.restore(change) {
             return Err(format!("a change before revision {} is gone", revision.0));
         }
-        Ok(superseded.map(|entry| entry.place()))
+        Ok(superseded.map(|entry| entry.place))
     }
 
-    fn enter(&mut self, row: u64, change: &Change) -> Option<Entry> {
+    fn enter(&mut self, row: u64, change: &Kept) -> Option<Entry> {
         self.row = row;
-        match change {
-            Change::Put(value) => {
-                let value = value.clone();
-                self.current.insert(value.key.clone(), Entry { value, row })
+        let revision = change.revision;
+        match change.value.clone() {
+            Some(value) => {
+                let place = Place { row, revision };
+                self.current
+                    .insert(Arc::clone(&change.key), Entry { value, place })
             }
-            Change::Delete { key, .. } => self.current.remove(key),
+            None => self.current.remove(&change.key),
         }
+    }
+}
+
+fn unreadable(key: &[u8], _: &Unpackable) -> Error {
+    Error::Unreadable {
+        key: Bytes::copy_from_slice(key),
     }
 }
 
@@ -152,7 +245,8 @@ impl State {
 pub(crate) struct Plan<'a> {
     state: &'a State,
     /// What the planned transactions wrote; none means deleted.
-    staged: BTreeMap<Bytes, Option<Entry>>,
+    staged: BTreeMap<Key, Option<Entry>>,
+    packer: Packer<'a>,
     revision: Revision,
     row: u64,
     planned: Vec<Rows>,
@@ -163,6 +257,7 @@ impl<'a> Plan<'a> {
         Self {
             state,
             staged: BTreeMap::new(),
+            packer: Packer::new(&state.shapes),
             revision: state.revision,
             row: state.row,
             planned: Vec::new(),
@@ -175,18 +270,25 @@ impl<'a> Plan<'a> {
     }
 
     /// What was planned, to be written and then published in this order.
-    pub(crate) fn finish(self) -> Vec<Rows> {
-        self.planned
+    pub(crate) fn finish(self) -> Planned {
+        Planned {
+            shapes: self.packer.finish(),
+            rows: self.planned,
+        }
     }
 
     /// Plans `txn` on top of those before. One that changes nothing gets no revision.
     ///
     /// # Errors
     ///
-    /// [`Error::TooLarge`] and [`Error::WrittenTwice`]; nothing of it is planned.
+    /// [`Error::TooLarge`], [`Error::WrittenTwice`] and [`Error::Unreadable`]; nothing of it is
+    /// planned.
     pub(crate) fn add(&mut self, txn: &Txn) -> Result<TxnOutcome, Error> {
         check(txn)?;
-        let succeeded = txn.when.iter().all(|compare| self.holds(compare));
+        let mut succeeded = true;
+        for compare in &txn.when {
+            succeeded = succeeded && self.holds(compare)?;
+        }
         if succeeded {
             let revision = Revision(self.revision.0 + 1);
             let mut rows = Vec::with_capacity(txn.then.len());
@@ -211,32 +313,37 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn holds(&self, compare: &Compare) -> bool {
-        match compare {
+    fn holds(&self, compare: &Compare) -> Result<bool, Error> {
+        Ok(match compare {
             Compare::ModRevision(key, wanted) => {
-                let found = self.entry(key).map(|entry| entry.value.mod_revision);
+                let found = self.entry(key).map(|entry| entry.place.revision);
                 found.unwrap_or_default() == *wanted
             }
-            Compare::Value(key, wanted) => self
-                .entry(key)
-                .is_some_and(|entry| entry.value.value == *wanted),
-        }
+            Compare::Value(key, wanted) => match self.entry(key) {
+                Some(entry) => {
+                    let value = self.packer.unpack(&entry.value.packed);
+                    value.map_err(|error| unreadable(key, &error))? == *wanted
+                }
+                None => false,
+            },
+        })
     }
 
     fn apply(&mut self, revision: Revision, op: &Op, rows: &mut Vec<Row>) {
         match op {
             Op::Put(key, value) => {
                 let before = self.entry(key).map(|entry| &entry.value);
-                let value = KeyValue {
-                    create_revision: before.map_or(revision, |before| before.create_revision),
-                    mod_revision: revision,
-                    version: before.map_or(1, |before| before.version + 1),
-                    key: key.clone(),
-                    value: value.clone(),
+                let (create_revision, version) = before.map_or((revision, 0), |before| {
+                    (before.create_revision, before.version)
+                });
+                let value = Value {
+                    packed: self.packer.pack(key, value),
+                    create_revision,
+                    version: version + 1,
                 };
-                self.stage(Change::Put(value), rows);
+                self.stage(key[..].into(), revision, Some(value), rows);
             }
-            Op::Delete(key) => self.delete(revision, key.clone(), rows),
+            Op::Delete(key) => self.delete(revision, key[..].into(), rows),
             Op::DeletePrefix(prefix) => {
                 for key in self.keys(prefix) {
                     self.delete(revision, key, rows);
@@ -245,38 +352,38 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn delete(&mut self, revision: Revision, key: Bytes, rows: &mut Vec<Row>) {
+    fn delete(&mut self, revision: Revision, key: Key, rows: &mut Vec<Row>) {
         if self.entry(&key).is_some() {
-            self.stage(Change::Delete { key, revision }, rows);
+            self.stage(key, revision, None, rows);
         }
     }
 
-    fn stage(&mut self, change: Change, rows: &mut Vec<Row>) {
+    fn stage(&mut self, key: Key, revision: Revision, value: Option<Value>, rows: &mut Vec<Row>) {
         self.row += 1;
-        let supersedes = self.entry(change.key()).map(Entry::place);
-        let entry = match &change {
-            Change::Put(value) => Some(Entry {
-                value: value.clone(),
-                row: self.row,
-            }),
-            Change::Delete { .. } => None,
-        };
-        self.staged.insert(change.key().clone(), entry);
+        let row = self.row;
+        let supersedes = self.entry(&key).map(|entry| entry.place);
+        let place = Place { row, revision };
+        let entry = value.clone().map(|value| Entry { value, place });
+        self.staged.insert(Arc::clone(&key), entry);
         rows.push(Row {
-            number: self.row,
-            change,
+            number: row,
+            change: Kept {
+                key,
+                revision,
+                value,
+            },
             supersedes,
         });
     }
 
-    fn keys(&self, prefix: &[u8]) -> Vec<Bytes> {
+    fn keys(&self, prefix: &[u8]) -> Vec<Key> {
         let published = with_prefix(&self.state.current, prefix, None)
             .filter(|(key, _)| !self.staged.contains_key(*key))
             .map(|(key, _)| key);
         let staged = with_prefix(&self.staged, prefix, None)
             .filter(|(_, entry)| entry.is_some())
             .map(|(key, _)| key);
-        let mut keys: Vec<Bytes> = published.chain(staged).cloned().collect();
+        let mut keys: Vec<Key> = published.chain(staged).cloned().collect();
         keys.sort_unstable();
         keys
     }
@@ -327,10 +434,10 @@ pub(crate) fn size(txn: &Txn) -> usize {
 
 /// The entries whose key has `prefix`, after the key `after` if given.
 fn with_prefix<'a, V>(
-    map: &'a BTreeMap<Bytes, V>,
+    map: &'a BTreeMap<Key, V>,
     prefix: &'a [u8],
     after: Option<&'a [u8]>,
-) -> impl Iterator<Item = (&'a Bytes, &'a V)> {
+) -> impl Iterator<Item = (&'a Key, &'a V)> {
     let begin = match after {
         Some(after) if after >= prefix => Bound::Excluded(after),
         _ => Bound::Included(prefix),

@@ -82,6 +82,16 @@ fn a_file_of_a_newer_program_is_left_alone() {
     ));
 }
 
+/// Bytes that cannot be packed.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
 #[tokio::test]
 async fn a_full_store_refuses_writes_and_goes_on_when_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
@@ -93,7 +103,7 @@ async fn a_full_store_refuses_writes_and_goes_on_when_there_is_room() {
     let mut written = 0;
     let refused = loop {
         match store
-            .txn(put(&format!("key-{written}"), &vec![b'x'; 100_000]))
+            .txn(put(&format!("key-{written}"), &noise(100_000)))
             .await
         {
             Ok(_) => written += 1,
@@ -111,7 +121,7 @@ async fn a_full_store_refuses_writes_and_goes_on_when_there_is_room() {
         then: vec![Op::Delete("key-0".into())],
     };
     store.txn(delete).await.unwrap();
-    store.txn(put("again", &vec![b'x'; 50_000])).await.unwrap();
+    store.txn(put("again", &noise(50_000))).await.unwrap();
     drop(store);
     let store = open(folder.path()).unwrap();
     assert!(store.get(b"again").await.unwrap().is_some());
@@ -136,7 +146,8 @@ fn a_file_whose_changes_are_out_of_order_is_not_believed() {
     let folder = tempfile::tempdir().unwrap();
     drop(open(folder.path()).unwrap());
     let database = rusqlite::Connection::open(folder.path().join("bugle.db")).unwrap();
-    let row = "INSERT INTO log (revision, key, value, create_revision, version) VALUES (?, x'6b', x'76', 1, 1)";
+    let row = "INSERT INTO log (revision, key, shape, value, create_revision, version) \
+         VALUES (?, x'6b', 0, x'76', 1, 1)";
     for revision in [1, 3] {
         database.execute(row, [revision]).unwrap();
     }

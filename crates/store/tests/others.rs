@@ -1,4 +1,5 @@
 //! Other programs at the database file: one that copies it, and one that keeps it locked.
+#![cfg(test)]
 
 use std::path::Path;
 

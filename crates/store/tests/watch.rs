@@ -1,5 +1,6 @@
 //! Watches of the embedded store: ones that lag, ones that come back after a restart, and ones that
 //! come too late.
+#![cfg(test)]
 
 use std::path::Path;
 
@@ -36,8 +37,8 @@ async fn seen(watch: &mut dyn Watch) -> (u64, String) {
     (revision.0, String::from_utf8(item.key.to_vec()).unwrap())
 }
 
-fn is_compacted_at(next: Result<Batch, Error>, at: u64) -> bool {
-    matches!(next, Err(Error::Compacted { revision }) if revision == Revision(at))
+fn is_compacted_at(next: &Result<Batch, Error>, at: u64) -> bool {
+    matches!(next, Err(Error::Compacted { revision }) if *revision == Revision(at))
 }
 
 #[tokio::test]
@@ -60,7 +61,7 @@ async fn one_that_falls_out_of_the_history_is_told_where_to_begin_again() {
     write(&store, 0..5).await;
     assert_eq!(seen(&mut *watch).await.0, 1);
     write(&store, 5..50).await;
-    assert!(is_compacted_at(watch.next().await, 40));
+    assert!(is_compacted_at(&watch.next().await, 40));
     let mut again = store.watch(b"/key/", Revision(40)).await.unwrap();
     assert_eq!(seen(&mut *again).await, (41, "/key/40".to_owned()));
 }
@@ -86,11 +87,11 @@ async fn what_was_compacted_stays_so_after_a_restart() {
     write(&store, 0..20).await;
     let mut lagging = store.watch(b"", Revision(3)).await.unwrap();
     store.compact(Revision(12)).await.unwrap();
-    assert!(is_compacted_at(lagging.next().await, 12));
+    assert!(is_compacted_at(&lagging.next().await, 12));
     drop(store);
     let store = open(folder.path(), 1000);
     let mut late = store.watch(b"", Revision(11)).await.unwrap();
-    assert!(is_compacted_at(late.next().await, 12));
+    assert!(is_compacted_at(&late.next().await, 12));
     let mut young = store.watch(b"", Revision(12)).await.unwrap();
     assert_eq!(seen(&mut *young).await.0, 13);
     assert_eq!(store.range(b"", None, 999).await.unwrap().items.len(), 20);

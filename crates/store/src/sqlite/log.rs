@@ -12,27 +12,34 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use crate::history::Limits;
-use crate::state::{Place, Row, Rows, State};
-use crate::{Change, Error, KeyValue, Revision};
+use crate::pack::{Packed, Shape};
+use crate::state::{Kept, Place, Planned, Row, State, Value};
+use crate::{Error, Revision};
 
 /// The format of the file; a larger number is refused, 0 is an empty file.
 const FORMAT: i64 = 1;
 
-/// A tombstone has no value. `compacted` is the revision up to which rows may be missing.
+/// A tombstone has no value. Values are packed (`pack.rs`) with the shape of this number, 0 for none.
+/// `compacted` is the revision up to which rows may be missing.
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS log (
         id INTEGER PRIMARY KEY,
         revision INTEGER NOT NULL,
         key BLOB NOT NULL,
+        shape INTEGER NOT NULL,
         value BLOB,
         create_revision INTEGER NOT NULL,
         version INTEGER NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS shape (
+        number INTEGER PRIMARY KEY,
+        class BLOB NOT NULL,
+        value BLOB NOT NULL
     );
     CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT OR IGNORE INTO meta VALUES ('compacted', 0);
@@ -150,8 +157,13 @@ impl Log {
 
     /// The inner result says what is wrong with what could be read.
     fn read_rows(&self, contents: &mut Contents) -> rusqlite::Result<Result<(), String>> {
+        for shape in self.shapes()? {
+            if let Err(what) = contents.state.restore_shape(shape) {
+                return Ok(Err(what));
+            }
+        }
         let select =
-            "SELECT id, revision, key, value, create_revision, version FROM log ORDER BY id";
+            "SELECT id, revision, key, shape, value, create_revision, version FROM log ORDER BY id";
         let mut select = self.connection.prepare(select)?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
@@ -165,11 +177,28 @@ impl Log {
         Ok(Ok(()))
     }
 
+    fn shapes(&self) -> rusqlite::Result<Vec<Shape>> {
+        let shape = |row: &rusqlite::Row<'_>| {
+            Ok(Shape {
+                number: row.get(0)?,
+                class: row.get_ref(1)?.as_blob()?.into(),
+                bytes: row.get_ref(2)?.as_blob()?.into(),
+            })
+        };
+        let select = "SELECT number, class, value FROM shape ORDER BY number";
+        let mut select = self.connection.prepare(select)?;
+        select.query_map([], shape)?.collect()
+    }
+
     /// Adds the rows, and deletes others in the same transaction. Synced when it returns.
-    pub(super) fn append(&mut self, planned: &[Rows], sweep: Sweep<'_>) -> Result<(), WriteError> {
-        let additions = || planned.iter().flat_map(|rows| &rows.rows);
-        let shrinks = additions().all(|row| matches!(row.change, Change::Delete { .. }));
+    pub(super) fn append(&mut self, planned: &Planned, sweep: Sweep<'_>) -> Result<(), WriteError> {
+        let additions = || planned.rows.iter().flat_map(|rows| &rows.rows);
+        let shrinks = additions().all(|row| row.change.value.is_none());
         let write = |transaction: &Transaction<'_>| {
+            planned
+                .shapes
+                .iter()
+                .try_for_each(|shape| insert_shape(transaction, shape))?;
             additions().try_for_each(|row| insert(transaction, row))?;
             sweep.run(transaction)
         };
@@ -307,54 +336,58 @@ impl Sweep<'_> {
     }
 }
 
+fn insert_shape(transaction: &Transaction<'_>, shape: &Shape) -> rusqlite::Result<()> {
+    let insert = "INSERT INTO shape (number, class, value) VALUES (?, ?, ?)";
+    let (class, value) = (&shape.class[..], &shape.bytes[..]);
+    transaction
+        .execute(insert, params![shape.number, class, value])
+        .map(|_rows| ())
+}
+
 fn insert(transaction: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(
-        "INSERT INTO log (id, revision, key, value, create_revision, version) \
-         VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO log (id, revision, key, shape, value, create_revision, version) \
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
     )?;
-    let key = &row.change.key()[..];
-    let revision = row.change.revision().0;
-    match &row.change {
-        Change::Put(value) => insert.execute(params![
+    let key = &row.change.key[..];
+    let revision = row.change.revision.0;
+    match &row.change.value {
+        Some(value) => insert.execute(params![
             row.number,
             revision,
             key,
-            &value.value[..],
+            value.packed.shape,
+            &value.packed.bytes[..],
             value.create_revision.0,
             value.version,
         ])?,
-        Change::Delete { .. } => {
-            insert.execute(params![row.number, revision, key, None::<&[u8]>, 0, 0])?
-        }
+        None => insert.execute(params![row.number, revision, key, 0, None::<&[u8]>, 0, 0])?,
     };
     Ok(())
 }
 
-fn parse(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, Change)> {
-    let number = row.get(0)?;
-    let revision = Revision(row.get(1)?);
-    let key = Bytes::copy_from_slice(row.get_ref(2)?.as_blob()?);
-    let value = match row.get_ref(3)? {
-        ValueRef::Null => return Ok((number, Change::Delete { key, revision })),
-        value => Bytes::copy_from_slice(value.as_blob()?),
+fn parse(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, Kept)> {
+    let value = match row.get_ref(4)? {
+        ValueRef::Null => None,
+        bytes => Some(Value {
+            packed: Packed {
+                shape: row.get(3)?,
+                bytes: bytes.as_blob()?.into(),
+            },
+            create_revision: Revision(row.get(5)?),
+            version: row.get(6)?,
+        }),
     };
-    let value = KeyValue {
-        key,
+    let change = Kept {
+        key: row.get_ref(2)?.as_blob()?.into(),
+        revision: Revision(row.get(1)?),
         value,
-        create_revision: Revision(row.get(4)?),
-        mod_revision: revision,
-        version: row.get(5)?,
     };
-    Ok((number, Change::Put(value)))
+    Ok((row.get(0)?, change))
 }
 
 /// The place of a change that is superfluous by itself, once the history has moved past it.
-pub(super) fn tombstone(row: u64, change: &Change) -> Option<Place> {
-    let Change::Delete { revision, .. } = change else {
-        return None;
-    };
-    Some(Place {
-        row,
-        revision: *revision,
-    })
+pub(super) fn tombstone(row: u64, change: &Kept) -> Option<Place> {
+    let revision = change.revision;
+    change.value.is_none().then_some(Place { row, revision })
 }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::log::{Contents, Log, Sweep, WriteError, tombstone};
 use super::{Answer, Health, Request, Work};
 use crate::core::Core;
-use crate::state::{Place, Plan, Rows, size};
+use crate::state::{Place, Plan, Planned, size};
 use crate::{Error, Metrics, Revision, TxnOutcome};
 
 /// Requests that share a commit at most, and what they may write together. More would make the
@@ -59,8 +59,8 @@ pub(super) struct Writer {
 }
 
 /// What the planning of a group came to: one answer for each of its requests.
-struct Planned {
-    rows: Vec<Rows>,
+struct Group {
+    planned: Planned,
     compact: Option<Revision>,
     answers: Vec<Answer>,
 }
@@ -197,31 +197,31 @@ impl Writer {
 
     /// Plans, commits and publishes.
     fn write(&mut self, work: &[Work]) -> Result<Vec<Answer>, WriteError> {
-        let Planned {
-            rows,
+        let Group {
+            planned,
             compact,
             answers,
         } = self.plan(work);
-        if rows.is_empty() && compact.is_none() {
+        if planned.rows.is_empty() && compact.is_none() {
             return Ok(answers);
         }
         let begin = Instant::now();
-        let swept = self.overdue(&rows);
+        let swept = self.overdue(&planned);
         let needed = (swept > 0).then(|| self.compacted());
         let sweep = Sweep {
             rows: &self.garbage.make_contiguous()[..swept],
             compacted: compact.max(needed),
         };
-        self.log.append(&rows, sweep)?;
+        self.log.append(&planned, sweep)?;
         self.garbage.drain(..swept);
         let seconds = begin.elapsed().as_secs_f64();
         self.metrics.committed(seconds, work.len());
-        self.publish(rows, compact);
+        self.publish(planned, compact);
         self.unmoved_bytes = self.log.unmoved_bytes()?;
         Ok(answers)
     }
 
-    fn plan(&self, work: &[Work]) -> Planned {
+    fn plan(&self, work: &[Work]) -> Group {
         self.core.read(|state| {
             let mut plan = Plan::new(state);
             let mut compact = None;
@@ -239,16 +239,16 @@ impl Writer {
                     }
                 });
             }
-            Planned {
-                rows: plan.finish(),
+            Group {
+                planned: plan.finish(),
                 compact,
                 answers,
             }
         })
     }
 
-    fn publish(&mut self, planned: Vec<Rows>, compact: Option<Revision>) {
-        for row in planned.iter().flat_map(|rows| &rows.rows) {
+    fn publish(&mut self, planned: Planned, compact: Option<Revision>) {
+        for row in planned.rows.iter().flat_map(|rows| &rows.rows) {
             let own = tombstone(row.number, &row.change);
             self.garbage.extend(row.supersedes.into_iter().chain(own));
         }
@@ -271,11 +271,11 @@ impl Writer {
     }
 
     /// How much garbage a commit of `planned` must take with it.
-    fn overdue(&self, planned: &[Rows]) -> usize {
+    fn overdue(&self, planned: &Planned) -> usize {
         if self.garbage.len() < MAX_GARBAGE {
             return 0;
         }
-        let added: usize = planned.iter().map(|rows| rows.rows.len()).sum();
+        let added: usize = planned.rows.iter().map(|rows| rows.rows.len()).sum();
         self.sweepable(2 * added)
     }
 
@@ -315,7 +315,8 @@ impl Writer {
         let swept = self.sweepable(SWEEP);
         let compacted = Some(self.compacted());
         let rows = &self.garbage.make_contiguous()[..swept];
-        self.log.append(&[], Sweep { rows, compacted })?;
+        let nothing = Planned::default();
+        self.log.append(&nothing, Sweep { rows, compacted })?;
         self.garbage.drain(..swept);
         self.unmoved_bytes = self.log.unmoved_bytes()?;
         Ok(())

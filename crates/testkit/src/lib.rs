@@ -35,5 +35,5 @@ pub use functions::{FunctionSpec, Registered};
 pub use http::{Answer, Endpoint, Streaming};
 pub use log::Tolerated;
 pub use platform::{Platform, Refused};
-pub use process::{is_running, kill, processes_using, terminate};
+pub use process::{interrupt, is_running, kill, processes_using, terminate};
 pub use site::{Site, StartOptions, binary};

@@ -9,6 +9,11 @@ pub fn kill(pid: u32) {
     send(pid, Signal::KILL);
 }
 
+/// Interrupts a process as Ctrl-C does. One that is gone already is no mistake.
+pub fn interrupt(pid: u32) {
+    send(pid, Signal::INT);
+}
+
 /// Asks a process to end. One that is gone already is no mistake.
 pub fn terminate(pid: u32) {
     send(pid, Signal::TERM);

@@ -22,6 +22,12 @@ use crate::settings::Settings;
 /// Editors write a file in several steps; what follows within this belongs together.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// The platform switches within a second, unless it is configured otherwise.
+const SWITCH: Duration = Duration::from_secs(3);
+
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// News of saves that nobody has taken yet; one says as much as many.
 const NEWS: usize = 1;
 
@@ -120,7 +126,7 @@ async fn develop(session: &Session, arguments: &Arguments) -> Outcome {
             failure.print();
         }
         session.note("watching; save a file to deploy it again, Ctrl-C to stop");
-        redeploy(session, arguments, &mut news).await
+        redeploy(session, arguments, &name, &mut news).await
     };
     tokio::select! {
         outcome = follow => outcome,
@@ -151,14 +157,17 @@ async fn first(session: &Session, arguments: &Arguments) -> Outcome<String> {
 async fn redeploy(
     session: &Session,
     arguments: &Arguments,
+    name: &str,
     news: &mut mpsc::Receiver<()>,
 ) -> Outcome {
     while news.recv().await.is_some() {
         tokio::time::sleep(SETTLE).await;
         // What came meanwhile is in the folder already.
         while news.try_recv().is_ok() {}
+        let before = taking_calls(session, name).await;
         match deploy::deploy(session, &arguments.folder).await {
             Ok(deployed) => {
+                switch(session, name, &before).await;
                 session.note(&format!(
                     "deployed again, revision {}",
                     deployed.function.revision_id
@@ -172,6 +181,32 @@ async fn redeploy(
         }
     }
     Ok(())
+}
+
+/// The instances that new calls may go to.
+async fn taking_calls(session: &Session, name: &str) -> Vec<String> {
+    let status = session.control.status(name, None).send().await;
+    let instances = status.map_or_else(|_| Vec::new(), |status| status.instances);
+    let ready = instances
+        .into_iter()
+        .filter(|instance| instance.state == "ready");
+    ready.map(|instance| instance.id).collect()
+}
+
+/// Waits until no call goes to the instances of the code before: who is told that the new code is
+/// there may rely on it.
+async fn switch(session: &Session, name: &str, before: &[String]) {
+    let switched = async {
+        while taking_calls(session, name)
+            .await
+            .iter()
+            .any(|instance| before.contains(instance))
+        {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    // With a longer `scheduler.switch_millis` it is announced early.
+    let _ = tokio::time::timeout(SWITCH, switched).await;
 }
 
 /// Reports saves below `folder` as long as the watcher lives.

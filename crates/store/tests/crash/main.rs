@@ -1,10 +1,11 @@
-//! What was acknowledged survives: the process is killed, and the power fails.
+//! What was acknowledged survives: the process is killed, the power fails, the disk fails.
 //!
 //! The writer is this test program once more, in a process of its own: each test starts itself with
 //! [`ROLE`] set, and then writes instead of testing.
 #![cfg(test)]
 
 mod disk;
+mod faults;
 mod trace;
 
 use std::collections::BTreeMap;
@@ -76,9 +77,7 @@ fn write(folder: &Path, writes: usize) {
                 let begin = last.map_or(0, |last| last.parse::<usize>().unwrap() + 1);
                 for number in begin..begin.saturating_add(writes) {
                     let done = store.txn(transaction(writer, number)).await.unwrap();
-                    let line = format!("ack {writer} {number} {}\n", done.revision.0);
-                    // One system call, so that a record of them has it whole.
-                    std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+                    say(&format!("ack {writer} {number} {}\n", done.revision.0));
                 }
             });
         }
@@ -88,6 +87,11 @@ fn write(folder: &Path, writes: usize) {
     });
     // Not closed in order: that would move the log into the database.
     std::process::abort();
+}
+
+/// Says a line with one system call, so that a record of them has it whole.
+fn say(line: &str) {
+    std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
 
 fn acknowledge(acknowledged: &mut Acknowledged, line: &str) {

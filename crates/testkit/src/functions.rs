@@ -48,6 +48,14 @@ impl FunctionSpec {
         Self { fields }
     }
 
+    /// A function whose program is `bootstrap` in `folder`, with one call at a time.
+    #[must_use]
+    pub fn program(name: &str, runtime: &str, folder: &Path) -> Self {
+        Self::python(name, folder)
+            .with("runtime", runtime)
+            .with("handler", "bootstrap")
+    }
+
     /// Sets a field of the body.
     #[must_use]
     pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {

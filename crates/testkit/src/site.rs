@@ -1,5 +1,6 @@
 //! Where a platform of a test lives: temporary directories that outlive a restart.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -92,6 +93,18 @@ impl Site {
         let folder = self.code_root().join(function);
         std::fs::create_dir_all(&folder).expect("the code root is writable");
         std::fs::write(folder.join(file), text).expect("the function's folder is writable");
+        folder
+    }
+
+    /// Writes the `bootstrap` of a function, which may be executed, and returns the function's folder.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn write_program(&self, function: &str, text: &str) -> PathBuf {
+        let folder = self.write_code(function, "bootstrap", text);
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.join("bootstrap"), executable)
+            .expect("the owner of a file may change its mode");
         folder
     }
 

@@ -298,3 +298,119 @@ fn parameters(query: &str) -> BTreeMap<String, Parameter> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::BodyExt as _;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn requests(form: Form, path: &str) -> Requests {
+        let headers = [("host", "127.0.0.1:1"), ("x-cff-memory", "128")];
+        let headers = headers.map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        });
+        Requests {
+            form,
+            path: path.to_owned(),
+            init: None,
+            headers: headers.into_iter().collect(),
+        }
+    }
+
+    fn call(meta: &Value, body: &'static [u8]) -> CallRequest {
+        CallRequest {
+            request: "r1".into(),
+            body: Bytes::from_static(body),
+            meta: meta.to_string().into(),
+            json: true,
+            timeout: Duration::from_secs(1),
+            stream: None,
+        }
+    }
+
+    fn body_of(message: Message) -> Bytes {
+        let collected = futures_util::FutureExt::now_or_never(message.into_body().collect());
+        collected.unwrap().unwrap().to_bytes()
+    }
+
+    #[test]
+    fn headers_of_the_callers_connection_and_forged_ones_stay_behind() {
+        let meta = json!({"headers": {
+            "accept": "text/csv", "connection": "close, X-Hop", "x-hop": "1", "te": "trailers",
+            "transfer-encoding": "chunked", "content-length": "99", "host": "public",
+            "x-cff-memory": "9999", "x-apig-source-ip": "1.2.3.4", "x-trace-id": "other",
+            "x-non-ascii": "ü",
+        }});
+        let message = requests(Form::Raw, "/invoke").call(&call(&meta, b"{}"));
+        let mut seen: Vec<_> = message
+            .headers()
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+            .collect();
+        seen.sort();
+        let expected = [
+            "accept: text/csv",
+            "content-type: application/json",
+            "host: 127.0.0.1:1",
+            "x-cff-memory: 128",
+            "x-cff-request-id: r1",
+            "x-non-ascii: ü",
+            "x-trace-id: r1",
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_body_that_is_no_text_is_base64_in_an_event() {
+        let message = requests(Form::Event, "/").call(&call(&json!({"query": null}), b"\xff\x00"));
+        let event: Value = serde_json::from_slice(&body_of(message)).unwrap();
+        assert_eq!(event["body"], "/wA=");
+        assert_eq!(event["isBase64Encoded"], true);
+        assert_eq!(event["queryStringParameters"], json!({}));
+    }
+
+    #[test]
+    fn a_body_is_sent_as_it_came() {
+        let body = b"{ \"a\" :1}\xff";
+        let meta = json!({"query": "a=%20&b"});
+        let message = requests(Form::Raw, "/v1/score").call(&call(&meta, body));
+        assert_eq!(message.uri(), "/v1/score?a=%20&b");
+        assert_eq!(body_of(message), &body[..]);
+    }
+
+    #[test]
+    fn repeated_parameters_are_lists() {
+        let one = |text: &str| Parameter::One(text.to_owned());
+        let several = |texts: [&str; 2]| Parameter::Several(texts.map(str::to_owned).into());
+        let expected = [
+            ("a", several(["1", "x y"])),
+            ("b", one("")),
+            ("ü", one("=%")),
+        ];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value));
+        assert_eq!(
+            parameters("a=1&b&%C3%BC==%25&&a=x+y"),
+            BTreeMap::from(expected)
+        );
+    }
+
+    #[test]
+    fn only_a_handler_that_begins_with_a_slash_is_a_path() {
+        for (handler, path) in [
+            ("", "/invoke"),
+            ("bootstrap", "/invoke"),
+            ("/", "/"),
+            ("/v1/score", "/v1/score"),
+        ] {
+            assert_eq!(path_of(handler, "/invoke").unwrap(), path);
+        }
+        assert!(path_of("/a b", "/invoke").is_err());
+    }
+}

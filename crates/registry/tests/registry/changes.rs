@@ -6,8 +6,7 @@ use std::sync::atomic::Ordering;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::{Desk, at, caller, small, update_from, with};
-use bugle_api::FunctionsApi as _;
+use super::{Desk, small, update_from, with};
 
 /// How sixteen of the same, at once, were answered: 0 or the code of the refusal.
 async fn sixteen<F>(run: impl Fn(usize) -> F) -> Vec<u32>
@@ -231,27 +230,6 @@ async fn deleting_one_version_leaves_the_others_and_deleting_the_function_leaves
     assert!(left.iter().all(|key| key.contains("0@svc@f2")), "{left:?}");
     let error = desk.delete("0@svc@f", "").await.unwrap_err();
     assert_eq!(error.code.number(), 4115);
-}
-
-#[tokio::test]
-async fn tenants_have_functions_of_the_same_name_and_never_see_each_others() {
-    let desk = Desk::new().await;
-    desk.register(small("0@svc@f")).await.unwrap();
-    let other = caller("other");
-    let found = desk.registry.get(&other, "0@svc@f", at("")).await;
-    assert_eq!(found.unwrap_err().code.number(), 4115);
-    let body = super::request(small("0@svc@f"));
-    desk.registry.register(&other, body).await.unwrap();
-    let urn = "sn:cn:yrk:default:function:0@svc@f:latest";
-    assert!(
-        desk.registry.get(&other, urn, at("")).await.is_err(),
-        "a URN of another tenant"
-    );
-    desk.registry
-        .delete(&other, "0@svc@f", at(""))
-        .await
-        .unwrap();
-    assert!(desk.get("0@svc@f", "").await.is_ok());
 }
 
 #[tokio::test]

@@ -3,26 +3,46 @@
 
 mod catalogue;
 mod changes;
+mod clusters;
 mod fields;
+mod kinds;
 mod lists;
+mod published;
+mod registration;
 mod reservations;
 mod secrets;
+mod tenants;
+mod updates;
+mod versions;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bugle_api::{
-    Caller, Error, FunctionObject, FunctionRequest, FunctionsApi as _, GetQuery, PublishRequest,
+    Caller, Error, FunctionObject, FunctionRequest, FunctionsApi as _, GetQuery, Page,
+    PublishRequest, ReservationRequest, ReservationsApi as _,
 };
 use bugle_registry::{Clock, Config, Keyring, Registry};
 use bugle_store::{MemoryStore, Store};
-use bugle_types::Timestamp;
+use bugle_types::{Code, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+/// The function of tests that need but one.
+const NAME: &str = "0@svc@f";
+
+/// The revision of what is registered first.
+const REVISION: &str = "20260301093328978";
 
 /// A clock that stands until it is set.
 #[derive(Debug)]
 struct StandingClock(AtomicI64);
+
+impl StandingClock {
+    fn step(&self, millis: i64) {
+        self.0.fetch_add(millis, Ordering::Relaxed);
+    }
+}
 
 impl Clock for StandingClock {
     fn now(&self) -> Timestamp {
@@ -52,6 +72,10 @@ impl Desk {
         Self::over(Arc::new(MemoryStore::new()), Config::default()).await
     }
 
+    async fn with(config: Config) -> Self {
+        Self::over(Arc::new(MemoryStore::new()), config).await
+    }
+
     async fn over(store: Arc<dyn Store>, config: Config) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let keyring = Arc::new(Keyring::open(folder.path()).unwrap());
@@ -76,6 +100,13 @@ impl Desk {
         }
     }
 
+    /// Lets go of the store, so that it can be opened again.
+    async fn close(mut self) {
+        self.following.abort();
+        // It was cancelled, which is what was asked for.
+        let _ = (&mut self.following).await;
+    }
+
     async fn register(&self, body: Value) -> Result<FunctionObject, Error> {
         self.registry.register(&self.caller, request(body)).await
     }
@@ -97,6 +128,43 @@ impl Desk {
 
     async fn delete(&self, name: &str, version: &str) -> Result<(), Error> {
         self.registry.delete(&self.caller, name, at(version)).await
+    }
+
+    /// Registers [`NAME`], or the name that is among the fields.
+    async fn registered(&self, fields: Value) -> FunctionObject {
+        self.register(small_with(fields)).await.unwrap()
+    }
+
+    /// Updates [`NAME`] from its draft's revision.
+    async fn updated(&self, fields: Value) -> Result<FunctionObject, Error> {
+        let draft = self.get(NAME, "").await.unwrap();
+        self.update(NAME, update_from(&draft, fields)).await
+    }
+
+    /// Publishes the draft of [`NAME`] under each label.
+    async fn published<const N: usize>(&self, labels: [&str; N]) {
+        for label in labels {
+            let published = self.publish_draft(json!({"versionNumber": label})).await;
+            published.unwrap();
+        }
+    }
+
+    async fn publish_draft(&self, fields: Value) -> Result<FunctionObject, Error> {
+        let draft = self.get(NAME, "").await.unwrap();
+        let body = json!({"kind": "faas", "revisionId": draft.revision_id});
+        self.publish(NAME, with(body, fields)).await
+    }
+
+    /// Sets a label of a version of [`NAME`] to one instance at most.
+    async fn reserve(&self, version: &str, label: &str) {
+        let body = label_body(version, label);
+        self.registry.reserve(&self.caller, body).await.unwrap();
+    }
+
+    /// The value of a key that is there.
+    async fn value(&self, key: &str) -> Value {
+        let value = self.stored(key).await;
+        value.unwrap_or_else(|| panic!("{key} is not there"))
     }
 
     /// The value of a key of the store.
@@ -135,6 +203,53 @@ fn at(version: &str) -> GetQuery {
 /// The smallest body that registers a function.
 fn small(name: &str) -> Value {
     json!({"name": name, "runtime": "python3.11", "kind": "faas", "cpu": 500, "memory": 256})
+}
+
+/// The smallest body that registers [`NAME`], with some fields set or taken out.
+fn small_with(fields: Value) -> Value {
+    with(small(NAME), fields)
+}
+
+/// A request that sets a label of a version of [`NAME`] to one instance at most.
+fn label_body(version: &str, label: &str) -> ReservationRequest {
+    reservation(
+        json!({"funcName": NAME, "version": version, "instanceLabel": label,
+        "instanceConfigInfos": [{"maxInstance": 1}]}),
+    )
+}
+
+fn reservation(body: Value) -> ReservationRequest {
+    serde_json::from_value(body).unwrap()
+}
+
+/// F5 of [`NAME`]: its versions, in order.
+async fn versions(desk: &Desk) -> Vec<String> {
+    let page = Page::default();
+    let found = desk.registry.versions(&desk.caller, NAME, &page).await;
+    let (functions, total) = found.unwrap();
+    assert_eq!(functions.len(), total);
+    functions
+        .into_iter()
+        .map(|function| function.version_number)
+        .collect()
+}
+
+/// What clients see of a refusal.
+fn refusal<T: std::fmt::Debug>(outcome: Result<T, Error>) -> (Code, String) {
+    let error = outcome.expect_err("it is refused");
+    (error.code, error.message)
+}
+
+/// 4104 with a reason.
+fn invalid(reason: &str) -> (Code, String) {
+    let message = format!("{reason}. check input parameters");
+    (Code::InvalidUserParam, message)
+}
+
+/// 4115 for a name.
+fn not_found(name: &str) -> (Code, String) {
+    let message = format!("function [{name}] is not found. check input parameters");
+    (Code::FunctionNotFound, message)
 }
 
 /// `body` with some fields set, or taken out where the value is null.

@@ -110,24 +110,15 @@ impl Catalogue {
 
     async fn read_all(&mut self) -> Result<Batch, Error> {
         let revision = self.store.revision().await?;
-        let mut changes = Vec::new();
-        for prefix in [INSTANCES, PUBLISHED_FAAS, PUBLISHED_OTHER] {
-            let mut after: Option<bytes::Bytes> = None;
-            loop {
-                let range = self
-                    .store
-                    .range(prefix.as_bytes(), after.as_deref(), CHUNK)
-                    .await?;
-                after = range.items.last().map(|item| item.key.clone());
-                changes.extend(range.items.into_iter().map(Change::Put));
-                if !range.more {
-                    break;
-                }
-            }
-        }
+        let labels = puts_under(&*self.store, INSTANCES).await?;
+        let mut changes = puts_under(&*self.store, PUBLISHED_FAAS).await?;
+        changes.extend(puts_under(&*self.store, PUBLISHED_OTHER).await?);
         let watch = self.store.watch(b"/", revision).await?;
         let before: Vec<FunctionId> = self.known.keys().cloned().collect();
         self.labels.clear();
+        // Every function is reported below with all its labels; with some of them alone it would
+        // look as if the others had gone.
+        self.apply(revision, labels);
         let there: std::collections::HashSet<FunctionId> = changes
             .iter()
             .filter_map(|change| keys::parse_published(change.key()).map(|(id, _)| id))
@@ -173,7 +164,8 @@ impl Catalogue {
         };
         spec.labels = self.labels_of(&id);
         if let Some(known) = self.known.get(&id)
-            && keeps_instances(&known.value.value, &item.value)
+            && (known.value.mod_revision == item.mod_revision
+                || keeps_instances(&known.value.value, &item.value))
         {
             spec.generation = known.generation.clone();
         }
@@ -233,6 +225,22 @@ impl Catalogue {
                 scale: *scale,
             })
             .collect()
+    }
+}
+
+/// Everything with a prefix, as if it were written now.
+async fn puts_under(store: &dyn Store, prefix: &str) -> Result<Vec<Change>, Error> {
+    let mut changes = Vec::new();
+    let mut after: Option<bytes::Bytes> = None;
+    loop {
+        let range = store
+            .range(prefix.as_bytes(), after.as_deref(), CHUNK)
+            .await?;
+        after = range.items.last().map(|item| item.key.clone());
+        changes.extend(range.items.into_iter().map(Change::Put));
+        if !range.more {
+            return Ok(changes);
+        }
     }
 }
 

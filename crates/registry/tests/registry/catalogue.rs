@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bugle_api::{InstanceConfig, ReservationRequest, ReservationsApi as _};
 use bugle_registry::{Catalogue, Event};
 use bugle_types::{CodeLocation, FunctionSpec, Kind};
 use serde_json::json;
@@ -102,61 +101,4 @@ async fn bounds_and_description_change_without_other_instances_and_nothing_else_
         assert_eq!(next == generation, same, "{fields}");
         generation = next;
     }
-}
-
-#[tokio::test]
-async fn labels_come_with_their_function_and_without_a_new_generation() {
-    let desk = Desk::new().await;
-    let mut catalogue = Catalogue::new(Arc::clone(&desk.store));
-    desk.register(small("0@svc@f")).await.unwrap();
-    let before = spec(&mut catalogue).await;
-    let request = ReservationRequest {
-        func_name: "0@svc@f".to_owned(),
-        version: "latest".to_owned(),
-        instance_label: "gold".to_owned(),
-        instance_config_infos: vec![InstanceConfig {
-            cluster_id: String::new(),
-            max_instance: 4,
-            min_instance: 2,
-        }],
-    };
-    desk.registry
-        .reserve(&desk.caller, request.clone())
-        .await
-        .unwrap();
-    let with_label = spec(&mut catalogue).await;
-    assert_eq!(with_label.generation, before.generation);
-    assert_eq!(
-        (
-            with_label.labels[0].scale.min,
-            with_label.labels[0].scale.max
-        ),
-        (2, 4)
-    );
-    desk.registry
-        .delete_reservation(&desk.caller, request)
-        .await
-        .unwrap();
-    assert!(spec(&mut catalogue).await.labels.is_empty());
-}
-
-#[tokio::test]
-async fn one_that_comes_late_is_told_everything_and_what_went_meanwhile() {
-    let desk = Desk::new().await;
-    for name in ["0@svc@a", "0@svc@b"] {
-        desk.register(small(name)).await.unwrap();
-    }
-    let mut catalogue = Catalogue::new(Arc::clone(&desk.store));
-    assert_eq!(events(&mut catalogue, 2).await.len(), 2);
-    desk.delete("0@svc@a", "").await.unwrap();
-    desk.register(small("0@svc@c")).await.unwrap();
-    // Its place in the history is gone: it has to read everything again.
-    let now = desk.store.revision().await.unwrap();
-    desk.store.compact(now).await.unwrap();
-    let told = events(&mut catalogue, 3).await;
-    let removed = told
-        .iter()
-        .filter(|event| matches!(event, Event::Remove(_)))
-        .count();
-    assert_eq!(removed, 1, "{told:?}");
 }

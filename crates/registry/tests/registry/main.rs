@@ -5,6 +5,7 @@ mod catalogue;
 mod changes;
 mod clusters;
 mod fields;
+mod following;
 mod kinds;
 mod lists;
 mod published;

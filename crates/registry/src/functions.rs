@@ -17,7 +17,7 @@ use crate::rules::{self, Purpose};
 use crate::{ATTEMPTS, Registry, conflict, published, unreadable};
 
 /// The value of every status record.
-const STATUS: &[u8] = br#"{"Status":"unavailable","InstanceNum":0}"#;
+pub(crate) const STATUS: &[u8] = br#"{"Status":"unavailable","InstanceNum":0}"#;
 
 const LABEL_FORMAT: &str = "versionNumber can only contain digits, letters, dots(.), hyphens(-), \
     and underscores(_), and must start and end with a digit or letter, with less than 42 characters";

@@ -61,8 +61,9 @@ impl std::fmt::Debug for Registry {
     }
 }
 
-/// A change that lost against another is tried again this often.
-const ATTEMPTS: usize = 5;
+/// A change that lost against another is tried again this often. Each loss is the win of another, so
+/// as many at once all come through.
+const ATTEMPTS: usize = 32;
 
 impl Registry {
     /// Reads what is in the store. The future that comes with the registry follows further changes

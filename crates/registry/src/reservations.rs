@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::config::CLUSTER;
-use crate::functions::Loaded;
+use crate::functions::{Loaded, STATUS};
 use crate::keys::Keys;
 use crate::{ATTEMPTS, Registry, conflict, published, unreadable};
 
@@ -119,6 +119,7 @@ impl Registry {
             |cluster: &str| keys.label(cluster, &target.name, target.version(), label.as_str());
         // Deleting the function collides with this.
         let (mut when, mut then) = (vec![target.found.unchanged()], Vec::new());
+        let (collision, mut is_new) = (self.collision(caller, target).await?, false);
         for config in configs {
             let key = key(&config.cluster_id);
             let before = self
@@ -131,12 +132,18 @@ impl Registry {
                 return Err(Error::parameter(reason));
             }
             if before.is_none() {
+                is_new = true;
                 self.check_count(caller, target, &config.cluster_id).await?;
             }
             let revision = before.map_or(Revision(0), |before| before.mod_revision);
             when.push(Compare::ModRevision(key.clone(), revision));
             let value = published::label(config.max_instance, config.min_instance);
             then.push(Op::Put(key, value.into()));
+        }
+        if is_new {
+            let (unchanged, put) = collision;
+            when.push(unchanged);
+            then.push(put);
         }
         if !self.commit(Txn { when, then }).await? {
             return Ok(None);
@@ -151,6 +158,18 @@ impl Registry {
             stored.extend(found.and_then(|found| config_of(cluster, &found)));
         }
         Ok(Some(stored))
+    }
+
+    /// What new labels of a version collide in, so that each is counted before the next comes: its
+    /// status record, which is written again as it is. Read it before counting.
+    async fn collision(&self, caller: &Caller, target: &Target) -> Result<(Compare, Op), Error> {
+        let key = Keys(caller).status(&target.name, target.version());
+        let found = self.store.get(&key).await;
+        let revision = found
+            .map_err(|error| unreadable(&error))?
+            .map_or(Revision(0), |found| found.mod_revision);
+        let put = Op::Put(key.clone(), Bytes::from_static(STATUS));
+        Ok((Compare::ModRevision(key, revision), put))
     }
 
     /// A new label must fit (D21).

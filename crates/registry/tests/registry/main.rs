@@ -9,6 +9,7 @@ mod following;
 mod kinds;
 mod lists;
 mod published;
+mod races;
 mod registration;
 mod reservations;
 mod secrets;

@@ -27,6 +27,11 @@ async fn operations_does_what_it_says() {
 }
 
 #[tokio::test]
+async fn the_command_line_does_what_it_says() {
+    run("docs/cli.md").await;
+}
+
+#[tokio::test]
 async fn the_hello_example_does_what_it_says() {
     run("examples/hello/README.md").await;
 }

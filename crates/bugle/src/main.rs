@@ -11,6 +11,8 @@ mod manifest;
 mod names;
 mod near;
 mod output;
+#[cfg(test)]
+mod reference;
 mod session;
 mod settings;
 

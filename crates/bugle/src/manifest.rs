@@ -173,6 +173,16 @@ mod tests {
     }
 
     #[test]
+    fn the_manifest_in_the_document_can_be_read() {
+        let document = include_str!("../../../docs/cli.md");
+        let (_, rest) = document.split_once("```toml\n").unwrap();
+        let (text, _) = rest.split_once("```").unwrap();
+        let manifest: Manifest = toml::from_str(text).unwrap();
+        assert_eq!(manifest.concurrency, Some(10));
+        assert_eq!(manifest.initializer.unwrap().timeout, Some(60));
+    }
+
+    #[test]
     fn a_handler_needs_its_module_in_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let manifest: Manifest = toml::from_str("name = 'f'\nhandler = 'app.main.run'").unwrap();

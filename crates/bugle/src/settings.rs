@@ -12,6 +12,7 @@ use crate::near;
 
 /// Flags that set keys of the configuration.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Configuration")]
 pub(crate) struct Settings {
     /// Configuration file; otherwise bugle.toml here, then in the user's configuration folder.
     #[arg(long, value_name = "FILE")]

@@ -29,9 +29,10 @@ fn add(command: &Command, path: &str, tables: &mut BTreeMap<String, String>) {
             add(sub, &path, tables);
         }
     }
+    let own = path.trim_end();
     let mut groups: BTreeMap<String, Vec<&Arg>> = BTreeMap::new();
     for argument in command.get_arguments().filter(|argument| is_ours(argument)) {
-        let group = argument.get_help_heading().unwrap_or(path.trim_end());
+        let group = argument.get_help_heading().unwrap_or(own);
         groups.entry(group.to_owned()).or_default().push(argument);
     }
     for (name, arguments) in groups {

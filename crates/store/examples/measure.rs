@@ -17,9 +17,10 @@ use bugle_store::{Config, Metrics, Op, SqliteStore, Store as _, Txn};
 
 const ROUND: Duration = Duration::from_secs(3);
 
-/// What registering a function writes: four keys of about a KiB.
+/// What registering a function writes, at its worst: four keys of about a KiB, with values that have
+/// nothing in common and so cannot be packed.
 fn transaction(number: u64) -> Txn {
-    let value = vec![b'v'; 1160];
+    let value = noise(number);
     let keys = (0..4).map(|part| format!("/measure/{number}/{part}/of-a-common-length-of-key"));
     Txn {
         when: Vec::new(),
@@ -27,6 +28,18 @@ fn transaction(number: u64) -> Txn {
             .map(|key| Op::Put(key.into_bytes().into(), value.clone().into()))
             .collect(),
     }
+}
+
+/// The same bytes for the same number (xorshift).
+fn noise(number: u64) -> Vec<u8> {
+    let mut state = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.take(145).flatten().collect()
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

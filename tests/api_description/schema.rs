@@ -2,18 +2,6 @@
 
 use serde_json::Value;
 
-/// What the description says about an answer's body.
-pub(crate) fn of_answer<'a>(
-    document: &'a Value,
-    method: &str,
-    path: &str,
-    status: u16,
-) -> Option<&'a Value> {
-    let responses = &document["paths"][path][method]["responses"];
-    let content = responses[status.to_string()]["content"].as_object()?;
-    content.get("application/json")?.get("schema")
-}
-
 /// Adds to `wrong` what about `value` is not as `schema` says. A field that the schema does not have
 /// is wrong as well: clients would not know of it.
 pub(crate) fn check(

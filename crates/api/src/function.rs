@@ -673,6 +673,10 @@ pub struct FunctionListAnswer {
     pub result: FunctionList,
 }
 
+/// The answer of F7: nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeleteAnswer {}
+
 #[cfg(test)]
 mod tests {
     use super::*;

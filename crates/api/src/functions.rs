@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Serialize;
@@ -13,11 +13,11 @@ use utoipa_axum::routes;
 
 use crate::error::answer;
 use crate::query::Parameters;
-use crate::router::Body;
+use crate::router::{Body, Segment};
 use crate::{
-    Caller, DeleteQuery, Error, ErrorBody, FunctionAnswer, FunctionList, FunctionListAnswer,
-    FunctionObject, FunctionPage, FunctionRequest, GetQuery, ListQuery, Operation, Page, PageInfo,
-    PublishRequest, UpdateAnswer, decode, identity,
+    Caller, DeleteAnswer, DeleteQuery, Error, ErrorBody, FunctionAnswer, FunctionList,
+    FunctionListAnswer, FunctionObject, FunctionPage, FunctionRequest, GetQuery, ListQuery,
+    Operation, Page, PageInfo, PublishRequest, UpdateAnswer, decode, identity,
 };
 
 /// Functions and their versions, as a registry keeps them. `segment` is what the path holds: a name
@@ -128,7 +128,7 @@ async fn respond(
     ),
     request_body = FunctionRequest,
     responses(
-        (status = 200, body = FunctionAnswer),
+        (status = 200, body = FunctionAnswer, description = "the registered function"),
         (status = 400, body = ErrorBody, description = "130600 or 4104: a field is wrong"),
         (status = 413, body = ErrorBody, description = "the body is too large"),
         (status = 500, body = ErrorBody, description = "4101: the name is taken; others"),
@@ -163,14 +163,14 @@ async fn register_function<S: FunctionsApi>(
     ),
     request_body = FunctionRequest,
     responses(
-        (status = 200, body = UpdateAnswer),
+        (status = 200, body = UpdateAnswer, description = "the draft as it is now"),
         (status = 413, body = ErrorBody, description = "the body is too large"),
         (status = 500, body = ErrorBody, description = "4134: another revision; others"),
     )
 )]
 async fn update_function<S: FunctionsApi>(
     State(api): State<Arc<S>>,
-    Path(segment): Path<String>,
+    Segment(segment): Segment,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -201,14 +201,14 @@ async fn update_function<S: FunctionsApi>(
     ),
     request_body = PublishRequest,
     responses(
-        (status = 200, body = FunctionAnswer),
+        (status = 200, body = FunctionAnswer, description = "the published version"),
         (status = 413, body = ErrorBody, description = "the body is too large"),
         (status = 500, body = ErrorBody, description = "4110, 4114, 4115, 4134; others"),
     )
 )]
 async fn publish_version<S: FunctionsApi>(
     State(api): State<Arc<S>>,
-    Path(segment): Path<String>,
+    Segment(segment): Segment,
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
     body: Body,
@@ -238,14 +238,14 @@ async fn publish_version<S: FunctionsApi>(
         ("isAdmin" = Option<String>, Query, description = "`true` or `1`: the `result` envelope"),
     ),
     responses(
-        (status = 200, body = FunctionAnswer),
+        (status = 200, body = FunctionAnswer, description = "the version"),
         (status = 404, body = ErrorBody, description = "4115: not found"),
         (status = 500, body = ErrorBody, description = "a bad name or qualifier; others"),
     )
 )]
 async fn get_function<S: FunctionsApi>(
     State(api): State<Arc<S>>,
-    Path(segment): Path<String>,
+    Segment(segment): Segment,
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
 ) -> Response {
@@ -273,13 +273,13 @@ async fn get_function<S: FunctionsApi>(
         ("isAdmin" = Option<String>, Query, description = "`true` or `1`: `versions` and `total`"),
     ),
     responses(
-        (status = 200, body = FunctionPage),
+        (status = 200, body = FunctionPage, description = "the versions of the page"),
         (status = 500, body = ErrorBody, description = "4123: the page cannot be served; others"),
     )
 )]
 async fn list_versions<S: FunctionsApi>(
     State(api): State<Arc<S>>,
-    Path(segment): Path<String>,
+    Segment(segment): Segment,
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
 ) -> Response {
@@ -318,7 +318,7 @@ async fn list_versions<S: FunctionsApi>(
         ("X-Tenant-Id" = Option<String>, Header, description = "tenant; `default` when absent"),
     ),
     responses(
-        (status = 200, body = FunctionListAnswer),
+        (status = 200, body = FunctionListAnswer, description = "the versions of the page"),
         (status = 500, body = ErrorBody, description = "the store cannot be read; others"),
     )
 )]
@@ -351,7 +351,7 @@ async fn list_functions<S: FunctionsApi>(
         ("X-Tenant-Id" = Option<String>, Header, description = "tenant; `default` when absent"),
     ),
     responses(
-        (status = 200, description = "`{}`"),
+        (status = 200, body = DeleteAnswer, description = "deleted"),
         (status = 400, body = ErrorBody, description = "a bad name or qualifier"),
         (status = 404, body = ErrorBody, description = "4115, 4116: not found"),
         (status = 500, body = ErrorBody, description = "others"),
@@ -359,7 +359,7 @@ async fn list_functions<S: FunctionsApi>(
 )]
 async fn delete_function<S: FunctionsApi>(
     State(api): State<Arc<S>>,
-    Path(segment): Path<String>,
+    Segment(segment): Segment,
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
 ) -> Response {
@@ -367,7 +367,7 @@ async fn delete_function<S: FunctionsApi>(
         let caller = identity::identify(&headers)?;
         api.delete(&caller, &segment, DeleteQuery::new(&parameters))
             .await?;
-        Ok(ok(&json!({})))
+        Ok(ok(&DeleteAnswer {}))
     })
     .await
 }

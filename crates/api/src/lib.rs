@@ -21,10 +21,10 @@ mod router;
 
 pub use error::{Class, Error, ErrorBody, Operation};
 pub use function::{
-    Amounts, AutoScaleConfig, CustomContainerConfig, CustomHealthCheck, Device, ExtendedMetaData,
-    FuncLayer, FunctionAnswer, FunctionList, FunctionListAnswer, FunctionObject, FunctionPage,
-    FunctionRequest, Mount, PageInfo, PublishRequest, ResourceAffinitySelector, Rootfs, S3CodePath,
-    StorageInfo, UpdateAnswer,
+    Amounts, AutoScaleConfig, CustomContainerConfig, CustomHealthCheck, DeleteAnswer, Device,
+    ExtendedMetaData, FuncLayer, FunctionAnswer, FunctionList, FunctionListAnswer, FunctionObject,
+    FunctionPage, FunctionRequest, Mount, PageInfo, PublishRequest, ResourceAffinitySelector,
+    Rootfs, S3CodePath, StorageInfo, UpdateAnswer,
 };
 pub use functions::{FunctionsApi, functions_router};
 pub use identity::Caller;
@@ -34,4 +34,4 @@ pub use reservation::{
     ReservationRequest,
 };
 pub use reservations::{ReservationsApi, reservations_router};
-pub use router::{BODY_LIMIT, build, document};
+pub use router::{BODY_LIMIT, Segment, build, document};

@@ -84,7 +84,7 @@ fn stored(request: ReservationRequest, configs: Vec<InstanceConfig>) -> Response
     params(("X-Tenant-Id" = Option<String>, Header, description = "tenant; `default` when absent")),
     request_body = ReservationRequest,
     responses(
-        (status = 200, body = ReservationAnswer),
+        (status = 200, body = ReservationAnswer, description = "what is stored for the label"),
         (status = 400, body = ErrorBody, description = "130600 or 4104: a field is wrong"),
         (status = 404, body = ErrorBody, description = "4115: no such function version"),
         (status = 413, body = ErrorBody, description = "the body is too large"),
@@ -113,7 +113,7 @@ async fn create_reservation<S: ReservationsApi>(
     params(("X-Tenant-Id" = Option<String>, Header, description = "tenant; `default` when absent")),
     request_body = ReservationRequest,
     responses(
-        (status = 200, body = ReservationAnswer),
+        (status = 200, body = ReservationAnswer, description = "what is stored for the label"),
         (status = 400, body = ErrorBody, description = "130600 or 4104: a field is wrong"),
         (status = 404, body = ErrorBody, description = "4115: no such function version"),
         (status = 413, body = ErrorBody, description = "the body is too large"),
@@ -142,7 +142,7 @@ async fn update_reservation<S: ReservationsApi>(
     params(("X-Tenant-Id" = Option<String>, Header, description = "tenant; `default` when absent")),
     request_body = ReservationRequest,
     responses(
-        (status = 200, body = ReservationList),
+        (status = 200, body = ReservationList, description = "the labels, newest first"),
         (status = 400, body = ErrorBody, description = "130600 or 4104: a field is wrong"),
         (status = 404, body = ErrorBody, description = "4115: no such function version"),
         (status = 413, body = ErrorBody, description = "the body is too large"),

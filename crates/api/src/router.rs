@@ -4,7 +4,8 @@
 use std::panic::AssertUnwindSafe;
 
 use axum::body::{Body as HttpBody, Bytes, to_bytes};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -48,6 +49,23 @@ impl<S: Send + Sync> FromRequest<S> for Body {
                 .await
                 .map_err(|_| too_large()),
         ))
+    }
+}
+
+/// What the path holds in the place of a name. One that is not text names nothing, and is refused
+/// like any other wrong name.
+#[derive(Debug)]
+pub struct Segment(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(path.map_or_else(
+            |_| char::REPLACEMENT_CHARACTER.to_string(),
+            |Path(segment)| segment,
+        )))
     }
 }
 

@@ -4,10 +4,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use bugle_api::Segment;
 use bugle_api::operator::{CallCount, FunctionStatus, Info, InstanceStatus, LogEntry};
 use bugle_scheduler::Scheduler;
 use bugle_types::{FunctionId, Version};
@@ -54,7 +56,12 @@ pub(crate) fn router() -> OpenApiRouter<Arc<Operator>> {
 }
 
 /// What this platform is and where its gateway listens.
-#[utoipa::path(get, path = "/bugle/v1/info", tag = "operation", responses((status = 200, body = Info)))]
+#[utoipa::path(
+    get,
+    path = "/bugle/v1/info",
+    tag = "operation",
+    responses((status = 200, body = Info, description = "this platform"))
+)]
 async fn info(State(operator): State<Arc<Operator>>) -> axum::Json<Info> {
     axum::Json(operator.about.info().await.clone())
 }
@@ -75,16 +82,18 @@ struct Which {
     tag = "operation",
     params(("name" = String, Path, description = "Function name or URN"), Which),
     responses(
-        (status = 200, body = FunctionStatus),
+        (status = 200, body = FunctionStatus, description = "the version as it runs"),
+        (status = 400, body = bugle_api::ErrorBody, description = "4104: a wrong name or query"),
         (status = 404, body = bugle_api::ErrorBody, description = "4115: no such function")
     )
 )]
 async fn status(
     State(operator): State<Arc<Operator>>,
     headers: HeaderMap,
-    Path(name): Path<String>,
-    Query(which): Query<Which>,
+    Segment(name): Segment,
+    which: Result<Query<Which>, QueryRejection>,
 ) -> Result<axum::Json<FunctionStatus>, bugle_api::Error> {
+    let Query(which) = which.map_err(refused)?;
     let id = identify(&headers, &name, which.version_number.as_deref())?;
     let function = operator
         .scheduler
@@ -169,16 +178,23 @@ impl Lines {
     tag = "operation",
     params(("name" = String, Path, description = "Function name or URN"), Lines),
     responses(
-        (status = 200, body = LogEntry, content_type = "application/x-ndjson"),
+        (
+            status = 200,
+            body = LogEntry,
+            content_type = "application/x-ndjson",
+            description = "the lines, oldest first; server-sent events with `follow=true`"
+        ),
+        (status = 400, body = bugle_api::ErrorBody, description = "4104: a wrong name or query"),
         (status = 404, body = bugle_api::ErrorBody, description = "4115: no such function")
     )
 )]
 async fn logs(
     State(operator): State<Arc<Operator>>,
     headers: HeaderMap,
-    Path(name): Path<String>,
-    Query(lines): Query<Lines>,
+    Segment(name): Segment,
+    lines: Result<Query<Lines>, QueryRejection>,
 ) -> Result<Response, bugle_api::Error> {
+    let Query(lines) = lines.map_err(refused)?;
     let id = identify(&headers, &name, lines.version_number.as_deref())?;
     let known = operator.scheduler.find(&id).is_some() || operator.logs.knows(&LogKey::of(&id));
     if !known {
@@ -231,6 +247,12 @@ fn json(entry: &LogEntry) -> String {
     serde_json::to_string(entry).expect("a log entry is made of texts")
 }
 
+/// A query that cannot be read.
+#[expect(clippy::needless_pass_by_value, reason = "it is given away")]
+fn refused(query: QueryRejection) -> bugle_api::Error {
+    bugle_api::Error::field(query.body_text())
+}
+
 /// The function that a path and a tenant name.
 fn identify(
     headers: &HeaderMap,
@@ -270,7 +292,16 @@ async fn ready(State(operator): State<Arc<Operator>>) -> Response {
 }
 
 /// Metrics in the text format of Prometheus.
-#[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, content_type = "application/openmetrics-text")))]
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operation",
+    responses((
+        status = 200,
+        content_type = "application/openmetrics-text",
+        description = "all metrics"
+    ))
+)]
 async fn metrics(State(operator): State<Arc<Operator>>) -> Response {
     let mut text = String::new();
     // Writing to a string cannot fail.

@@ -83,6 +83,9 @@ async fn bytes_pass_through_as_they_are() {
         let said = console.shell(&line).await.expect(0);
         assert!(said.bytes == sent, "{line}: {} bytes", said.bytes.len());
     }
+    let line = format!("printf '\\377\\0' | bugle invoke bytes - {typed} -o json");
+    let shown = console.shell(&line).await.expect(0).json();
+    assert_eq!(shown["body_base64"], "/wA=");
     platform.finish().await;
 }
 

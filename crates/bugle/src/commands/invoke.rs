@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bugle_client::{Answer, Call};
 use bytes::Bytes;
 use clap::Args;
@@ -217,7 +219,13 @@ fn whole(session: &Session, status: u16, code: u32, headers: &HeaderMap, body: &
         };
         let headers: serde_json::Map<String, serde_json::Value> =
             headers.iter().map(header).collect();
-        let shown = json!({"status": status, "code": code, "headers": headers, "body": parsed});
+        let mut shown = json!({"status": status, "code": code, "headers": headers});
+        // Neither form can hold bytes that are no text.
+        if std::str::from_utf8(body).is_ok() {
+            shown["body"] = parsed.clone();
+        } else {
+            shown["body_base64"] = BASE64_STANDARD.encode(body).into();
+        }
         output::show(session.format, &shown, String::new)?;
     }
     if code == 0 && status < 400 {

@@ -86,6 +86,9 @@ pub(super) fn find_all(config: &Config) -> Vec<Interpreter> {
     found.collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
+/// How a shell, and so a launcher written for one, says that there is no such command.
+const NOT_FOUND: i32 = 127;
+
 /// Runs the interpreter once: a file with the right name may be a launcher for another version, or
 /// lack its libraries.
 fn probe(version: PythonVersion, path: &Path) -> Interpreter {
@@ -103,7 +106,12 @@ fn probe(version: PythonVersion, path: &Path) -> Interpreter {
         Ok(output) if output.status.success() => output.stdout,
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.lines().next_back().unwrap_or("no message");
+            // An interpreter ends with what went wrong; a launcher that found none begins with it.
+            let said = match output.status.code() {
+                Some(NOT_FOUND) => said.lines().next(),
+                _ => said.lines().next_back(),
+            };
+            let said = said.unwrap_or("no message");
             return problem(format!("{}: {said}", output.status));
         }
         Err(error) => return problem(error.to_string()),
@@ -164,7 +172,7 @@ mod tests {
         script(
             broken.path(),
             "python3.9",
-            "echo no such version >&2; exit 127",
+            "echo no such version >&2; echo and what to do about it >&2; exit 127",
         );
         script(
             good.path(),

@@ -17,6 +17,8 @@ use tokio::net::TcpStream;
 pub(crate) struct Round {
     /// Answers with a 2xx status.
     pub(crate) answers: u64,
+    /// Answers with another status, which count for nothing else.
+    pub(crate) refused: u64,
     /// From the first request to the last answer.
     pub(crate) elapsed: Duration,
     /// Latencies in nanoseconds.
@@ -29,6 +31,16 @@ impl Round {
         #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
         let answers = self.answers as f64;
         answers / self.elapsed.as_secs_f64()
+    }
+
+    /// The round, if all of it was answered with 2xx.
+    pub(crate) fn whole(self) -> anyhow::Result<Self> {
+        let refused = self.refused;
+        ensure!(
+            refused == 0,
+            "{refused} requests were answered with an error"
+        );
+        Ok(self)
     }
 
     /// A latency quantile in milliseconds.
@@ -82,12 +94,16 @@ pub(crate) fn closed_loop(
             )));
         }
         let mut latencies = Histogram::new(3)?;
+        let mut refused = 0;
         for task in tasks {
-            latencies.add(task.await??)?;
+            let (answered, not) = task.await??;
+            latencies.add(answered)?;
+            refused += not;
         }
         let elapsed = shared.begin.elapsed();
         Ok(Round {
             answers: latencies.len(),
+            refused,
             elapsed,
             latencies,
         })
@@ -115,19 +131,20 @@ impl<F> Shared<F> {
 async fn drive<F: Fn(u64) -> Vec<u8>>(
     mut connection: Connection,
     shared: Rc<Shared<F>>,
-) -> anyhow::Result<Histogram<u64>> {
+) -> anyhow::Result<(Histogram<u64>, u64)> {
     let mut latencies = Histogram::new(3)?;
+    let mut refused = 0;
     while let Some(number) = shared.next() {
         let request = (shared.request)(number);
         let sent = Instant::now();
         let (status, _) = connection.exchange(&request).await?;
-        ensure!(
-            (200..300).contains(&status),
-            "request {number} was answered with status {status}"
-        );
-        latencies.record(u64::try_from(sent.elapsed().as_nanos())?)?;
+        if (200..300).contains(&status) {
+            latencies.record(u64::try_from(sent.elapsed().as_nanos())?)?;
+        } else {
+            refused += 1;
+        }
     }
-    Ok(latencies)
+    Ok((latencies, refused))
 }
 
 /// One request with its answer on a connection of its own: status and body.
@@ -140,6 +157,20 @@ pub(crate) fn once(address: SocketAddr, request: &[u8]) -> anyhow::Result<(u16, 
         let (status, length) = connection.exchange(request).await?;
         let body = connection.last_body(length);
         Ok((status, String::from_utf8_lossy(body).into_owned()))
+    })
+}
+
+/// The head of the answer to one request.
+pub(crate) fn head(address: SocketAddr, request: &[u8]) -> anyhow::Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut connection = Connection::open(address).await?;
+        let (status, length) = connection.exchange(request).await?;
+        ensure!((200..300).contains(&status), "answered with {status}");
+        let head = &connection.buffer[..connection.buffer.len() - length];
+        Ok(String::from_utf8_lossy(head).into_owned())
     })
 }
 

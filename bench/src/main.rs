@@ -12,6 +12,8 @@ mod load;
 mod open_loop;
 mod peers;
 mod platform;
+mod processes;
+mod scale;
 mod scenarios;
 
 use std::path::PathBuf;
@@ -52,8 +54,14 @@ struct Effort {
     registry: Duration,
     /// Functions in the store whose opening is timed.
     stored: usize,
-    /// How often a start is timed.
+    /// How often a start, a burst or an overload is measured.
     starts: usize,
+    /// The most idle instances.
+    instances: usize,
+    /// For how long functions are started.
+    sustained: Duration,
+    /// Functions of a large platform.
+    many: usize,
 }
 
 impl Effort {
@@ -64,6 +72,9 @@ impl Effort {
         registry: Duration::from_secs(5),
         stored: 10_000,
         starts: 7,
+        instances: 500,
+        sustained: Duration::from_mins(1),
+        many: 100_000,
     };
     const QUICK: Self = Self {
         pairs: 5,
@@ -72,6 +83,9 @@ impl Effort {
         registry: Duration::from_secs(3),
         stored: 10_000,
         starts: 3,
+        instances: 100,
+        sustained: Duration::from_secs(10),
+        many: 100_000,
     };
 }
 

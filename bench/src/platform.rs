@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
 
-use crate::load;
+use crate::load::{self, Until};
 
 /// A running platform; killed when dropped.
 #[derive(Debug)]
@@ -106,17 +106,82 @@ impl Platform {
 
     /// Registers a Python function whose code is `folder`, and returns the path of its invocation.
     pub(crate) fn register(&self, name: &str, folder: &Path) -> anyhow::Result<String> {
-        let body = registration(name, folder);
+        self.register_with(name, folder, &serde_json::json!({}))
+    }
+
+    /// The same with these fields.
+    pub(crate) fn register_with(
+        &self,
+        name: &str,
+        folder: &Path,
+        fields: &serde_json::Value,
+    ) -> anyhow::Result<String> {
+        let body = registration_with(name, folder, fields)?;
         let request = load::request(self.control, "/serverless/v1/functions", Some(&body));
         let (status, answer) = load::once(self.control, &request)?;
         ensure!(
             status == 200,
             "registering {name} was answered with {status}: {answer}"
         );
-        Ok(format!(
-            "/serverless/v1/functions/sn:cn:yrk:default:function:{name}:latest/invocations"
-        ))
+        Ok(invocation(name))
     }
+
+    /// Registers `0@bench@{name}-0` and so on, all with the code in `folder`.
+    pub(crate) fn register_many(
+        &self,
+        count: usize,
+        name: &str,
+        folder: &Path,
+    ) -> anyhow::Result<()> {
+        self.register_many_with(count, name, folder, &serde_json::json!({}))
+    }
+
+    /// The same with these fields.
+    pub(crate) fn register_many_with(
+        &self,
+        count: usize,
+        name: &str,
+        folder: &Path,
+        fields: &serde_json::Value,
+    ) -> anyhow::Result<()> {
+        let control = self.control;
+        let pattern = registration_with("0@bench@NAME", folder, fields)?;
+        let name = name.to_owned();
+        let until = Until::Sent(u64::try_from(count)?);
+        let round = load::closed_loop(control, 64, until, move |number| {
+            let body = pattern.replace("NAME", &format!("{name}-{number}"));
+            load::request(control, "/serverless/v1/functions", Some(&body))
+        })?;
+        round.whole().map(|_| ())
+    }
+
+    /// The value of one of the platform's metrics; 0 if it is not there.
+    pub(crate) fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let request = load::request(self.control, "/metrics", None);
+        let (_, text) = load::once(self.control, &request)?;
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.map(str::parse).transpose()?.unwrap_or(0.0))
+    }
+
+    /// Waits until `look` says so.
+    pub(crate) fn wait(
+        &self,
+        what: &str,
+        mut look: impl FnMut(&Self) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        while !look(self)? {
+            ensure!(begin.elapsed() < PATIENCE, "{what}: not in {PATIENCE:?}");
+            pause();
+        }
+        Ok(())
+    }
+}
+
+/// The path of a function's invocation.
+pub(crate) fn invocation(name: &str) -> String {
+    format!("/serverless/v1/functions/sn:cn:yrk:default:function:{name}:latest/invocations")
 }
 
 impl Drop for Platform {
@@ -144,6 +209,18 @@ pub(crate) fn registration(name: &str, folder: &Path) -> String {
         "concurrentNum": "100", "minInstance": "0", "maxInstance": "1",
     })
     .to_string()
+}
+
+fn registration_with(
+    name: &str,
+    folder: &Path,
+    fields: &serde_json::Value,
+) -> anyhow::Result<String> {
+    let mut body: serde_json::Value = serde_json::from_str(&registration(name, folder))?;
+    for (field, value) in fields.as_object().into_iter().flatten() {
+        body[field] = value.clone();
+    }
+    Ok(body.to_string())
 }
 
 /// The machine's `python3`.
@@ -197,50 +274,17 @@ impl Folders {
 
     /// A folder with the trivial handler.
     pub(crate) fn function(&self, name: &str) -> anyhow::Result<PathBuf> {
+        self.function_with(
+            name,
+            "def handler(event, context):\n    return {'ok': True}\n",
+        )
+    }
+
+    /// A folder with this handler.
+    pub(crate) fn function_with(&self, name: &str, handler: &str) -> anyhow::Result<PathBuf> {
         let folder = self.code.join(name);
         std::fs::create_dir_all(&folder)?;
-        let handler = "def handler(event, context):\n    return {'ok': True}\n";
         std::fs::write(folder.join("handler.py"), handler)?;
         Ok(folder)
     }
-}
-
-/// RSS of a process and its descendants, in MiB.
-pub(crate) fn tree_rss_mib(root: u32) -> anyhow::Result<f64> {
-    let mut parents = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        // A process may end while we look.
-        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
-            continue;
-        };
-        let field = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-            line.split_whitespace().next()?.parse::<u32>().ok()
-        };
-        parents.push((
-            pid,
-            field("PPid:").unwrap_or(0),
-            field("VmRSS:").unwrap_or(0),
-        ));
-    }
-    let mut tree = vec![root];
-    let mut kib = 0;
-    while let Some(parent) = tree.pop() {
-        kib += parents
-            .iter()
-            .find(|(pid, ..)| *pid == parent)
-            .map_or(0, |(.., rss)| *rss);
-        tree.extend(
-            parents
-                .iter()
-                .filter(|(_, p, _)| *p == parent)
-                .map(|(pid, ..)| *pid),
-        );
-    }
-    ensure!(kib > 0, "process {root} is gone");
-    Ok(f64::from(kib) / 1024.0)
 }

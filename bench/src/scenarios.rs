@@ -12,7 +12,9 @@ use crate::figures::Figures;
 use crate::load::{self, Until};
 use crate::open_loop::{self, Schedule};
 use crate::peers::Peer;
-use crate::platform::{Folders, Platform, python, registration, tree_rss_mib};
+use crate::platform::{Folders, Platform, python, registration};
+use crate::processes;
+use crate::scale;
 
 type Scenario = fn(&Path, Effort, &mut Figures) -> anyhow::Result<()>;
 
@@ -24,6 +26,11 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("registry", registry),
     ("idle", idle),
     ("ready", ready),
+    ("burst", scale::burst),
+    ("density", scale::density),
+    ("sustained", scale::sustained),
+    ("overload", scale::overload),
+    ("many", scale::many),
 ];
 
 /// 90 bytes, as in the research that the goals come from.
@@ -130,7 +137,8 @@ fn interleaved(
             connections,
             Until::Elapsed(effort.round),
             move |_| request.clone(),
-        )
+        )?
+        .whole()
     };
     let pair = || Ok([side(&contenders[0])?, side(&contenders[1])?]);
     let _warm_up: [load::Round; 2] = pair()?;
@@ -155,8 +163,8 @@ fn steady(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Resul
     let theirs = load::request(peer.address, "/", Some(EVENT));
     let pair = || -> anyhow::Result<[load::Round; 2]> {
         Ok([
-            open_loop::run(platform.gateway, schedule, &ours)?,
-            open_loop::run(peer.address, schedule, &theirs)?,
+            open_loop::run(platform.gateway, schedule, &ours)?.whole()?,
+            open_loop::run(peer.address, schedule, &theirs)?.whole()?,
         ])
     };
     let _warm_up = pair()?;
@@ -255,7 +263,8 @@ fn registry(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Res
                 let body = registration(&format!("0@bench@r{connections}-{number}"), &folder);
                 load::request(control, "/serverless/v1/functions", Some(&body))
             },
-        )?;
+        )?
+        .whole()?;
         registered = round.answers;
         figures.add(name, "/s", what, vec![round.rate()]);
     }
@@ -269,7 +278,8 @@ fn registry(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Res
                 format!("/serverless/v1/functions/0@bench@r64-{function}?versionNumber=latest");
             load::request(control, &path, None)
         },
-    )?;
+    )?
+    .whole()?;
     figures.add(
         "get_per_s",
         "/s",
@@ -284,7 +294,7 @@ fn idle(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<
     for _ in 0..effort.starts {
         let folders = Folders::new()?;
         let platform = Platform::start(binary, &folders.data, &folders.code)?;
-        rounds.push(tree_rss_mib(platform.pid())?);
+        rounds.push(processes::rss_mib(platform.pid())?);
     }
     figures.add(
         "idle_rss_mb",
@@ -299,12 +309,7 @@ fn ready(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result
     let folders = Folders::new()?;
     {
         let platform = Platform::start(binary, &folders.data, &folders.code)?;
-        let (control, folder) = (platform.control, folders.code.clone());
-        let until = Until::Sent(u64::try_from(effort.stored)?);
-        load::closed_loop(control, 64, until, move |number| {
-            let body = registration(&format!("0@bench@stored-{number}"), &folder);
-            load::request(control, "/serverless/v1/functions", Some(&body))
-        })?;
+        platform.register_many(effort.stored, "stored", &folders.code)?;
     }
     let mut full = Vec::new();
     let mut empty = Vec::new();

@@ -97,6 +97,9 @@ def handler(event, context):
     let update = ["update", "f", "--env", "GREETING"];
     console.run(update).await.expect(2).complains("NAME=VALUE");
 
+    let said = console.run(["update", "f"]).await.expect(2);
+    said.complains("there is nothing to change");
+
     let shown = console.run(["describe", "f"]).await.expect(0).out;
     for part in ["400m CPU, 300 MB", "latest, v1", "1 success", "ready"] {
         assert!(shown.contains(part), "no {part:?} in {shown}");
@@ -108,8 +111,17 @@ def handler(event, context):
     let page = console.run(["list", "--page-size", "1"]).await.expect(0);
     assert!(page.err.contains("1 of 2"), "{}", page.err);
 
+    let draft = console.run(["delete", "f", "--version", "latest"]).await;
+    draft
+        .expect(2)
+        .complains("`bugle delete 0@default@f` deletes it with all versions");
     let deleted = console.run(["delete", "f", "--version", "v1"]).await;
     assert_eq!(deleted.expect(0).err, "deleted 0@default@f v1\n");
+    console.run(["publish", "f", "v2"]).await.expect(0);
+    let deleted = console.run(["delete", &format!("{urn}:v2")]).await;
+    assert_eq!(deleted.expect(0).err, format!("deleted {urn} v2\n"));
+    let draft = console.run(["delete", &format!("{urn}:latest")]).await;
+    draft.expect(2);
     console.run(["delete", "f"]).await.expect(0);
     console.run(["delete", "f"]).await.expect(5);
     platform.finish().await;

@@ -7,6 +7,9 @@ use crate::session::Session;
 /// As many functions are looked at for one that resembles a mistyped name.
 const LOOKED_AT: usize = 1000;
 
+/// Parts of a URN without a version: `sn:cn:yrk:default:function:0@default@hello`.
+const URN_PARTS: usize = 6;
+
 /// The service of a function that is named without one.
 const SERVICE: &str = "default";
 
@@ -20,19 +23,25 @@ pub(crate) fn full(name: &str) -> String {
     }
 }
 
+/// The full name and the version: the wanted one, else the one that a URN names.
+pub(crate) fn versioned<'a>(name: &'a str, wanted: Option<&'a str>) -> (String, Option<&'a str>) {
+    match name.rsplit_once(':') {
+        Some((urn, version)) if urn.split(':').count() == URN_PARTS => {
+            (urn.to_owned(), wanted.or(Some(version)))
+        }
+        _ => (full(name), wanted),
+    }
+}
+
 /// The URN under which a function is called.
 pub(crate) fn urn(name: &str, tenant: &str, version: Option<&str>) -> String {
-    let full = full(name);
-    if full.contains(':') {
-        return match version {
-            Some(version) if full.split(':').count() == 6 => format!("{full}:{version}"),
-            _ => full,
-        };
-    }
-    format!(
-        "sn:cn:yrk:{tenant}:function:{full}:{}",
-        version.unwrap_or("latest")
-    )
+    let (full, version) = versioned(name, version);
+    let urn = if full.contains(':') {
+        full
+    } else {
+        format!("sn:cn:yrk:{tenant}:function:{full}")
+    };
+    format!("{urn}:{}", version.unwrap_or("latest"))
 }
 
 /// The name as people type it.
@@ -96,6 +105,9 @@ mod tests {
         assert_eq!(short("0@svc@hello"), "0@svc@hello");
         let given = "sn:cn:yrk:t:function:0@s@f";
         assert_eq!(urn(given, "x", Some("v1")), format!("{given}:v1"));
-        assert_eq!(urn(given, "x", None), given);
+        assert_eq!(urn(given, "x", None), format!("{given}:latest"));
+        let version = format!("{given}:v1");
+        assert_eq!(urn(&version, "x", None), version);
+        assert_eq!(urn(&version, "x", Some("v2")), format!("{given}:v2"));
     }
 }

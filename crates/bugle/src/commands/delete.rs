@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::names;
 use crate::session::Session;
 
@@ -17,10 +17,18 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
-    let name = names::full(&arguments.name);
-    let delete = session.control.delete(&name, arguments.version.as_deref());
+    let (name, version) = names::versioned(&arguments.name, arguments.version.as_deref());
+    // For the platform that would be the whole function, which is not what was said.
+    if matches!(version, Some("latest" | "$latest")) {
+        return Err(
+            Failure::usage("the draft cannot be deleted without its function").hint(format!(
+                "`bugle delete {name}` deletes it with all versions"
+            )),
+        );
+    }
+    let delete = session.control.delete(&name, version);
     session.perform(delete).await?;
-    match &arguments.version {
+    match version {
         Some(version) => session.note(&format!("deleted {name} {version}")),
         None => session.note(&format!("deleted {name} with all its versions")),
     }

@@ -45,7 +45,32 @@ pub(crate) struct Arguments {
     env: Vec<String>,
 }
 
+impl Arguments {
+    fn changes_nothing(&self) -> bool {
+        let Self {
+            name: _,
+            cpu,
+            memory,
+            timeout,
+            handler,
+            description,
+            min_instances,
+            max_instances,
+            concurrency,
+            env,
+        } = self;
+        let numbers = [cpu, memory, timeout].iter().all(|number| number.is_none());
+        let counts = [min_instances, max_instances, concurrency];
+        let texts = [handler, description].iter().all(|text| text.is_none());
+        numbers && counts.iter().all(|count| count.is_none()) && texts && env.is_empty()
+    }
+}
+
 pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
+    if arguments.changes_nothing() {
+        return Err(Failure::usage("there is nothing to change")
+            .hint("name a setting, for instance --memory 512; --help lists them"));
+    }
     let name = names::full(&arguments.name);
     let draft = session.control.function(&name, None).send().await?;
     let request = request(arguments, draft)?;

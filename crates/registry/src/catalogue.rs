@@ -15,9 +15,9 @@ use bugle_types::{
     MemoryMib, Resources, Runtime, Scale, SealedEnvironment,
 };
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::config::CLUSTER;
+use crate::fingerprint::Fingerprint;
 use crate::keys::{self, INSTANCES, LabelKey, PUBLISHED_FAAS, PUBLISHED_OTHER};
 use crate::published::ALGORITHM;
 
@@ -28,7 +28,7 @@ const CHUNK: usize = 1000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A function version is there, like this.
-    Upsert(Box<FunctionSpec>),
+    Upsert(Arc<FunctionSpec>),
     /// A function version is gone.
     Remove(FunctionId),
 }
@@ -63,11 +63,10 @@ type LabelledName = bugle_types::InstanceLabel;
 
 /// What was last reported of a function version.
 struct Known {
-    /// As published; the bytes are the store's.
-    value: KeyValue,
+    spec: Arc<FunctionSpec>,
+    revision: Revision,
     under_faas: bool,
-    generation: Generation,
-    labels: Vec<LabelledScale>,
+    fingerprint: Fingerprint,
 }
 
 impl Catalogue {
@@ -155,8 +154,9 @@ impl Catalogue {
             self.known.remove(&id);
             return Some(Event::Remove(id));
         };
-        let mut spec = match read(&id, faas, item) {
-            Ok(spec) => spec,
+        let read = read(&id, faas, item).and_then(|spec| Ok((spec, Fingerprint::of(&item.value)?)));
+        let (mut spec, fingerprint) = match read {
+            Ok(read) => read,
             Err(error) => {
                 tracing::warn!(function = %id, %error, "a published function cannot be read");
                 return None;
@@ -164,19 +164,20 @@ impl Catalogue {
         };
         spec.labels = self.labels_of(&id);
         if let Some(known) = self.known.get(&id)
-            && (known.value.mod_revision == item.mod_revision
-                || keeps_instances(&known.value.value, &item.value))
+            && (known.revision == item.mod_revision
+                || known.fingerprint.keeps_instances(fingerprint))
         {
-            spec.generation = known.generation.clone();
+            spec.generation = known.spec.generation.clone();
         }
+        let spec = Arc::new(spec);
         let known = Known {
-            value: item.clone(),
+            spec: Arc::clone(&spec),
+            revision: item.mod_revision,
             under_faas: faas,
-            generation: spec.generation.clone(),
-            labels: spec.labels.clone(),
+            fingerprint,
         };
         self.known.insert(id, known);
-        Some(Event::Upsert(Box::new(spec)))
+        Some(Event::Upsert(spec))
     }
 
     fn label_changed(&mut self, key: LabelKey, change: &Change) -> Option<Event> {
@@ -206,15 +207,11 @@ impl Catalogue {
         }
         let labels = self.labels_of(&id);
         let known = self.known.get_mut(&id)?;
-        if known.labels == labels {
+        if known.spec.labels == labels {
             return None;
         }
-        known.labels.clone_from(&labels);
-        // It was read before.
-        let mut spec = read(&id, known.under_faas, &known.value).ok()?;
-        spec.generation = known.generation.clone();
-        spec.labels = labels;
-        Some(Event::Upsert(Box::new(spec)))
+        Arc::make_mut(&mut known.spec).labels = labels;
+        Some(Event::Upsert(Arc::clone(&known.spec)))
     }
 
     fn labels_of(&self, id: &FunctionId) -> Vec<LabelledScale> {
@@ -299,46 +296,6 @@ fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<Func
         code: code(&value.code_meta_data),
         environment: environment(&value.env_meta_data),
     })
-}
-
-/// What an update may change while the instances stay, and says that it is no other update.
-const FREE: [&str; 5] = [
-    "/funcMetaData/description",
-    "/instanceMetaData/minInstance",
-    "/instanceMetaData/maxInstance",
-    "/extendedMetaData/instance_meta_data/minInstance",
-    "/extendedMetaData/instance_meta_data/maxInstance",
-];
-/// What every update changes.
-const EVERY: [&str; 4] = [
-    "/funcMetaData/revisionId",
-    "/funcMetaData/functionUpdateTime",
-    "/funcMetaData/versionDescription",
-    "/funcMetaData/codeSize",
-];
-
-/// Whether instances of the value `before` serve the value `after` as well: bounds or description
-/// were changed, and nothing else. An update that changes nothing is one of code in its place.
-fn keeps_instances(before: &[u8], after: &[u8]) -> bool {
-    let (Ok(mut before), Ok(mut after)) = (
-        serde_json::from_slice::<Value>(before),
-        serde_json::from_slice::<Value>(after),
-    ) else {
-        return false;
-    };
-    let mut take = |pointer: &str| {
-        let take = |value: &mut Value| value.pointer_mut(pointer).map(Value::take);
-        (take(&mut before), take(&mut after))
-    };
-    for pointer in EVERY {
-        take(pointer);
-    }
-    let mut changed = false;
-    for pointer in FREE {
-        let (before, after) = take(pointer);
-        changed |= before != after;
-    }
-    changed && before == after
 }
 
 fn custom_resources(text: &str) -> Vec<(String, i64)> {

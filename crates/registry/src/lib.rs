@@ -11,6 +11,7 @@
 mod catalogue;
 mod clock;
 mod config;
+mod fingerprint;
 mod functions;
 mod index;
 mod keyring;

@@ -89,8 +89,8 @@ impl Scheduler {
     }
 
     /// Adds a function or changes it. Its minimum of instances starts at once.
-    pub fn upsert(&self, spec: FunctionSpec) {
-        let spec = Arc::new(spec);
+    pub fn upsert(&self, spec: impl Into<Arc<FunctionSpec>>) {
+        let spec = spec.into();
         let function = match self
             .functions
             .shard(&spec.id)

@@ -56,7 +56,7 @@ impl Follower {
                         self.drivers.prepare(&spec.runtime);
                         prepared.insert(spec.runtime.clone());
                     }
-                    self.scheduler.upsert(*spec);
+                    self.scheduler.upsert(spec);
                 }
                 Event::Remove(id) => self.scheduler.remove(&id),
             }

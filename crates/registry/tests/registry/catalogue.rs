@@ -22,7 +22,7 @@ async fn events(catalogue: &mut Catalogue, count: usize) -> Vec<Event> {
 
 async fn spec(catalogue: &mut Catalogue) -> FunctionSpec {
     match events(catalogue, 1).await.remove(0) {
-        Event::Upsert(spec) => *spec,
+        Event::Upsert(spec) => Arc::unwrap_or_clone(spec),
         Event::Remove(id) => panic!("{id} was removed"),
     }
 }

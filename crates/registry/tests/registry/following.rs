@@ -40,7 +40,7 @@ impl Follower {
                         let id = spec.id.to_string();
                         let labels: Vec<_> = spec.labels.iter().map(|l| l.label.as_str()).collect();
                         self.events.push(format!("+{id} [{}]", labels.join(" ")));
-                        self.functions.insert(id, *spec);
+                        self.functions.insert(id, Arc::unwrap_or_clone(spec));
                     }
                     Event::Remove(id) => {
                         self.events.push(format!("-{id}"));

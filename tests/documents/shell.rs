@@ -86,7 +86,7 @@ impl Shell {
         let where_ = format!("line {}: {}", step.line, step.command);
         println!("{where_}");
         let log = self.site.path().join(format!("step-{}.log", step.line));
-        let mut child = self.spawn(&step.command, &log);
+        let mut child = self.spawn(step, &log);
         if step.background {
             self.wait_until_ready(&mut child, &where_, &log).await;
             eventually(
@@ -131,7 +131,8 @@ impl Shell {
         }
     }
 
-    fn spawn(&self, command: &str, log: &Path) -> Child {
+    fn spawn(&self, step: &Step, log: &Path) -> Child {
+        let command = &step.command;
         let here = self.site.path().join("here");
         // Cargo works on the repository itself; everything else on the copy, where each command
         // starts in the folder in which the one before it ended.
@@ -142,7 +143,13 @@ impl Shell {
             let last = last.map_or_else(|| self.folder.clone(), |text| text.trim_end().into());
             (last, format!("\npwd >{}", here.display()))
         };
-        let script = format!("{}{remember}", self.on_real_ports(command));
+        let command = self.on_real_ports(command);
+        let script = if step.background {
+            // In the shell's place, so that whoever ends the shell ends the command.
+            format!("exec {command}")
+        } else {
+            format!("{command}{remember}")
+        };
         let file = File::create(log).expect("the site is writable");
         let programs = binary()
             .parent()

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::console::Console;
 
-const TEMPLATES: [&str; 4] = ["hello", "http", "stream", "async"];
+const TEMPLATES: [&str; 6] = ["hello", "http", "stream", "async", "node", "shell"];
 
 #[tokio::test]
 async fn each_template_can_be_deployed_and_called_as_its_readme_says() {

@@ -61,6 +61,21 @@ async fn the_uptime_example_does_what_it_says() {
     run("examples/uptime/README.md").await;
 }
 
+#[tokio::test]
+async fn the_csv_chart_example_does_what_it_says() {
+    run("examples/csv-chart/README.md").await;
+}
+
+#[tokio::test]
+async fn the_spelling_example_does_what_it_says() {
+    run("examples/spelling/README.md").await;
+}
+
+#[tokio::test]
+async fn the_top_words_example_does_what_it_says() {
+    run("examples/top-words/README.md").await;
+}
+
 #[test]
 fn no_document_is_without_a_test() {
     let tested = include_str!("main.rs");

@@ -46,6 +46,24 @@ const NEEDS: &[Need] = &[
         packages: &["bash"],
         purpose: "runs the examples' scripts and the documents' commands",
     },
+    Need {
+        name: "node",
+        probe: &["node", "--version"],
+        packages: &["nodejs"],
+        purpose: "runs the example in JavaScript",
+    },
+    Need {
+        name: "g++",
+        probe: &["g++", "--version"],
+        packages: &["g++"],
+        purpose: "compiles the example in C++",
+    },
+    Need {
+        name: "socat",
+        probe: &["socat", "-V"],
+        packages: &["socat"],
+        purpose: "runs the example in shell",
+    },
 ];
 
 /// Installs what is missing.

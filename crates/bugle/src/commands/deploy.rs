@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bugle_api::operator::Info;
 use bugle_api::{FunctionObject, FunctionRequest};
 use bugle_client::Operation;
-use bugle_types::Code;
+use bugle_types::{Code, Runtime};
 use clap::Args;
 
 use crate::failure::{Failure, Outcome, exit};
@@ -153,7 +153,9 @@ fn check_root(info: &Info, folder: &Path) -> Outcome {
 fn runtime(session: &Session, manifest: &Manifest, info: &Info) -> Outcome<String> {
     let known = || info.runtimes.iter().map(|runtime| runtime.name.as_str());
     if let Some(wanted) = &manifest.runtime {
-        if !known().any(|name| name == wanted) {
+        // Programs need no interpreter that the platform would know of.
+        let is_program = matches!(Runtime::from_name(wanted), Runtime::Program(_));
+        if !is_program && !known().any(|name| name == wanted) {
             // It may be installed later, or not exist at all: that the platform decides.
             let known: Vec<&str> = known().collect();
             session.note(&format!(

@@ -71,6 +71,7 @@ impl Bench {
             roots: CodeRoots::new(&[dir.path().to_owned()], dir.path().join("cache")).unwrap(),
             logs: Arc::new(Nowhere),
             open_environment: Arc::new(|_, _| Ok(BTreeMap::new())),
+            confinement: bugle_instances::ConfinementConfig::default(),
             runtime_dir: dir.path().join("run"),
         };
         let urn: FunctionUrn = "sn:cn:yrk:default:function:0@svc@hello".parse().unwrap();

@@ -7,12 +7,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::sync::{Notify, oneshot};
 
 use crate::frame::{BODY_IS_JSON, Header, STREAM_WANTED, ToInstance};
@@ -99,8 +101,8 @@ impl Connection {
         (connection, started)
     }
 
-    /// Sends the START frame.
-    pub(crate) fn send_start(&self, message: Vec<u8>) {
+    /// Sends the START frame, with the tree of the code if the instance is to be shown one.
+    pub(crate) fn send_start(&self, message: Vec<u8>, code: Option<BorrowedFd<'_>>) {
         let header = Header {
             kind: ToInstance::Start,
             flags: 0,
@@ -108,12 +110,8 @@ impl Connection {
             id: 0,
             value: 0,
         };
-        self.send(
-            &mut self.state.lock(),
-            header,
-            &[Bytes::from(message)],
-            Bytes::new(),
-        );
+        let meta = [Bytes::from(message)];
+        self.send_with(&mut self.state.lock(), header, &meta, Bytes::new(), code);
     }
 
     /// Hands a call to the instance.
@@ -187,6 +185,18 @@ impl Connection {
     /// A failed write is not an error here: the pump sees the end of the process, and settles what
     /// is pending with its cause.
     fn send(&self, state: &mut State, header: Header, meta: &[Bytes], body: Bytes) {
+        self.send_with(state, header, meta, body, None);
+    }
+
+    /// The same with a descriptor, which is lost if the kernel does not take the beginning.
+    fn send_with(
+        &self,
+        state: &mut State,
+        header: Header,
+        meta: &[Bytes],
+        body: Bytes,
+        fd: Option<BorrowedFd<'_>>,
+    ) {
         let meta_len: usize = meta.iter().map(Bytes::len).sum();
         let lengths = (u32::try_from(meta_len), u32::try_from(body.len()));
         let (Ok(meta_len), Ok(body_len)) = lengths else {
@@ -196,7 +206,7 @@ impl Connection {
         };
         let head = header.encode(meta_len, body_len);
         let sent = if state.unsent.is_empty() {
-            self.try_send(&head, meta, &body)
+            self.try_send(&head, meta, &body, fd)
         } else {
             0
         };
@@ -222,18 +232,31 @@ impl Connection {
         self.unsent.notify_one();
     }
 
-    fn try_send(&self, head: &[u8], meta: &[Bytes], body: &[u8]) -> usize {
+    fn try_send(
+        &self,
+        head: &[u8],
+        meta: &[Bytes],
+        body: &[u8],
+        fd: Option<BorrowedFd<'_>>,
+    ) -> usize {
         let empty: &[u8] = &[];
         let part = |at: usize| IoSlice::new(meta.get(at).map_or(empty, |part| part));
         let slices = [IoSlice::new(head), part(0), part(1), IoSlice::new(body)];
-        self.write(&slices)
+        self.write(&slices, fd)
     }
 
     /// How many bytes the kernel took.
-    fn write(&self, slices: &[IoSlice<'_>]) -> usize {
-        let mut nothing = SendAncillaryBuffer::new(&mut []);
+    fn write(&self, slices: &[IoSlice<'_>], fd: Option<BorrowedFd<'_>>) -> usize {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let fds = fd.map(|fd| [fd]);
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if let Some(fds) = &fds
+            && !ancillary.push(SendAncillaryMessage::ScmRights(fds))
+        {
+            return 0;
+        }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        rustix::net::sendmsg(&self.socket, slices, &mut nothing, flags).unwrap_or(0)
+        rustix::net::sendmsg(&self.socket, slices, &mut ancillary, flags).unwrap_or(0)
     }
 
     /// Sends what is left over, as far as the kernel takes it.
@@ -245,7 +268,7 @@ impl Connection {
                 let sent = if len == 0 {
                     0
                 } else {
-                    self.write(&[IoSlice::new(part)])
+                    self.write(&[IoSlice::new(part)], None)
                 };
                 first.begun |= sent > 0;
                 first.advance(sent);

@@ -12,6 +12,7 @@
 
 mod call;
 mod child;
+mod confinement;
 mod connection;
 mod driver;
 mod drivers;
@@ -26,6 +27,7 @@ mod socket;
 mod stream;
 
 pub use call::{CallError, CallRequest, Reply, ReplyBody, StreamPart, StreamSink};
+pub use confinement::{Config as ConfinementConfig, Level, Network};
 pub use driver::{
     BoxFuture, Driver, Exit, ExitCause, Instance, InstanceId, LogLine, LogSink, LogStream,
     StartError, StartPhases, StartRequest, Started,

@@ -14,7 +14,8 @@ mod zygote;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +23,14 @@ use bugle_artifacts::CodeRoots;
 use bugle_types::{PythonVersion, Runtime};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::mount::OpenTreeFlags;
 use serde::Deserialize;
 use tokio::net::unix::pipe;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::Instant;
 
+use crate::confinement::{Confinement, Level};
 use crate::connection::{Connection, StartReport};
 use crate::environment::EnvironmentOpener;
 use crate::output::{Lines, LogLimits};
@@ -46,6 +49,9 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 /// How long after a start the next process is parked. A start with its first call takes less.
 const PARK_AFTER: Duration = Duration::from_millis(10);
 
+/// How a parent begins its last words when the kernel does not let it confine instances.
+const REFUSED: &str = "confine: ";
+
 /// What a driver needs from the rest of the platform.
 pub struct Dependencies {
     /// Where code may be.
@@ -56,6 +62,8 @@ pub struct Dependencies {
     pub open_environment: EnvironmentOpener,
     /// A directory of the platform's own; the Python side is written there.
     pub runtime_dir: PathBuf,
+    /// How instances are confined.
+    pub confinement: crate::ConfinementConfig,
 }
 
 impl fmt::Debug for Dependencies {
@@ -78,6 +86,7 @@ struct Shared {
     config: Config,
     dependencies: Dependencies,
     script: PathBuf,
+    confinement: Confinement,
     /// Where instances are read; the runtime on which their calls are made.
     runtime: Handle,
     parents: Mutex<HashMap<PythonVersion, Arc<AsyncMutex<Slot>>>>,
@@ -86,7 +95,7 @@ struct Shared {
 /// The parent of one version.
 #[derive(Debug, Default)]
 struct Slot {
-    interpreter: Option<PathBuf>,
+    interpreter: Option<Interpreter>,
     zygote: Option<Arc<Zygote>>,
     failed: Option<(Instant, String)>,
 }
@@ -103,9 +112,13 @@ impl PythonDriver {
     /// Outside of a tokio runtime.
     pub fn new(config: Config, dependencies: Dependencies) -> io::Result<Self> {
         let script = sources::write(&dependencies.runtime_dir.join("python"))?;
+        let stage = dependencies.runtime_dir.join("stage");
+        let mut code = dependencies.roots.roots().to_vec();
+        code.push(dependencies.roots.copies());
         Ok(Self {
             shared: Arc::new(Shared {
                 config,
+                confinement: Confinement::new(dependencies.confinement.clone(), stage, code),
                 dependencies,
                 script,
                 runtime: Handle::current(),
@@ -148,14 +161,13 @@ impl PythonDriver {
             return Err(StartError::Platform(message.clone()));
         }
         let interpreter = match &slot.interpreter {
-            Some(path) => path.clone(),
+            Some(interpreter) => interpreter.clone(),
             None => self.find_interpreter(version).await?,
         };
-        let config = &self.shared.config;
-        let limit = Duration::from_secs(config.interpreter_start_seconds);
-        match Zygote::start(&interpreter, &self.shared.script, &config.preload, limit).await {
-            Ok(zygote) => {
-                tracing::info!(runtime = %version, pid = zygote.pid(), "interpreter is warm");
+        match self.start_parent(&interpreter).await {
+            Ok((zygote, level)) => {
+                let pid = zygote.pid();
+                tracing::info!(runtime = %version, pid, confinement = ?level, "interpreter is warm");
                 slot.interpreter = Some(interpreter);
                 slot.zygote = Some(Arc::clone(&zygote));
                 slot.failed = None;
@@ -168,16 +180,44 @@ impl PythonDriver {
         }
     }
 
-    async fn find_interpreter(&self, version: PythonVersion) -> Result<PathBuf, StartError> {
+    /// A parent that confines its instances as far as the kernel lets it.
+    async fn start_parent(
+        &self,
+        interpreter: &Interpreter,
+    ) -> Result<(Arc<Zygote>, Level), String> {
+        let Shared {
+            config,
+            confinement,
+            script,
+            ..
+        } = &*self.shared;
+        let limit = Duration::from_secs(config.interpreter_start_seconds);
+        loop {
+            let level = confinement.level();
+            let plan = confinement.plan(&interpreter.prefix)?;
+            let command = zygote::Command {
+                interpreter: &interpreter.path,
+                script,
+                preload: &config.preload,
+                plan: &plan,
+            };
+            let problem = match Zygote::start(&command, limit).await {
+                Ok(zygote) => return Ok((zygote, level)),
+                Err(problem) => problem,
+            };
+            let refused = problem.contains(REFUSED);
+            if !refused || !confinement.refused(level, &problem) {
+                return Err(problem);
+            }
+        }
+    }
+
+    async fn find_interpreter(&self, version: PythonVersion) -> Result<Interpreter, StartError> {
         let shared = Arc::clone(&self.shared);
         let found = tokio::task::spawn_blocking(move || {
             let places = discover::places(&shared.config);
             match discover::find(version, &places) {
-                Some(Interpreter {
-                    path,
-                    problem: None,
-                    ..
-                }) => Ok(path),
+                Some(found @ Interpreter { problem: None, .. }) => Ok(found),
                 Some(Interpreter {
                     path,
                     problem: Some(problem),
@@ -203,13 +243,13 @@ impl PythonDriver {
                 "{runtime} is not a Python runtime"
             )));
         };
-        let message = self.message(&request).await?;
+        let (message, code) = self.message(&request).await?;
         let zygote = self.parent(version).await?;
         let forked = zygote
             .take()
             .map_err(|error| StartError::Platform(format!("a socket for an instance: {error}")))?;
         self.park_later(zygote);
-        self.bring_up(&request, forked, message, began).await
+        self.bring_up(&request, forked, message, code, began).await
     }
 
     /// Replaces what was taken, when the start and its first call need the processor no more.
@@ -222,19 +262,29 @@ impl PythonDriver {
     }
 
     /// Where the code is, and everything else the instance has to know.
-    async fn message(&self, request: &StartRequest) -> Result<Vec<u8>, StartError> {
+    async fn message(
+        &self,
+        request: &StartRequest,
+    ) -> Result<(Vec<u8>, Option<OwnedFd>), StartError> {
         let dependencies = &self.shared.dependencies;
         let spec = &request.spec;
         let (roots, wanted) = (dependencies.roots.clone(), Arc::clone(spec));
         // The code may be on a file system that does not answer.
-        let code =
-            tokio::task::spawn_blocking(move || roots.resolve(&wanted.code, &wanted.generation))
-                .await
-                .map_err(|error| StartError::Platform(error.to_string()))?
-                .map_err(|error| StartError::Unsupported(bugle_types::report(&error)))?;
+        let show = self.shared.confinement.shows_code();
+        let found = tokio::task::spawn_blocking(move || {
+            let code = roots.resolve(&wanted.code, &wanted.generation);
+            let code =
+                code.map_err(|error| StartError::Unsupported(bugle_types::report(&error)))?;
+            let tree = if show { Some(tree(&code)?) } else { None };
+            Ok((code, tree))
+        });
+        let (code, tree) = found
+            .await
+            .map_err(|error| StartError::Platform(error.to_string()))??;
         let user = (dependencies.open_environment)(&spec.id, &spec.environment)
             .map_err(StartError::Platform)?;
-        start::message(request, &code, &user).map_err(StartError::Unsupported)
+        let message = start::message(request, &code, &user).map_err(StartError::Unsupported)?;
+        Ok((message, tree))
     }
 
     /// Gives a process its function, and waits until it is ready.
@@ -243,6 +293,7 @@ impl PythonDriver {
         request: &StartRequest,
         forked: Forked,
         message: Vec<u8>,
+        code: Option<OwnedFd>,
         began: Instant,
     ) -> Result<Started, StartError> {
         let child = Arc::clone(&forked.child);
@@ -259,7 +310,8 @@ impl PythonDriver {
             Arc::clone(&child),
             exit.subscribe(),
         );
-        connection.send_start(message);
+        connection.send_start(message, code.as_ref().map(AsFd::as_fd));
+        drop(code);
         let pump = Pump {
             connection,
             output,
@@ -323,6 +375,19 @@ struct Ready {
 struct Failed {
     message: String,
     trace: Option<String>,
+    /// Whether it was not the user's code that failed.
+    platform: bool,
+}
+
+/// A mount of the directory that belongs to no place yet; the instance chooses where.
+fn tree(code: &Path) -> Result<OwnedFd, StartError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    rustix::mount::open_tree(rustix::fs::CWD, code, flags).map_err(|errno| {
+        let code = code.display();
+        StartError::Platform(format!("{code} cannot be shown to an instance: {errno}"))
+    })
 }
 
 fn phases(report: StartReport, began: Instant) -> Result<StartPhases, StartError> {
@@ -346,8 +411,14 @@ fn phases(report: StartReport, began: Instant) -> Result<StartPhases, StartError
             })
         }
         Err(meta) => {
-            let Failed { message, trace } =
-                serde_json::from_slice(&meta).map_err(|error| unreadable(&meta, error))?;
+            let Failed {
+                message,
+                trace,
+                platform,
+            } = serde_json::from_slice(&meta).map_err(|error| unreadable(&meta, error))?;
+            if platform {
+                return Err(StartError::Platform(message));
+            }
             Err(StartError::Initialization { message, trace })
         }
     }

@@ -19,6 +19,8 @@ mod ends;
 mod loading;
 #[path = "python/output.rs"]
 mod output;
+#[path = "python/processes.rs"]
+mod processes;
 #[path = "python/sources.rs"]
 mod sources;
 #[path = "python/streams.rs"]

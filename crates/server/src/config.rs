@@ -27,6 +27,8 @@ pub struct Config {
     pub python: bugle_instances::Config,
     /// Instances that are programs of their own.
     pub programs: bugle_instances::ProgramConfig,
+    /// How instances are confined.
+    pub confinement: bugle_instances::ConfinementConfig,
     /// Limits of functions and their names.
     pub registry: bugle_registry::Config,
     /// The embedded store.

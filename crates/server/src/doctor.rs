@@ -60,7 +60,7 @@ pub fn examine(config: &Config) -> Vec<Finding> {
     findings.push(descriptors());
     findings.extend(code_roots(config));
     findings.extend(interpreters(config));
-    findings.push(confinement());
+    findings.push(confinement(config));
     findings
 }
 
@@ -193,7 +193,12 @@ fn interpreters(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn confinement() -> Finding {
+fn confinement(config: &Config) -> Finding {
+    if config.confinement.enabled && rustix::process::geteuid().is_root() {
+        let uid = config.confinement.uid;
+        let text = format!("functions run as uid {uid} in namespaces of their own");
+        return Finding::ok("confinement", text);
+    }
     let user = rustix::process::getuid();
     let who = if user.is_root() {
         "root".to_owned()

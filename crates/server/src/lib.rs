@@ -294,6 +294,7 @@ fn data_plane(
         logs: Arc::clone(logs) as _,
         open_environment,
         runtime_dir: runtime_dir.clone(),
+        confinement: config.confinement.clone(),
     };
     let python = PythonDriver::new(config.python.clone(), dependencies).map_err(|source| {
         StartError::Folder {

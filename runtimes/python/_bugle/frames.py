@@ -77,6 +77,24 @@ class Channel(object):
                 return found
             self.fill()
 
+    def receive_start(self):
+        """Waits for the first frame; returns it and the descriptor beside it, or None for that."""
+        found = self.next_frame()
+        descriptor = None
+        while found is None:
+            if self._end == len(self._buffer):
+                self._compact(self._buffer)
+            count, control, _flags, _address = self._socket.recvmsg_into(
+                [self._view[self._end :]], socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+            )
+            if not count:
+                raise Closed()
+            if control:
+                (descriptor,) = struct.unpack("i", control[0][2])
+            self._end += count
+            found = self.next_frame()
+        return found, descriptor
+
     def next_frame(self):
         """Returns the next frame if it is complete in the buffer, else None."""
         start = self._start

@@ -21,7 +21,8 @@ _PR_SET_NAME = 15
 class Instance(object):
     """What does not depend on the function; made by the parent, used by the fork."""
 
-    def __init__(self):
+    def __init__(self, confinement):
+        self._confinement = confinement
         self._channel = frames.Channel()
         self._output = Output(self._channel)
 
@@ -33,12 +34,20 @@ class Instance(object):
         try:
             if not channel.waiting():
                 rehearse(threads.Host, output)
+            refused = self._park()
             # A parked instance waits here until a function needs it.
-            frame = channel.receive()
+            frame, code_fd = channel.receive_start()
         except (frames.Closed, OSError):
             os._exit(0)
         began = time.monotonic()
         start = json.loads(frame[5].decode("utf-8"))
+        try:
+            if refused is not None:
+                raise refused
+            self._confinement.finish(start["code"], code_fd)
+        except BaseException as error:
+            _report_refusal(channel, self._confinement.explain(error))
+            os._exit(1)
         try:
             _enter(start, prctl)
             host, phases = _load(start, Function(start, output), channel, output, began)
@@ -47,6 +56,15 @@ class Instance(object):
             os._exit(1)
         channel.send(frames.frame(frames.READY, meta=json.dumps(phases).encode("ascii")))
         _exit(_serve(start, host))
+
+
+    def _park(self):
+        """Returns why this process cannot become an instance; told when one is wanted."""
+        try:
+            self._confinement.park()
+            return None
+        except Exception as error:
+            return error
 
 
 def _serve(start, host):
@@ -113,7 +131,12 @@ def _report_failure(channel, output, error):
         message = "%s: %s" % (results.name_of(error), error)
     write_failure(trace or message)
     output.flush_all()
-    meta = {"message": message, "trace": trace}
+    meta = {"message": message, "trace": trace, "platform": False}
+    channel.send(frames.frame(frames.START_FAILED, meta=json.dumps(meta).encode("ascii")))
+
+
+def _report_refusal(channel, message):
+    meta = {"message": message, "trace": None, "platform": True}
     channel.send(frames.frame(frames.START_FAILED, meta=json.dumps(meta).encode("ascii")))
 
 

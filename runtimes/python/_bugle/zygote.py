@@ -11,6 +11,7 @@ its process group. When this process ends, the kernel kills the instances (`PR_S
 
 import errno
 import gc
+import json
 import os
 import resource
 import select
@@ -99,7 +100,9 @@ _PRELOAD = (
 )
 
 _PR_SET_PDEATHSIG = 1
-_PR_SET_NO_NEW_PRIVS = 38
+
+# The first message from the platform: how instances are confined.
+_MAX_PLAN = 256 * 1024
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -110,12 +113,15 @@ DATA_FD = 3
 def main(extra):
     """Runs until the platform closes the control socket."""
     _close_inherited()
+    control = _take_control_socket()
+    plan = json.loads(control.recv(_MAX_PLAN).decode("utf-8"))
     hooks = ForkHooks()
     for name in _preload(extra):
         sys.stderr.write("cannot import %s\n" % name)
+    zygote = Zygote(control, hooks, plan)
     # From here on nothing of the platform can be found by name; what is loaded stays.
     del sys.path[0]
-    Zygote(_take_control_socket(), hooks).run()
+    zygote.run()
 
 
 class ForkHooks(object):
@@ -191,16 +197,34 @@ def _load_prctl():
     return ctypes.CDLL(None, use_errno=True).prctl
 
 
+def _confine(plan):
+    """Prepares what the plan asks for; ends the process, saying why, where that is refused."""
+    try:
+        from _bugle.confine import Confinement
+    except ImportError as error:
+        sys.exit("confine: this interpreter lacks a module: %s" % error)
+    from _bugle.rehearsal import CODE
+
+    confinement = Confinement(plan)
+    try:
+        confinement.enter_parent(CODE)
+        confinement.rehearse()
+    except Exception as error:
+        sys.exit(confinement.explain(error))
+    return confinement
+
+
 class Zygote(object):
     """Answers the platform's requests and reports the ends of instances."""
 
-    def __init__(self, control, hooks):
+    def __init__(self, control, hooks, plan):
         self._control = control
         self._hooks = hooks
         # Imported here and not above, so that its imports find the hooks' keeper.
         from _bugle.instance import Instance
 
-        self._instance = Instance()
+        self._confinement = _confine(plan)
+        self._instance = Instance(self._confinement)
         self._pid = os.getpid()
         self._prctl = _load_prctl()
         self._pids = {}  # id -> process id
@@ -262,6 +286,7 @@ class Zygote(object):
 
     def _fork(self, ident, fds):
         try:
+            self._confinement.before_fork()
             pid = os.fork()
         except OSError as error:
             self._report(_FORK_FAILED, error.errno, ident, 0)
@@ -278,15 +303,14 @@ class Zygote(object):
             os.setsid()
             if self._prctl is not None:
                 self._prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-                self._prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-                # The parent may have ended before the line above.
-                if os.getppid() != self._pid:
+                # The parent may have ended before the line above. In a process namespace of its
+                # own an instance does not see its parent; it sees its socket close.
+                if os.getppid() not in (0, self._pid):
                     os._exit(1)
             signal.set_wakeup_fd(-1)
             for number in _IGNORED + (signal.SIGCHLD,):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            _be_first_out_of_memory()
             _arrange_descriptors(*fds)
             self._hooks.install()
             gc.enable()
@@ -342,17 +366,6 @@ def _kill_group(pid):
     try:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        pass
-
-
-def _be_first_out_of_memory():
-    """When the machine runs out of memory, an instance goes before the platform does."""
-    try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(fd, b"500")
-        os.close(fd)
-    except OSError:
-        # Not allowed here; then the kernel chooses by size alone.
         pass
 
 

@@ -14,7 +14,8 @@ const MINORS: std::ops::RangeInclusive<u8> = 6..=13;
 
 /// Prints the version and the path of the interpreter that runs it.
 const PROBE: &str = "import sys; print('.'.join(map(str, sys.version_info[:3]))); \
-                     print(sys.implementation.name); print(sys.executable)";
+                     print(sys.implementation.name); print(sys.executable); \
+                     print(sys.base_prefix)";
 
 /// An interpreter that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Interpreter {
     pub version: PythonVersion,
     /// Where it is.
     pub path: PathBuf,
+    /// The folder it is installed in; its library is below.
+    pub prefix: PathBuf,
     /// Its version in full, such as `3.11.7`; empty when it could not be run.
     pub full_version: String,
     /// Why it cannot be used, if so.
@@ -95,6 +98,7 @@ fn probe(version: PythonVersion, path: &Path) -> Interpreter {
     let problem = |problem: String| Interpreter {
         version,
         path: path.to_owned(),
+        prefix: PathBuf::new(),
         full_version: String::new(),
         problem: Some(problem),
     };
@@ -136,6 +140,7 @@ fn probe(version: PythonVersion, path: &Path) -> Interpreter {
     Interpreter {
         version,
         path: path.into(),
+        prefix: lines.next().unwrap_or_default().into(),
         full_version: full.to_owned(),
         problem: None,
     }

@@ -22,11 +22,12 @@ use rustix::net::{
 };
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
-use tokio::process::{Child as Process, ChildStderr, Command};
+use tokio::process::{Child as Process, ChildStderr};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::child::{Child, Ended, Parent};
+use crate::confinement::Plan;
 
 const REQUEST_LEN: usize = 16;
 const REPORT_LEN: usize = 24;
@@ -61,6 +62,24 @@ pub(super) struct Zygote {
     pid: u32,
 }
 
+/// How to start a parent.
+pub(super) struct Command<'a> {
+    pub(super) interpreter: &'a Path,
+    pub(super) script: &'a Path,
+    pub(super) preload: &'a [String],
+    /// How its instances are confined.
+    pub(super) plan: &'a Plan,
+}
+
+impl Command<'_> {
+    /// Puts the plan into the socket that the process will read.
+    fn send_plan(&self, control: &OwnedFd) -> io::Result<()> {
+        let plan = serde_json::to_vec(self.plan)?;
+        rustix::net::send(control, &plan, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
 struct Request {
     kind: u8,
@@ -83,12 +102,8 @@ impl Zygote {
     /// # Errors
     ///
     /// What failed, with what the interpreter wrote to its standard error.
-    pub(super) async fn start(
-        interpreter: &Path,
-        script: &Path,
-        preload: &[String],
-        limit: Duration,
-    ) -> Result<Arc<Self>, String> {
+    pub(super) async fn start(command: &Command<'_>, limit: Duration) -> Result<Arc<Self>, String> {
+        let interpreter = command.interpreter;
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -96,7 +111,10 @@ impl Zygote {
             None,
         )
         .map_err(|error| format!("a socket for {}: {error}", interpreter.display()))?;
-        let mut process = spawn(interpreter, script, preload, theirs)
+        command
+            .send_plan(&ours)
+            .map_err(|error| format!("a plan for {}: {error}", interpreter.display()))?;
+        let mut process = spawn(command, theirs)
             .map_err(|error| format!("start {}: {error}", interpreter.display()))?;
         let mut stderr = process.stderr.take();
         // tokio has no type for a socket of whole messages; it only watches this one, and what is
@@ -316,18 +334,13 @@ impl Parent for Zygote {
     }
 }
 
-fn spawn(
-    interpreter: &Path,
-    script: &Path,
-    preload: &[String],
-    control: OwnedFd,
-) -> io::Result<Process> {
+fn spawn(command: &Command<'_>, control: OwnedFd) -> io::Result<Process> {
     // Its end is not tied to this struct: the closed control socket ends it, after it has killed
     // the instances with everything they started.
-    Command::new(interpreter)
+    tokio::process::Command::new(command.interpreter)
         .args(["-I", "-S", "-B"])
-        .arg(script)
-        .args(preload)
+        .arg(command.script)
+        .args(command.preload)
         .env_clear()
         .env("LANG", "C.UTF-8")
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")

@@ -5,25 +5,8 @@ use std::time::Duration;
 
 use bugle_instances::{CallError, ExitCause};
 
+use crate::processes::{gone, instances, is_alive, outside, parent};
 use crate::support::{Machine, json, on_every_interpreter, on_old_and_new};
-
-/// Whether the process is there and is no zombie.
-fn is_alive(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or("")
-            .trim()
-            .starts_with('Z')
-    })
-}
-
-async fn gone(pid: u32) {
-    while is_alive(pid) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 #[test]
 fn a_killed_instance_is_gone_with_everything_it_started() {
@@ -31,7 +14,8 @@ fn a_killed_instance_is_gone_with_everything_it_started() {
         let source = "import subprocess\ndef handler(event, context):\n    \
                       return subprocess.Popen(['sleep', '600']).pid\n";
         let instance = machine.start(source).await.unwrap();
-        let child: u32 = instance.answer("{}").await.parse().unwrap();
+        let child = instance.answer("{}").await.parse().unwrap();
+        let child = outside(instance.instance.pid().unwrap(), child);
         assert!(is_alive(child));
         instance.instance.kill();
         let exit = instance.instance.exited().await;
@@ -48,10 +32,9 @@ fn the_calls_of_a_process_that_ends_are_told_how() {
     on_every_interpreter(|machine: Machine| async move {
         for (end, cause) in [
             ("os._exit(3)", ExitCause::Code(3)),
-            ("os.kill(os.getpid(), 11)", ExitCause::Signal(11)),
-            ("os.abort()", ExitCause::Signal(6)),
+            ("ctypes.string_at(0)", ExitCause::Signal(11)),
         ] {
-            let source = format!("import os\ndef handler(event, context):\n    {end}\n");
+            let source = format!("import ctypes, os\ndef handler(event, context):\n    {end}\n");
             let instance = machine.start(&source).await.unwrap();
             let error = instance.call(b"{}").await.unwrap_err();
             assert_eq!(error, CallError::Exited(cause.clone()));
@@ -212,11 +195,12 @@ fn be_the_platform() {
         let mut pids: Vec<u32> = Vec::new();
         for interpreter in crate::support::interpreters() {
             let machine = Machine::new(bugle_types::Runtime::Python(interpreter.version));
-            let source = "import os, subprocess\ndef handler(event, context):\n    \
-                          return [os.getpid(), os.getppid(), subprocess.Popen(['sleep', '600']).pid]\n";
+            let source = "import subprocess\ndef handler(event, context):\n    \
+                          return subprocess.Popen(['sleep', '600']).pid\n";
             let instance = machine.start(source).await.unwrap();
-            let three: Vec<u32> = serde_json::from_str(&instance.answer("{}").await).unwrap();
-            pids.extend(three);
+            let child = instance.answer("{}").await.parse().unwrap();
+            let pid = instance.instance.pid().unwrap();
+            pids.extend([pid, parent(pid), outside(pid, child)]);
             all.push((machine, instance));
         }
         println!("pids {}", serde_json::to_string(&pids).unwrap());
@@ -227,12 +211,16 @@ fn be_the_platform() {
 #[test]
 fn when_the_parent_dies_its_instances_are_told_and_it_is_replaced() {
     on_every_interpreter(|machine: Machine| async move {
-        let source = "import os, signal\ndef handler(event, context):\n    \
-                      os.kill(os.getppid(), signal.SIGKILL)\n    signal.pause()\n";
+        let source = "import signal\ndef handler(event, context):\n    signal.pause()\n";
         let instance = machine.start(source).await.unwrap();
-        let error = instance.call(b"{}").await.unwrap_err();
-        assert_eq!(error, CallError::Exited(ExitCause::Signal(9)));
         let pid = instance.instance.pid().unwrap();
+        let (called, ()) = tokio::join!(instance.call(b"{}"), async {
+            let parent = i32::try_from(parent(pid)).unwrap();
+            let parent = rustix::process::Pid::from_raw(parent).unwrap();
+            rustix::process::kill_process(parent, rustix::process::Signal::KILL).unwrap();
+        });
+        let error = called.unwrap_err();
+        assert_eq!(error, CallError::Exited(ExitCause::Signal(9)));
         gone(pid).await;
         let next = machine
             .start("def handler(event, context):\n    return 'again'\n")
@@ -268,34 +256,34 @@ fn an_instance_that_closes_its_socket_is_ended() {
 #[test]
 fn a_start_that_is_given_up_leaves_nothing_behind() {
     on_old_and_new(|machine: Machine| async move {
-        let source = "import os, time\nprint(os.getpid())\ntime.sleep(600)\n";
-        let function = machine.function(source);
-        let pid = {
+        let function = machine.function("import time\nprint('begun')\ntime.sleep(600)\n");
+        let begun = {
             let start = function.start();
             tokio::pin!(start);
             tokio::select! {
                 _ = &mut start => panic!("it has started"),
-                line = machine.log.line("") => line.text.parse().unwrap(),
+                _ = machine.log.line("begun") => instances(),
             }
         };
-        gone(pid).await;
+        assert_eq!(begun.len(), 1);
+        gone(begun[0]).await;
     });
 }
 
 #[test]
 fn many_starts_leave_no_descriptors_behind() {
     on_old_and_new(|machine: Machine| async move {
-        let source = "import os\ndef handler(event, context):\n    \
-                      return len(os.listdir('/proc/%d/fd' % os.getppid()))\n";
-        let own = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let open = |of: &str| std::fs::read_dir(format!("/proc/{of}/fd")).unwrap().count();
         let mut seen: Vec<(usize, usize)> = Vec::new();
         for _ in 0..60 {
+            let source = "def handler(event, context): pass\n";
             let instance = machine.start(source).await.unwrap();
-            let of_parent = instance.answer("{}").await.parse().unwrap();
+            let parent = parent(instance.instance.pid().unwrap());
+            let of_parent = open(&parent.to_string());
             instance.instance.kill();
             instance.instance.exited().await;
             drop(instance);
-            seen.push((own(), of_parent));
+            seen.push((open("self"), of_parent));
         }
         // Both have a few more while a process is being parked.
         let least = |seen: &[(usize, usize)]| {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bugle_artifacts::CodeRoots;
 use bugle_instances::{
-    CallError, CallRequest, Config, Driver, Instance, InstanceId, Interpreter, LogLine, LogSink,
-    ProgramConfig, ProgramDependencies, ProgramDriver, PythonDependencies, PythonDriver, Reply,
-    ReplyBody, StartError, StartPhases, StartRequest,
+    CallError, CallRequest, Config, ConfinementConfig, Driver, Instance, InstanceId, Interpreter,
+    LogLine, LogSink, ProgramConfig, ProgramDependencies, ProgramDriver, PythonDependencies,
+    PythonDriver, Reply, ReplyBody, StartError, StartPhases, StartRequest,
 };
 use bugle_types::{
     CodeLocation, FunctionId, FunctionSpec, FunctionUrn, Generation, Hook, Kind, Resources,
@@ -153,6 +153,7 @@ impl Machine {
                 Ok(pairs.collect::<BTreeMap<_, _>>())
             }),
             runtime_dir: dir.path().join("run"),
+            confinement: ConfinementConfig::default(),
         };
         let driver = PythonDriver::new(Config::default(), dependencies).unwrap();
         Self {

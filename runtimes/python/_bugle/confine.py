@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes away from an instance what it does not need, before any user code runs in it.
+
+The platform decides: it sends a *plan* (`crates/instances/src/confinement/plan.rs`), a flat JSON
+object. Nothing is chosen here, and a step that fails ends the process that tried it.
+
+The work is split by when it can be done. The parent makes a view of the file system once
+(`enter_parent`). A fork gets namespaces and a private root while it is parked (`park`). What
+depends on the function, its code, and what takes the rights away comes last (`finish`), and is
+all that a cold start waits for.
+"""
+
+import ctypes
+import os
+import platform
+import resource
+import signal
+import struct
+import threading
+
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_MS_REMOUNT, _MS_BIND, _MS_MOVE, _MS_REC, _MS_PRIVATE = 0x20, 0x1000, 0x2000, 0x4000, 0x40000
+_MNT_DETACH = 2
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_NOEXEC = 1, 2, 4, 8
+
+_NEWNS = 0x00020000
+_NEWUSER = 0x10000000
+_NEWPID = 0x20000000
+_NEWNET = 0x40000000
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_SECCOMP = 22
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECCOMP_MODE_FILTER = 2
+_CAPABILITY_VERSION_3 = 0x20080522
+_LAST_CAPABILITY = 63
+
+_SYS_MOVE_MOUNT = 429
+_SYS_MOUNT_SETATTR = 442
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(platform.machine(), -1)
+
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP_RUNNING = 0x1 | 0x40
+
+# Where a fork builds its root, in the parent's view.
+_STAGE = "/.root"
+
+
+class Refused(Exception):
+    """The kernel did not allow a step."""
+
+
+class Confinement(object):
+    """Carries out one plan."""
+
+    def __init__(self, plan):
+        self._plan = plan
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        # Without these, every argument would be taken for a C int.
+        self._libc.mount.argtypes = (ctypes.c_char_p,) * 3 + (ctypes.c_ulong, ctypes.c_char_p)
+        self._libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+        self._libc.prctl.argtypes = (ctypes.c_int,) + (ctypes.c_ulong,) * 4
+        self._pid_namespace = -1
+        self._moves = []
+        code = bytes.fromhex(plan["seccomp"])
+        # The kernel reads the filter through these two; they have to stay alive.
+        self._filter = ctypes.create_string_buffer(code, len(code))
+        self._program = struct.pack(
+            "@HP", len(code) // 8, ctypes.addressof(self._filter)
+        )
+
+    # In the parent.
+
+    def enter_parent(self, rehearsal):
+        """Gives the parent its own view of the file system, with what an instance may read.
+
+        The parent sees the directory `rehearsal` beside that, where it was.
+        """
+        plan = self._plan
+        if plan["user"] == "namespace":
+            self._enter_user_namespace()
+        if plan["pid_namespace"]:
+            self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        if plan["mounts"] is None:
+            return
+        self._unshare(_NEWNS, "mount namespace")
+        self._mount(None, "/", None, _MS_REC | _MS_PRIVATE)
+        stage = plan["mounts"]["stage"]
+        self._mount("tmpfs", stage, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=4m")
+        os.mkdir(stage + _STAGE)
+        self._make_etc(stage)
+        self._make_dev(stage)
+        for path in plan["mounts"]["binds"]:
+            self._bind_read_only(path, stage + path, True)
+            self._moves.append(path)
+        for path, target in plan["mounts"]["links"]:
+            os.symlink(target, stage + path)
+        self._bind_read_only(rehearsal, stage + rehearsal, False)
+        self._pivot(stage)
+
+    def rehearse(self):
+        """Confines a process as an instance is, to learn now whether the kernel lets us.
+
+        Raises `Refused` with what it said.
+        """
+        read, write = os.pipe()
+        self.before_fork()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self.park()
+                self.finish("", None)
+            except BaseException as error:
+                os.write(write, self.explain(error).encode("utf-8"))
+            finally:
+                os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            problem = pipe.read().decode("utf-8")
+        _pid, status = os.waitpid(pid, 0)
+        if problem or status:
+            raise Refused(problem or "confine: a trial ended with status %d" % status)
+
+    @staticmethod
+    def explain(error):
+        """One line for the operator."""
+        if isinstance(error, Refused):
+            return str(error)
+        return "confine: %s: %s" % (type(error).__name__, error)
+
+    def before_fork(self):
+        """Makes the next fork the first process of a process namespace of its own."""
+        if self._pid_namespace < 0:
+            return
+        # A second namespace can only be asked for when the next child is not in one already.
+        self._check(self._libc.setns(self._pid_namespace, _NEWPID), "enter the process namespace")
+        self._unshare(_NEWPID, "process namespace")
+
+    def _enter_user_namespace(self):
+        uid, gid = os.geteuid(), os.getegid()
+        self._unshare(_NEWUSER, "user namespace")
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", "%d %d 1" % (self._plan["uid"], uid))
+        _write("/proc/self/gid_map", "%d %d 1" % (self._plan["gid"], gid))
+
+    def _make_etc(self, stage):
+        etc = stage + "/etc"
+        os.mkdir(etc)
+        self._mount("tmpfs", etc, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=1m")
+        for name, text in self._plan["mounts"]["files"]:
+            with open(etc + "/" + name, "w") as file:
+                file.write(text)
+        for name in self._plan["mounts"]["etc"]:
+            self._bind_read_only("/etc/" + name, etc + "/" + name, False)
+        self._remount_read_only(etc, _ATTR_NOEXEC)
+        self._moves.append("/etc")
+
+    def _make_dev(self, stage):
+        dev = stage + "/dev"
+        os.mkdir(dev)
+        self._mount("tmpfs", dev, "tmpfs", _MS_NOSUID | _MS_NOEXEC, "mode=755,size=64k")
+        for name in ("null", "zero", "full", "random", "urandom"):
+            os.close(os.open(dev + "/" + name, os.O_CREAT | os.O_WRONLY, 0o666))
+            self._mount("/dev/" + name, dev + "/" + name, None, _MS_BIND)
+        for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+            os.symlink("/proc/self/fd" + target, dev + "/" + name)
+        os.mkdir(dev + "/shm")
+        self._moves.append("/dev")
+
+    def _bind_read_only(self, source, target, exec_too):
+        if os.path.isdir(source):
+            os.makedirs(target, 0o755, exist_ok=True)
+        else:
+            os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+        self._mount(source, target, None, _MS_BIND | _MS_REC)
+        attributes = _ATTR_NODEV if exec_too else _ATTR_NODEV | _ATTR_NOEXEC
+        self._set_attributes(_AT_FDCWD, target, attributes)
+
+    # In a fork that is parked.
+
+    def park(self):
+        """Gives this process everything of its own that does not depend on the function."""
+        plan = self._plan
+        if plan["namespaces"]:
+            self._unshare(plan["namespaces"], "namespaces")
+        if plan["namespaces"] & _NEWNET:
+            self._raise_loopback()
+        if plan["hostname"]:
+            name = plan["hostname"].encode("ascii")
+            self._check(self._libc.sethostname(name, len(name)), "set the host name")
+        if plan["mounts"] is not None:
+            self._make_root(plan["mounts"])
+        _be_first_out_of_memory()
+        if plan["mounts"] is not None:
+            self._set_attributes(_AT_FDCWD, "/proc", _ATTR_NODEV | _ATTR_NOEXEC)
+        for name, value in plan["limits"]:
+            _lower_limit(getattr(resource, "RLIMIT_" + name), value)
+        if not plan["drop_capabilities"]:
+            return
+        for capability in range(_LAST_CAPABILITY + 1):
+            # Numbers that this kernel does not have are refused, and not needed.
+            self._libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+    def _make_root(self, mounts):
+        self._mount(
+            "tmpfs", _STAGE, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=1m,nr_inodes=1k"
+        )
+        for path in ("/proc", "/tmp"):
+            os.mkdir(_STAGE + path)
+        options = "mode=1777,size=%d,nr_inodes=%d"
+        flags = _MS_NOSUID | _MS_NODEV
+        inodes = mounts["inodes"]
+        self._mount(
+            "tmpfs", _STAGE + "/tmp", "tmpfs", flags, options % (mounts["tmp_bytes"], inodes)
+        )
+        for path in self._moves:
+            target = _STAGE + path
+            if os.path.isdir(path):
+                os.makedirs(target, 0o755, exist_ok=True)
+            else:
+                os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+            self._mount(path, target, None, _MS_MOVE)
+        for path, target in mounts["links"]:
+            os.symlink(target, _STAGE + path)
+        flags |= _MS_NOEXEC
+        self._mount("proc", _STAGE + "/proc", "proc", flags, "hidepid=2")
+        self._mount(
+            "tmpfs", _STAGE + "/dev/shm", "tmpfs", flags, options % (mounts["shm_bytes"], inodes)
+        )
+        self._pivot(_STAGE)
+        self._set_attributes(_AT_FDCWD, "/dev", _ATTR_NOEXEC, recursive=False)
+
+    def _raise_loopback(self):
+        import fcntl
+        import socket
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            request = struct.pack("16sH22x", b"lo", _IFF_UP_RUNNING)
+            fcntl.ioctl(any_socket.fileno(), _SIOCSIFFLAGS, request)
+
+    # In a fork that was given a function.
+
+    def finish(self, code, code_fd):
+        """Shows the code, if there is a tree to show, and gives up every right for good."""
+        plan = self._plan
+        if threading.active_count() != 1:
+            # Rights belong to threads: another one would keep them.
+            raise Refused("confine: the process has more than one thread")
+        if plan["mounts"] is not None:
+            if code_fd is not None:
+                self._show_code(code, code_fd)
+            self._remount_read_only("/", 0)
+        if code_fd is not None:
+            os.close(code_fd)
+        if plan["user"] == "switch":
+            os.setgroups([])
+            os.setresgid(plan["gid"], plan["gid"], plan["gid"])
+            os.setresuid(plan["uid"], plan["uid"], plan["uid"])
+        if plan["drop_capabilities"]:
+            self._drop_capabilities()
+        # A change of user takes both away. The second is what makes /proc/self one's own.
+        self._prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        self._prctl(_PR_SET_DUMPABLE, 1)
+        self._prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        if len(self._filter):
+            program = ctypes.create_string_buffer(self._program)
+            self._prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program))
+
+    def _show_code(self, code, code_fd):
+        os.makedirs(code, 0o755, exist_ok=True)
+        self._set_attributes(code_fd, "", _ATTR_NODEV)
+        moved = self._libc.syscall(
+            _SYS_MOVE_MOUNT, code_fd, b"", _AT_FDCWD, code.encode(), _MOVE_MOUNT_F_EMPTY_PATH
+        )
+        self._check(moved, "show the code at %s" % code)
+
+    def _drop_capabilities(self):
+        # Not there before Linux 4.3, and then there is nothing to clear.
+        self._libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
+        self._check(self._libc.capset(header, bytes(24)), "drop capabilities")
+
+    # Calls of the kernel.
+
+    def _pivot(self, root):
+        os.chdir(root)
+        self._check(self._libc.syscall(_SYS_PIVOT_ROOT, b".", b"."), "change the root")
+        # The old root lies over the new one until it is taken away.
+        self._check(self._libc.umount2(b".", _MNT_DETACH), "take the old root away")
+        os.chdir("/")
+
+    def _mount(self, source, target, kind, flags, options=None):
+        arguments = [text and text.encode() for text in (source, target, kind, options)]
+        done = self._libc.mount(arguments[0], arguments[1], arguments[2], flags, arguments[3])
+        self._check(done, "mount %s" % target)
+
+    def _remount_read_only(self, target, attributes):
+        self._set_attributes(_AT_FDCWD, target, attributes | _ATTR_NODEV, recursive=False)
+
+    def _set_attributes(self, fd, path, attributes, recursive=True):
+        attributes |= _ATTR_RDONLY | _ATTR_NOSUID
+        flags = (_AT_RECURSIVE if recursive else 0) | (0 if path else _AT_EMPTY_PATH)
+        wanted = struct.pack("<QQQQ", attributes, 0, _MS_PRIVATE, 0)
+        done = self._libc.syscall(
+            _SYS_MOUNT_SETATTR, fd, path.encode(), flags, wanted, ctypes.c_size_t(len(wanted))
+        )
+        self._check(done, "make %s read-only" % (path or "the code"))
+
+    def _unshare(self, flags, what):
+        self._check(self._libc.unshare(flags), "make a %s" % what)
+
+    def _prctl(self, option, value, more=0):
+        self._check(self._libc.prctl(option, value, more, 0, 0), "prctl %d" % option)
+
+    def _check(self, result, step):
+        if result < 0:
+            error = ctypes.get_errno()
+            raise Refused("confine: %s: %s" % (step, os.strerror(error)))
+
+
+def _be_first_out_of_memory():
+    """When the machine runs out of memory, an instance goes before the platform does."""
+    try:
+        _write("/proc/self/oom_score_adj", "500")
+    except OSError:
+        # Not allowed here; then the kernel chooses by size alone.
+        pass
+
+
+def _lower_limit(kind, value):
+    # The hard limit may be lower already, and only some may raise it.
+    _soft, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def _write(path, text):
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode("ascii"))
+    finally:
+        os.close(fd)

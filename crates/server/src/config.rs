@@ -172,6 +172,17 @@ pub enum Error {
         /// The address.
         address: SocketAddr,
     },
+    /// A range of ports without a port.
+    #[error(
+        "programs.first_port is {first} and programs.last_port is {last}; the first is at least 1 \
+         and not above the last"
+    )]
+    NoPorts {
+        /// The first port.
+        first: u16,
+        /// The last port.
+        last: u16,
+    },
     /// A code root that is no folder.
     #[error("server.code_roots: {} is not a folder that can be read", path.display())]
     CodeRoot {
@@ -436,6 +447,10 @@ fn check(config: &Config) -> Result<(), Error> {
         if !address.ip().is_loopback() && !server.insecure_listen_without_authentication {
             return Err(Error::NotLoopback { key, address });
         }
+    }
+    let (first, last) = (config.programs.first_port, config.programs.last_port);
+    if first == 0 || first > last {
+        return Err(Error::NoPorts { first, last });
     }
     for path in &server.code_roots {
         std::fs::read_dir(path).map_err(|source| Error::CodeRoot {

@@ -95,3 +95,12 @@ fn other_addresses_than_loopback_need_insistence() {
     let insist = format!("{open}insecure_listen_without_authentication = true");
     assert!(load(&flags(&insist)).is_ok());
 }
+
+#[test]
+fn programs_need_a_range_of_ports() {
+    for wrong in ["first_port = 0", "first_port = 3\nlast_port = 2"] {
+        let error = load(&flags(&format!("[programs]\n{wrong}"))).unwrap_err();
+        assert!(matches!(error, Error::NoPorts { .. }), "{error}");
+    }
+    assert!(load(&flags("[programs]\nfirst_port = 9\nlast_port = 9")).is_ok());
+}

@@ -196,7 +196,7 @@ fn interpreters(config: &Config) -> Vec<Finding> {
 fn confinement(config: &Config) -> Finding {
     if config.confinement.enabled && rustix::process::geteuid().is_root() {
         let uid = config.confinement.uid;
-        let text = format!("functions run as uid {uid} in namespaces of their own");
+        let text = format!("Python functions run as uid {uid} in namespaces of their own");
         return Finding::ok("confinement", text);
     }
     let user = rustix::process::getuid();
@@ -209,6 +209,10 @@ fn confinement(config: &Config) -> Finding {
         "confinement",
         State::Warning,
         format!("functions run as {who}, with this user's rights and without memory limits"),
-        Some("run only functions that you trust with what this user may do".to_owned()),
+        Some(
+            "run only functions that you trust with what this user may do; for Python functions, \
+             confinement.enabled = true takes most of it away"
+                .to_owned(),
+        ),
     )
 }

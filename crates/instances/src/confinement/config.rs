@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Whether instances are confined at all. `false` is for functions that are trusted like the
-    /// platform itself.
+    /// Whether Python instances are confined. Off until all of it is there: limits of memory and CPU,
+    /// and the confinement of programs, are still missing.
     pub enabled: bool,
     /// Starts no instance when a measure that this configuration asks for cannot be taken. Without
     /// it, what can be taken is, and the rest is told at the start and by `bugle doctor`.
@@ -50,7 +50,7 @@ pub enum Network {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            enabled: true,
+            enabled: false,
             require: false,
             uid: 1003,
             gid: 1003,

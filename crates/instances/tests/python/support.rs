@@ -153,7 +153,10 @@ impl Machine {
                 Ok(pairs.collect::<BTreeMap<_, _>>())
             }),
             runtime_dir: dir.path().join("run"),
-            confinement: ConfinementConfig::default(),
+            confinement: ConfinementConfig {
+                enabled: true,
+                ..ConfinementConfig::default()
+            },
         };
         let driver = PythonDriver::new(Config::default(), dependencies).unwrap();
         Self {

@@ -126,6 +126,8 @@ const SYSTEM: &[&str] = &[
     "failures",
     "operation",
     "api_description",
+    "command_line",
+    "programs",
 ];
 
 fn system_tests() -> Outcome {
@@ -255,4 +257,22 @@ fn show(from: impl Read) -> String {
         line.clear();
     }
     seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_test_of_the_whole_platform_is_left_out() {
+        let manifest = include_str!("../../tests/Cargo.toml");
+        let names = manifest
+            .split("[[test]]")
+            .skip(1)
+            .filter_map(|target| target.split('"').nth(1));
+        let own_step = ["durability", "conformance", "examples", "documents"];
+        for name in names {
+            assert!(SYSTEM.contains(&name) || own_step.contains(&name), "{name}");
+        }
+    }
 }

@@ -61,13 +61,16 @@ class Channel(object):
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
+        # Python refuses a poll object to two threads at once; the second is for who only looks.
         self._poll = select.poll()
+        self._glance = select.poll()
 
     def open(self, fd):
         """Begins to use the socket `fd`."""
         self.fd = fd
         self._socket = socket.socket(fileno=fd)
         self._poll.register(fd, select.POLLIN)
+        self._glance.register(fd, select.POLLIN)
 
     def receive(self):
         """Waits for the next frame: kind, flags, status, id, value, meta, body."""
@@ -131,8 +134,8 @@ class Channel(object):
         self._end += count
 
     def waiting(self):
-        """Whether something is there to be read."""
-        return self._end > self._start or bool(self._poll.poll(0))
+        """Whether something is there to be read; for one thread beside the one that reads."""
+        return self._end > self._start or bool(self._glance.poll(0))
 
     def send(self, data):
         """Sends whole frames; blocks while the platform does not read."""

@@ -161,3 +161,20 @@ fn a_plain_function_may_return_a_coroutine() {
         assert_eq!(calls(&instance, 5).await, ["0", "1", "2", "3", "4"]);
     });
 }
+
+#[test]
+fn one_thread_may_look_while_another_waits_for_the_next_frame() {
+    on_every_interpreter(|machine: Machine| async move {
+        // The reader is inside its wait nearly all the time: a look that disturbs it is soon met.
+        let source = "import socket, threading\nfrom _bugle import frames\n\
+            def handler(event, context):\n    ours, theirs = socket.socketpair()\n    \
+            channel = frames.Channel()\n    channel.open(theirs.detach())\n    failed = []\n    \
+            def read():\n        try:\n            channel.fill()\n        \
+            except BaseException as error:\n            failed.append(repr(error))\n    \
+            reader = threading.Thread(target=read)\n    reader.start()\n    \
+            seen = [channel.waiting() for _ in range(20000)]\n    ours.send(b'x')\n    \
+            reader.join()\n    return [any(seen), failed, channel.waiting()]\n";
+        let instance = machine.start(source).await.unwrap();
+        assert_eq!(instance.answer("{}").await, "[false, [], true]");
+    });
+}

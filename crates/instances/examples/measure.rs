@@ -19,8 +19,8 @@ use bugle_instances::{
     PythonDriver, ReplyBody, StartPhases, StartRequest,
 };
 use bugle_types::{
-    CodeLocation, FunctionId, FunctionSpec, FunctionUrn, Generation, Kind, Resources, Runtime,
-    Scale, SealedEnvironment,
+    CodeLocation, CpuMillis, FunctionId, FunctionSpec, FunctionUrn, Generation, Kind, MemoryMib,
+    Resources, Runtime, Scale, SealedEnvironment,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -84,7 +84,11 @@ impl Bench {
             initializer: None,
             pre_stop: None,
             timeout: Duration::from_secs(30),
-            resources: Resources::default(),
+            resources: Resources {
+                cpu: CpuMillis(500),
+                memory: MemoryMib(128),
+                custom: Vec::new(),
+            },
             concurrency: NonZeroU32::new(100).unwrap(),
             scale: Scale { min: 0, max: 10 },
             labels: Vec::new(),

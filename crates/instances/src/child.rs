@@ -5,9 +5,11 @@ use std::process::ExitStatus;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::ExitCause;
+use crate::confinement::{Cgroup, Counted};
 
 /// Whoever can end processes, because it is their parent.
 pub(crate) trait Parent: Send + Sync + std::fmt::Debug {
@@ -22,7 +24,15 @@ pub(crate) struct Child {
     parent: Weak<dyn Parent>,
     pid: AtomicU32,
     killed: AtomicBool,
+    limits: Mutex<Option<Limits>>,
     ended: watch::Sender<Option<Ended>>,
+}
+
+/// The group that a child is in, and how much memory it was given.
+#[derive(Debug)]
+struct Limits {
+    group: Cgroup,
+    memory_mib: u64,
 }
 
 /// How a child ended, as far as the parent knows.
@@ -30,10 +40,37 @@ pub(crate) struct Child {
 pub(crate) enum Ended {
     /// The status that `wait` gave, and the most memory used, in bytes.
     Status { status: i32, peak_memory: u64 },
+    /// The kernel killed it because it used more than it was given, in MiB.
+    OutOfMemory { limit_mib: u64, peak_memory: u64 },
     /// It never began: the error number of `fork`.
     NotForked(i32),
     /// The parent is gone, and the kernel has killed the child.
     Orphaned,
+}
+
+impl Ended {
+    /// The same with what the group of the child has counted.
+    fn counted(self, counted: Counted, limit_mib: u64) -> Self {
+        let Self::Status {
+            status,
+            peak_memory,
+        } = self
+        else {
+            return self;
+        };
+        let peak_memory = peak_memory.max(counted.peak_memory);
+        let killed = ExitStatus::from_raw(status).signal() == Some(SIGKILL);
+        if killed && counted.killed > 0 {
+            return Self::OutOfMemory {
+                limit_mib,
+                peak_memory,
+            };
+        }
+        Self::Status {
+            status,
+            peak_memory,
+        }
+    }
 }
 
 impl Child {
@@ -43,6 +80,7 @@ impl Child {
             parent,
             pid: AtomicU32::new(0),
             killed: AtomicBool::new(false),
+            limits: Mutex::new(None),
             ended: watch::Sender::new(None),
         }
     }
@@ -72,8 +110,26 @@ impl Child {
         self.killed.store(true, Ordering::Relaxed);
     }
 
-    /// Tells everybody who waits.
+    /// Takes the group that the child is in, until the child has ended.
+    pub(crate) fn set_limits(&self, group: Cgroup, memory_mib: u64) {
+        *self.limits.lock() = Some(Limits { group, memory_mib });
+        if self.has_ended() {
+            self.limits.lock().take();
+        }
+    }
+
+    /// Does something with the group that the child is in.
+    pub(crate) fn with_group<T>(&self, act: impl FnOnce(&Cgroup) -> T) -> Option<T> {
+        self.limits.lock().as_ref().map(|limits| act(&limits.group))
+    }
+
+    /// Tells everybody who waits, and gives up the child's group.
     pub(crate) fn set_ended(&self, ended: Ended) {
+        let limits = self.limits.lock().take();
+        let ended = match &limits {
+            Some(limits) => ended.counted(limits.group.counted(), limits.memory_mib),
+            None => ended,
+        };
         self.ended.send_replace(Some(ended));
     }
 
@@ -103,11 +159,14 @@ impl Child {
 
     fn explain(&self, ended: Ended) -> (ExitCause, u64) {
         let peak_memory = match ended {
-            Ended::Status { peak_memory, .. } => peak_memory,
+            Ended::Status { peak_memory, .. } | Ended::OutOfMemory { peak_memory, .. } => {
+                peak_memory
+            }
             Ended::NotForked(_) | Ended::Orphaned => 0,
         };
         let cause = match ended {
             _ if self.killed.load(Ordering::Relaxed) => ExitCause::Stopped,
+            Ended::OutOfMemory { limit_mib, .. } => ExitCause::OutOfMemory { limit_mib },
             Ended::Status { status, .. } => cause(ExitStatus::from_raw(status)),
             Ended::NotForked(_) | Ended::Orphaned => ExitCause::Signal(SIGKILL),
         };
@@ -164,5 +223,33 @@ mod tests {
             peak_memory: 0,
         });
         assert_eq!(child.ended().await.0, ExitCause::Stopped);
+    }
+
+    #[test]
+    fn only_a_child_that_was_killed_for_memory_is_out_of_memory() {
+        let counted = |status, killed| {
+            let counted = Counted {
+                peak_memory: 70,
+                killed,
+            };
+            let peak_memory = 5;
+            Ended::Status {
+                status,
+                peak_memory,
+            }
+            .counted(counted, 64)
+        };
+        let out_of_memory = Ended::OutOfMemory {
+            limit_mib: 64,
+            peak_memory: 70,
+        };
+        assert_eq!(counted(9, 1), out_of_memory);
+        for (status, killed) in [(9, 0), (3 << 8, 1), (11, 1)] {
+            let expected = Ended::Status {
+                status,
+                peak_memory: 70,
+            };
+            assert_eq!(counted(status, killed), expected);
+        }
     }
 }

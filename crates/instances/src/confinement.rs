@@ -5,15 +5,18 @@
 //! found out by doing it: a parent confines a trial process before it is used. Where that fails the
 //! next level is tried, unless the operator requires the first; nothing is left out silently.
 
+mod cgroup;
 mod config;
 mod plan;
 mod seccomp;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-pub use config::{Config, Network};
+pub(crate) use cgroup::{Cgroup, Cgroups, Counted};
+pub use config::{Config, Network, Processor};
 pub(crate) use plan::Plan;
 
 /// How much is taken away from instances, from most to least.
@@ -46,6 +49,7 @@ pub(crate) struct Confinement {
     stage: PathBuf,
     /// Where code may be.
     code: Vec<PathBuf>,
+    cgroups: Option<Arc<Cgroups>>,
     /// The level that works as far as is known, and why those above do not.
     state: Mutex<(Level, Vec<(Level, String)>)>,
 }
@@ -59,12 +63,31 @@ impl Confinement {
             (true, true) => Level::Full,
             (true, false) => Level::UserNamespace,
         };
+        let (cgroups, missing) = if config.enabled {
+            Cgroups::prepare(config.processes)
+        } else {
+            (None, Vec::new())
+        };
+        for (controller, reason) in &missing {
+            tracing::warn!(?controller, reason, "instances are not limited");
+        }
         Self {
+            cgroups,
             config,
             stage,
             code,
             state: Mutex::new((level, Vec::new())),
         }
+    }
+
+    /// Where instances are limited, if they can be.
+    pub(crate) fn cgroups(&self) -> Option<Arc<Cgroups>> {
+        self.cgroups.clone()
+    }
+
+    /// What a function's `cpu` means.
+    pub(crate) fn processor(&self) -> Processor {
+        self.config.processor
     }
 
     /// The level that is used.

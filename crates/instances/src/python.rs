@@ -30,7 +30,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::Instant;
 
-use crate::confinement::{Confinement, Level};
+use crate::child::Child;
+use crate::confinement::{Confinement, Level, Processor};
 use crate::connection::{Connection, StartReport};
 use crate::environment::EnvironmentOpener;
 use crate::output::{Lines, LogLimits};
@@ -41,7 +42,7 @@ use crate::{BoxFuture, Driver, LogSink, StartError, StartPhases, StartRequest, S
 
 pub use config::Config;
 pub use discover::Interpreter;
-use zygote::{Forked, Zygote};
+use zygote::{Enclosed, Forked, Zygote};
 
 /// How long no parent is started after one could not be.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -200,6 +201,7 @@ impl PythonDriver {
                 script,
                 preload: &config.preload,
                 plan: &plan,
+                cgroups: confinement.cgroups(),
             };
             let problem = match Zygote::start(&command, limit).await {
                 Ok(zygote) => return Ok((zygote, level)),
@@ -310,6 +312,7 @@ impl PythonDriver {
             Arc::clone(&child),
             exit.subscribe(),
         );
+        self.limit(request, &child, forked.group).await?;
         connection.send_start(message, code.as_ref().map(AsFd::as_fd));
         drop(code);
         let pump = Pump {
@@ -323,7 +326,11 @@ impl PythonDriver {
         let limit = self.start_limit(request);
         let phases = match tokio::time::timeout(limit, report).await {
             Err(_) => return Err(StartError::InitializationTimeout { limit }),
-            Ok(Ok(report)) => phases(report, began)?,
+            Ok(Ok(report)) => {
+                let phases = phases(report, began)?;
+                self.limit_processor(request, &child)?;
+                phases
+            }
             Ok(Err(_)) => {
                 if let Some(errno) = child.fork_error() {
                     let error = io::Error::from_raw_os_error(errno);
@@ -336,6 +343,41 @@ impl PythonDriver {
             instance: Arc::new(instance),
             phases,
         })
+    }
+
+    /// Puts the limits of the function around a process that has not run any of its code.
+    async fn limit(
+        &self,
+        request: &StartRequest,
+        child: &Child,
+        group: Option<Enclosed>,
+    ) -> Result<(), StartError> {
+        let Some(group) = group else {
+            return Ok(());
+        };
+        let failed = |error: io::Error| StartError::Platform(format!("limit an instance: {error}"));
+        match group.await {
+            Ok(Ok(group)) => {
+                group.limit(&request.resources).map_err(failed)?;
+                child.set_limits(group, request.resources.memory.0);
+                Ok(())
+            }
+            // What became of the process is told by whoever waits for it.
+            Err(_) => Ok(()),
+            Ok(Err(_)) if child.has_ended() => Ok(()),
+            Ok(Err(error)) => Err(failed(error)),
+        }
+    }
+
+    /// From now on the instance gets no more of the processor than its function was given.
+    fn limit_processor(&self, request: &StartRequest, child: &Child) -> Result<(), StartError> {
+        if self.shared.confinement.processor() == Processor::Share {
+            return Ok(());
+        }
+        match child.with_group(|group| group.limit_processor(request.resources.cpu.0)) {
+            Some(Err(error)) => Err(StartError::Platform(format!("limit an instance: {error}"))),
+            Some(Ok(())) | None => Ok(()),
+        }
     }
 
     fn lines(&self, request: &StartRequest) -> Lines {

@@ -11,6 +11,8 @@
 mod calls;
 #[path = "python/concurrency.rs"]
 mod concurrency;
+#[path = "python/confinement.rs"]
+mod confinement;
 #[path = "python/context.rs"]
 mod context;
 #[path = "python/ends.rs"]

@@ -24,6 +24,9 @@ pub struct Config {
     pub read_only_paths: Vec<PathBuf>,
     /// The most processes and threads of one instance.
     pub processes: u32,
+    /// What a function's `cpu` means: `share`, its part of a busy machine, which it may exceed while
+    /// others are idle, or `limit`, which it never exceeds once it has loaded.
+    pub processor: Processor,
     /// The most open files of one process.
     pub open_files: u64,
     /// The size of the private `/tmp`, in MB; what is in it counts as memory of the instance.
@@ -47,6 +50,17 @@ pub enum Network {
     None,
 }
 
+/// What a function's `cpu` means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Processor {
+    /// Its part of a busy machine.
+    #[default]
+    Share,
+    /// The most it gets.
+    Limit,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -57,6 +71,7 @@ impl Default for Config {
             network: Network::Host,
             read_only_paths: Vec::new(),
             processes: 256,
+            processor: Processor::Share,
             open_files: 4096,
             tmp_mb: 512,
             shared_memory_mb: 64,

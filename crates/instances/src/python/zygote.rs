@@ -24,10 +24,10 @@ use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child as Process, ChildStderr};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::child::{Child, Ended, Parent};
-use crate::confinement::Plan;
+use crate::confinement::{Cgroup, Cgroups, Plan};
 
 const REQUEST_LEN: usize = 16;
 const REPORT_LEN: usize = 24;
@@ -47,6 +47,18 @@ pub(super) struct Forked {
     pub(super) data: OwnedFd,
     /// What the process writes to its descriptors 1 and 2, not blocking.
     pub(super) output: OwnedFd,
+    /// Brings the group that the process is in, where there are groups.
+    pub(super) group: Option<Enclosed>,
+}
+
+/// The group of a process, once the process is in it.
+pub(super) type Enclosed = oneshot::Receiver<io::Result<Cgroup>>;
+
+/// A child that the parent knows of, and who waits for its group.
+#[derive(Debug)]
+struct Known {
+    child: Arc<Child>,
+    group: Option<oneshot::Sender<io::Result<Cgroup>>>,
 }
 
 /// A running parent.
@@ -55,11 +67,12 @@ pub(super) struct Zygote {
     control: UnixStream,
     requests: Mutex<VecDeque<Request>>,
     unsent: Notify,
-    children: Mutex<HashMap<u64, Arc<Child>>>,
+    children: Mutex<HashMap<u64, Known>>,
     next: AtomicU64,
     gone: AtomicBool,
     parked: Mutex<Vec<Forked>>,
     pid: u32,
+    cgroups: Option<Arc<Cgroups>>,
 }
 
 /// How to start a parent.
@@ -69,6 +82,8 @@ pub(super) struct Command<'a> {
     pub(super) preload: &'a [String],
     /// How its instances are confined.
     pub(super) plan: &'a Plan,
+    /// Where its instances are limited.
+    pub(super) cgroups: Option<Arc<Cgroups>>,
 }
 
 impl Command<'_> {
@@ -127,7 +142,8 @@ impl Zygote {
         let problem = match hello {
             Ok(Ok(Some(Report { kind: HELLO, .. }))) => {
                 let pid = process.id().unwrap_or(0);
-                return Ok(Self::run(control, process, stderr, pid));
+                let cgroups = command.cgroups.clone();
+                return Ok(Self::run(control, process, stderr, pid, cgroups));
             }
             Ok(Ok(Some(report))) => format!("it began with a report of kind {}", report.kind),
             Ok(Ok(None)) => "it ended".to_owned(),
@@ -150,6 +166,7 @@ impl Zygote {
         process: Process,
         stderr: Option<ChildStderr>,
         pid: u32,
+        cgroups: Option<Arc<Cgroups>>,
     ) -> Arc<Self> {
         let zygote = Arc::new(Self {
             control,
@@ -160,6 +177,7 @@ impl Zygote {
             gone: AtomicBool::new(false),
             parked: Mutex::default(),
             pid,
+            cgroups,
         });
         let runtime = Handle::current();
         runtime.spawn(watch(Arc::clone(&zygote), process));
@@ -218,7 +236,18 @@ impl Zygote {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let parent: Weak<dyn Parent> = Arc::<Self>::downgrade(self);
         let child = Arc::new(Child::new(number, parent));
-        self.children.lock().insert(number, Arc::clone(&child));
+        let (sender, receiver) = match self.cgroups {
+            Some(_) => {
+                let (sender, receiver) = oneshot::channel();
+                (Some(sender), Some(receiver))
+            }
+            None => (None, None),
+        };
+        let known = Known {
+            child: Arc::clone(&child),
+            group: sender,
+        };
+        self.children.lock().insert(number, known);
         if self.is_gone() {
             // Its end may have been told to all children before this one was among them.
             self.children.lock().remove(&number);
@@ -234,6 +263,7 @@ impl Zygote {
             child,
             data,
             output,
+            group: receiver,
         })
     }
 
@@ -291,9 +321,7 @@ impl Zygote {
 
     fn take_report(&self, report: Report) {
         if report.kind == FORKED {
-            if let Some(child) = self.children.lock().get(&report.number) {
-                child.set_pid(report.value.unsigned_abs());
-            }
+            self.take_forked(report.number, report.value.unsigned_abs());
             return;
         }
         let ended = match report.kind {
@@ -307,10 +335,27 @@ impl Zygote {
         self.end_child(report.number, ended);
     }
 
+    fn take_forked(&self, number: u64, pid: u32) {
+        let sender = {
+            let mut children = self.children.lock();
+            let Some(known) = children.get_mut(&number) else {
+                return;
+            };
+            known.child.set_pid(pid);
+            known.group.take()
+        };
+        if let (Some(sender), Some(cgroups)) = (sender, self.cgroups.clone()) {
+            Handle::current().spawn_blocking(move || {
+                // Nobody waits when the start was given up; the group is removed then.
+                _ = sender.send(cgroups.enclose(pid));
+            });
+        }
+    }
+
     fn end_child(&self, number: u64, ended: Ended) {
-        let child = self.children.lock().remove(&number);
-        if let Some(child) = child {
-            child.set_ended(ended);
+        let known = self.children.lock().remove(&number);
+        if let Some(known) = known {
+            known.child.set_ended(ended);
         }
     }
 
@@ -318,8 +363,8 @@ impl Zygote {
         self.gone.store(true, Ordering::Release);
         self.parked.lock().clear();
         let children = std::mem::take(&mut *self.children.lock());
-        for child in children.into_values() {
-            child.set_ended(Ended::Orphaned);
+        for known in children.into_values() {
+            known.child.set_ended(Ended::Orphaned);
         }
     }
 }

@@ -53,9 +53,9 @@ def handler(event, context):
         let expected = r#"getAccessKey = "key"
 getAlias = ""
 getAuthToken = ""
-getCPUNumber = 0
+getCPUNumber = 500
 getFunctionName = "hello"
-getMemorySize = 0
+getMemorySize = 512
 getPackage = "svc"
 getProjectID = "default"
 getRequestID = "the-request"

@@ -15,8 +15,8 @@ use bugle_instances::{
     PythonDriver, Reply, ReplyBody, StartError, StartPhases, StartRequest,
 };
 use bugle_types::{
-    CodeLocation, FunctionId, FunctionSpec, FunctionUrn, Generation, Hook, Kind, Resources,
-    Runtime, Scale, SealedEnvironment,
+    CodeLocation, CpuMillis, FunctionId, FunctionSpec, FunctionUrn, Generation, Hook, Kind,
+    MemoryMib, Resources, Runtime, Scale, SealedEnvironment,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -142,6 +142,10 @@ fn roots(dir: &tempfile::TempDir) -> CodeRoots {
 
 impl Machine {
     pub(crate) fn new(runtime: Runtime) -> Self {
+        Self::confined(runtime, ConfinementConfig::default())
+    }
+
+    pub(crate) fn confined(runtime: Runtime, confinement: ConfinementConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = Arc::new(Log::default());
         let dependencies = PythonDependencies {
@@ -153,10 +157,7 @@ impl Machine {
                 Ok(pairs.collect::<BTreeMap<_, _>>())
             }),
             runtime_dir: dir.path().join("run"),
-            confinement: ConfinementConfig {
-                enabled: true,
-                ..ConfinementConfig::default()
-            },
+            confinement,
         };
         let driver = PythonDriver::new(Config::default(), dependencies).unwrap();
         Self {
@@ -194,7 +195,11 @@ impl Machine {
             initializer: None,
             pre_stop: None,
             timeout: Duration::from_secs(30),
-            resources: Resources::default(),
+            resources: Resources {
+                cpu: CpuMillis(500),
+                memory: MemoryMib(512),
+                custom: Vec::new(),
+            },
             concurrency: NonZeroU32::new(100).unwrap(),
             scale: Scale { min: 0, max: 10 },
             labels: Vec::new(),

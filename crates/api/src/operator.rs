@@ -18,6 +18,20 @@ pub struct Info {
     pub code_roots: Vec<PathBuf>,
     /// The runtimes that can run on this machine.
     pub runtimes: Vec<RuntimeInfo>,
+    /// What instances are kept from.
+    #[serde(default)]
+    pub confinement: Vec<MeasureInfo>,
+}
+
+/// One thing that is done to confine instances, or is not.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MeasureInfo {
+    /// What it is about, for instance `memory`.
+    pub name: String,
+    /// Whether it is taken.
+    pub on: bool,
+    /// What is done, or why it is not.
+    pub detail: String,
 }
 
 /// A runtime that can run here.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use cgroup::Controller;
 pub(crate) use cgroup::{Cgroup, Cgroups, Counted};
 pub use config::{Config, Network, Processor};
 pub(crate) use plan::Plan;
@@ -24,8 +25,6 @@ pub(crate) use plan::Plan;
 pub enum Level {
     /// Another user, namespaces, a root of its own, no capabilities, a filter of system calls.
     Full,
-    /// The same within a user namespace: the platform's own user under another number.
-    UserNamespace,
     /// No new privileges, no capabilities, a filter of system calls and resource limits only.
     Process,
     /// Nothing.
@@ -35,11 +34,26 @@ pub enum Level {
 impl Level {
     fn next(self) -> Option<Self> {
         match self {
-            Self::Full => Some(Self::UserNamespace),
-            Self::UserNamespace => Some(Self::Process),
+            Self::Full => Some(Self::Process),
             Self::Process | Self::Off => None,
         }
     }
+}
+
+/// One thing that is done to confine instances, or is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measure {
+    /// What it is about, such as `memory`.
+    pub name: &'static str,
+    /// Whether it is taken.
+    pub on: bool,
+    /// What is done, or why it is not.
+    pub detail: String,
+}
+
+/// What a platform with this configuration would do here, as far as it can be known without a trial.
+pub fn foresee(config: &Config) -> Vec<Measure> {
+    Confinement::new(config.clone(), PathBuf::new()).measures()
 }
 
 /// Decides how instances are confined.
@@ -47,36 +61,44 @@ impl Level {
 pub(crate) struct Confinement {
     config: Config,
     stage: PathBuf,
-    /// Where code may be.
-    code: Vec<PathBuf>,
     cgroups: Option<Arc<Cgroups>>,
-    /// The level that works as far as is known, and why those above do not.
-    state: Mutex<(Level, Vec<(Level, String)>)>,
+    /// The controllers that are not to be had, with the reasons.
+    missing: Vec<(Controller, String)>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What works as far as is known.
+    level: Level,
+    /// Why the level above does not.
+    reason: String,
 }
 
 impl Confinement {
-    /// `stage` is a directory of the platform's own; it stays empty. `code` is where
-    /// code may be.
-    pub(crate) fn new(config: Config, stage: PathBuf, code: Vec<PathBuf>) -> Self {
-        let level = match (config.enabled, rustix::process::geteuid().is_root()) {
-            (false, _) => Level::Off,
-            (true, true) => Level::Full,
-            (true, false) => Level::UserNamespace,
-        };
+    /// `stage` is a directory of the platform's own; it stays empty.
+    pub(crate) fn new(config: Config, stage: PathBuf) -> Self {
         let (cgroups, missing) = if config.enabled {
             Cgroups::prepare(config.processes)
         } else {
             (None, Vec::new())
         };
-        for (controller, reason) in &missing {
-            tracing::warn!(?controller, reason, "instances are not limited");
-        }
+        let (level, reason) = if !config.enabled {
+            (Level::Off, "confinement.enabled is false")
+        } else if rustix::process::geteuid().is_root() {
+            (Level::Full, "")
+        } else {
+            (Level::Process, "the platform does not run as root")
+        };
         Self {
-            cgroups,
             config,
             stage,
-            code,
-            state: Mutex::new((level, Vec::new())),
+            cgroups,
+            missing,
+            state: Mutex::new(State {
+                level,
+                reason: reason.to_owned(),
+            }),
         }
     }
 
@@ -92,7 +114,7 @@ impl Confinement {
 
     /// The level that is used.
     pub(crate) fn level(&self) -> Level {
-        self.state.lock().0
+        self.state.lock().level
     }
 
     /// Whether an instance has to be given its code, because it sees nothing else of the machine.
@@ -101,32 +123,129 @@ impl Confinement {
     }
 
     /// What to do to the instances of an interpreter that is installed below `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// The configuration asks for what the machine does not have.
     pub(crate) fn plan(&self, prefix: &Path) -> Result<Plan, String> {
-        let level = self.level();
-        // Whoever has no rights of its own cannot be handed a tree, and sees all code from the start.
-        let code = if level == Level::UserNamespace {
-            self.code.as_slice()
-        } else {
-            &[]
-        };
-        plan::plan(&self.config, level, prefix, &self.stage, code)
+        plan::plan(&self.config, self.level(), prefix, &self.stage)
     }
 
     /// Takes note that the kernel refused `level`; returns whether there is another to try.
     pub(crate) fn refused(&self, level: Level, reason: &str) -> bool {
         let mut state = self.state.lock();
-        if state.0 != level {
+        if state.level != level {
             // Another interpreter has been told the same.
             return true;
         }
-        match level.next() {
-            Some(next) if !self.config.require => {
-                tracing::warn!(?level, ?next, reason, "instances are confined less");
-                state.0 = next;
-                state.1.push((level, reason.to_owned()));
-                true
-            }
-            _ => false,
+        let Some(next) = level.next() else {
+            return false;
+        };
+        tracing::warn!(?level, ?next, reason, "instances are confined less");
+        state.level = next;
+        reason.clone_into(&mut state.reason);
+        true
+    }
+
+    /// # Errors
+    ///
+    /// The operator requires a measure that is not taken.
+    pub(crate) fn suffices(&self) -> Result<(), String> {
+        if !self.config.require {
+            return Ok(());
         }
+        match self.measures().into_iter().find(|measure| !measure.on) {
+            None => Ok(()),
+            Some(Measure { name, detail, .. }) => Err(format!(
+                "confinement.require is set, and the measure {name:?} is off: {detail}"
+            )),
+        }
+    }
+
+    /// Every measure, whether taken or not.
+    pub(crate) fn measures(&self) -> Vec<Measure> {
+        let State { level, reason } = &*self.state.lock();
+        let taken = |name, least: Level, detail: String| Measure {
+            name,
+            on: *level <= least,
+            detail: if *level <= least {
+                detail
+            } else {
+                reason.clone()
+            },
+        };
+        let Config { uid, gid, .. } = self.config;
+        let mut measures = vec![
+            taken("user", Level::Full, format!("uid {uid}, gid {gid}")),
+            taken("files", Level::Full, "a root of its own".to_owned()),
+            taken("namespaces", Level::Full, self.namespaces().to_owned()),
+            taken("capabilities", Level::Process, "none".to_owned()),
+            taken("system calls", Level::Process, "filtered".to_owned()),
+        ];
+        for controller in Controller::ALL {
+            let missing = self.missing.iter().find(|(one, _)| *one == controller);
+            let (on, detail) = match (missing, level) {
+                (_, Level::Off) => (false, reason.clone()),
+                (Some((_, reason)), _) => (false, reason.clone()),
+                (None, _) => (true, self.limit_of(controller)),
+            };
+            measures.push(Measure {
+                name: controller.subject(),
+                on,
+                detail,
+            });
+        }
+        measures
+    }
+
+    fn namespaces(&self) -> &'static str {
+        match self.config.network {
+            Network::Host => "processes, mounts, messages, host name, control groups",
+            Network::None => "processes, mounts, messages, host name, control groups, network",
+        }
+    }
+
+    fn limit_of(&self, controller: Controller) -> String {
+        match (controller, self.config.processor) {
+            (Controller::Memory, _) => "limited to the function's memory".to_owned(),
+            (Controller::Processes, _) => format!("at most {}", self.config.processes),
+            (Controller::Processor, Processor::Share) => "shared by the function's cpu".to_owned(),
+            (Controller::Processor, Processor::Limit) => "limited to the function's cpu".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_done_is_told_with_the_reason() {
+        let config = Config {
+            enabled: false,
+            ..Config::default()
+        };
+        for measure in foresee(&config) {
+            assert!(!measure.on, "{measure:?}");
+            assert_eq!(measure.detail, "confinement.enabled is false");
+        }
+    }
+
+    #[test]
+    fn a_refused_level_is_followed_by_the_next_and_refused_to_who_requires_it() {
+        let config = Config {
+            require: true,
+            ..Config::default()
+        };
+        let confinement = Confinement::new(config, PathBuf::new());
+        confinement.state.lock().level = Level::Full;
+        assert!(confinement.refused(Level::Full, "no namespaces here"));
+        assert_eq!(confinement.level(), Level::Process);
+        let error = confinement.suffices().unwrap_err();
+        assert!(
+            error.contains("user") && error.contains("no namespaces here"),
+            "{error}"
+        );
+        assert!(!confinement.refused(Level::Process, "no filter either"));
     }
 }

@@ -27,7 +27,9 @@ mod socket;
 mod stream;
 
 pub use call::{CallError, CallRequest, Reply, ReplyBody, StreamPart, StreamSink};
-pub use confinement::{Config as ConfinementConfig, Level, Network, Processor};
+pub use confinement::{
+    Config as ConfinementConfig, Level, Measure, Network, Processor, foresee as foresee_confinement,
+};
 pub use driver::{
     BoxFuture, Driver, Exit, ExitCause, Instance, InstanceId, LogLine, LogSink, LogStream,
     StartError, StartPhases, StartRequest, Started,

@@ -31,7 +31,7 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::Instant;
 
 use crate::child::Child;
-use crate::confinement::{Confinement, Level, Processor};
+use crate::confinement::{Confinement, Level, Measure, Processor};
 use crate::connection::{Connection, StartReport};
 use crate::environment::EnvironmentOpener;
 use crate::output::{Lines, LogLimits};
@@ -114,18 +114,22 @@ impl PythonDriver {
     pub fn new(config: Config, dependencies: Dependencies) -> io::Result<Self> {
         let script = sources::write(&dependencies.runtime_dir.join("python"))?;
         let stage = dependencies.runtime_dir.join("stage");
-        let mut code = dependencies.roots.roots().to_vec();
-        code.push(dependencies.roots.copies());
         Ok(Self {
             shared: Arc::new(Shared {
                 config,
-                confinement: Confinement::new(dependencies.confinement.clone(), stage, code),
+                confinement: Confinement::new(dependencies.confinement.clone(), stage),
                 dependencies,
                 script,
                 runtime: Handle::current(),
                 parents: Mutex::default(),
             }),
         })
+    }
+
+    /// What instances are kept from at present: a level that the kernel refuses is known when the
+    /// first parent has been started.
+    pub fn confinement(&self) -> Vec<Measure> {
+        self.shared.confinement.measures()
     }
 
     /// Every interpreter of this machine. Runs each of them once, so it blocks for a while.
@@ -195,6 +199,7 @@ impl PythonDriver {
         let limit = Duration::from_secs(config.interpreter_start_seconds);
         loop {
             let level = confinement.level();
+            confinement.suffices()?;
             let plan = confinement.plan(&interpreter.prefix)?;
             let command = zygote::Command {
                 interpreter: &interpreter.path,

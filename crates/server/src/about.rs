@@ -38,6 +38,8 @@ impl About {
                     gateway: format!("http://{}", self.gateway),
                     code_roots: roots::code_roots(&self.config.server),
                     runtimes: self.runtimes().await,
+                    // May change until the first instance has started.
+                    confinement: Vec::new(),
                 }
             })
             .await

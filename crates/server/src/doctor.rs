@@ -60,7 +60,7 @@ pub fn examine(config: &Config) -> Vec<Finding> {
     findings.push(descriptors());
     findings.extend(code_roots(config));
     findings.extend(interpreters(config));
-    findings.push(confinement(config));
+    findings.extend(confinement(config));
     findings
 }
 
@@ -193,26 +193,28 @@ fn interpreters(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn confinement(config: &Config) -> Finding {
-    if config.confinement.enabled && rustix::process::geteuid().is_root() {
-        let uid = config.confinement.uid;
-        let text = format!("Python functions run as uid {uid} in namespaces of their own");
-        return Finding::ok("confinement", text);
-    }
-    let user = rustix::process::getuid();
-    let who = if user.is_root() {
-        "root".to_owned()
+/// One finding for what is done, and one for each measure that is not.
+fn confinement(config: &Config) -> Vec<Finding> {
+    const NAME: &str = "confinement";
+    let measures = bugle_instances::foresee_confinement(&config.confinement);
+    let (on, off): (Vec<_>, Vec<_>) = measures.into_iter().partition(|measure| measure.on);
+    let state = if config.confinement.require {
+        State::Failed
     } else {
-        format!("uid {}", user.as_raw())
+        State::Warning
     };
-    Finding::new(
-        "confinement",
-        State::Warning,
-        format!("functions run as {who}, with this user's rights and without memory limits"),
-        Some(
-            "run only functions that you trust with what this user may do; for Python functions, \
-             confinement.enabled = true takes most of it away"
-                .to_owned(),
-        ),
-    )
+    let mut findings = Vec::new();
+    if !on.is_empty() {
+        let names: Vec<&str> = on.iter().map(|measure| measure.name).collect();
+        findings.push(Finding::ok(NAME, format!("{} are on", names.join(", "))));
+    }
+    findings.extend(off.into_iter().map(|measure| {
+        Finding::new(
+            NAME,
+            state,
+            format!("{} is off: {}", measure.name, measure.detail),
+            Some("run only functions that you trust with it; see docs/security.md".to_owned()),
+        )
+    }));
+    findings
 }

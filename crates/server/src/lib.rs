@@ -9,6 +9,7 @@
 mod about;
 mod applied;
 pub mod config;
+mod confinement;
 mod control;
 mod data_plane;
 pub mod doctor;
@@ -151,6 +152,7 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
     let (scheduler, drivers) =
         data_plane(&config, &data, Arc::clone(&keyring), &logs, &mut metrics)?;
 
+    let confinement = confinement::Confinement::new(drivers.python.clone(), &mut metrics);
     let after_commit: AfterCommit = {
         let applied = applied.clone();
         Arc::new(move |revision| {
@@ -204,6 +206,7 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
     let about = Arc::new(About::new(config.clone(), gateway));
     let operator = Operator {
         about: Arc::clone(&about),
+        confinement,
         scheduler: scheduler.clone(),
         logs,
         readiness: readiness.clone(),

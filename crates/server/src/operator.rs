@@ -24,6 +24,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::about::About;
+use crate::confinement::Confinement;
 use crate::health::Readiness;
 use crate::logs::{LogKey, LogStore};
 
@@ -37,6 +38,7 @@ const MOST_LINES: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct Operator {
     pub(crate) about: Arc<About>,
+    pub(crate) confinement: Confinement,
     pub(crate) scheduler: Scheduler,
     pub(crate) logs: Arc<LogStore>,
     pub(crate) readiness: Readiness,
@@ -63,7 +65,9 @@ pub(crate) fn router() -> OpenApiRouter<Arc<Operator>> {
     responses((status = 200, body = Info, description = "this platform"))
 )]
 async fn info(State(operator): State<Arc<Operator>>) -> axum::Json<Info> {
-    axum::Json(operator.about.info().await.clone())
+    let mut info = operator.about.info().await.clone();
+    info.confinement = operator.confinement.info();
+    axum::Json(info)
 }
 
 /// Which version of a function is meant.
@@ -304,6 +308,7 @@ async fn ready(State(operator): State<Arc<Operator>>) -> Response {
 )]
 async fn metrics(State(operator): State<Arc<Operator>>) -> Response {
     let mut text = String::new();
+    operator.confinement.refresh();
     // Writing to a string cannot fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &operator.metrics.lock());
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -14,7 +14,9 @@ import ctypes
 import os
 import platform
 import resource
+import shutil
 import signal
+import stat
 import struct
 import threading
 
@@ -28,7 +30,6 @@ _MOVE_MOUNT_F_EMPTY_PATH = 4
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_NOEXEC = 1, 2, 4, 8
 
 _NEWNS = 0x00020000
-_NEWUSER = 0x10000000
 _NEWPID = 0x20000000
 _NEWNET = 0x40000000
 
@@ -85,8 +86,20 @@ class Confinement(object):
         The parent sees the directory `rehearsal` beside that, where it was.
         """
         plan = self._plan
-        if plan["user"] == "namespace":
-            self._enter_user_namespace()
+        self._prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        for name, value in plan["limits"]:
+            _lower_limit(getattr(resource, "RLIMIT_" + name), value)
+        if plan["drop_capabilities"]:
+            # What is out of this set, no program that is run later can have. The parent keeps the
+            # rights it has, which it needs to confine its forks.
+            for capability in range(_LAST_CAPABILITY + 1):
+                # Numbers that this kernel does not have are refused, and not needed.
+                self._libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+        if plan["shared_namespaces"]:
+            self._unshare(plan["shared_namespaces"], "namespaces")
+        if plan["hostname"]:
+            name = plan["hostname"].encode("ascii")
+            self._check(self._libc.sethostname(name, len(name)), "set the host name")
         if plan["pid_namespace"]:
             self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         if plan["mounts"] is None:
@@ -144,17 +157,13 @@ class Confinement(object):
         self._check(self._libc.setns(self._pid_namespace, _NEWPID), "enter the process namespace")
         self._unshare(_NEWPID, "process namespace")
 
-    def _enter_user_namespace(self):
-        uid, gid = os.geteuid(), os.getegid()
-        self._unshare(_NEWUSER, "user namespace")
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", "%d %d 1" % (self._plan["uid"], uid))
-        _write("/proc/self/gid_map", "%d %d 1" % (self._plan["gid"], gid))
-
     def _make_etc(self, stage):
         etc = stage + "/etc"
         os.mkdir(etc)
-        self._mount("tmpfs", etc, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=1m")
+        self._mount("tmpfs", etc, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=8m")
+        for name in self._plan["mounts"]["copies"]:
+            os.makedirs(os.path.dirname(etc + "/" + name), 0o755, exist_ok=True)
+            shutil.copyfile("/etc/" + name, etc + "/" + name)
         for name, text in self._plan["mounts"]["files"]:
             with open(etc + "/" + name, "w") as file:
                 file.write(text)
@@ -168,8 +177,9 @@ class Confinement(object):
         os.mkdir(dev)
         self._mount("tmpfs", dev, "tmpfs", _MS_NOSUID | _MS_NOEXEC, "mode=755,size=64k")
         for name in ("null", "zero", "full", "random", "urandom"):
-            os.close(os.open(dev + "/" + name, os.O_CREAT | os.O_WRONLY, 0o666))
-            self._mount("/dev/" + name, dev + "/" + name, None, _MS_BIND)
+            # Not bound: every mount costs at every start.
+            os.mknod(dev + "/" + name, stat.S_IFCHR | 0o666, os.stat("/dev/" + name).st_rdev)
+            os.chmod(dev + "/" + name, 0o666)
         for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
             os.symlink("/proc/self/fd" + target, dev + "/" + name)
         os.mkdir(dev + "/shm")
@@ -194,21 +204,11 @@ class Confinement(object):
             self._unshare(plan["namespaces"], "namespaces")
         if plan["namespaces"] & _NEWNET:
             self._raise_loopback()
-        if plan["hostname"]:
-            name = plan["hostname"].encode("ascii")
-            self._check(self._libc.sethostname(name, len(name)), "set the host name")
         if plan["mounts"] is not None:
             self._make_root(plan["mounts"])
         _be_first_out_of_memory()
         if plan["mounts"] is not None:
             self._set_attributes(_AT_FDCWD, "/proc", _ATTR_NODEV | _ATTR_NOEXEC)
-        for name, value in plan["limits"]:
-            _lower_limit(getattr(resource, "RLIMIT_" + name), value)
-        if not plan["drop_capabilities"]:
-            return
-        for capability in range(_LAST_CAPABILITY + 1):
-            # Numbers that this kernel does not have are refused, and not needed.
-            self._libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
     def _make_root(self, mounts):
         self._mount(
@@ -261,16 +261,15 @@ class Confinement(object):
             self._remount_read_only("/", 0)
         if code_fd is not None:
             os.close(code_fd)
-        if plan["user"] == "switch":
+        if plan["change_user"]:
             os.setgroups([])
             os.setresgid(plan["gid"], plan["gid"], plan["gid"])
             os.setresuid(plan["uid"], plan["uid"], plan["uid"])
         if plan["drop_capabilities"]:
             self._drop_capabilities()
-        # A change of user takes both away. The second is what makes /proc/self one's own.
+        # A change of user takes both away. The second makes /proc/self one's own.
         self._prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
         self._prctl(_PR_SET_DUMPABLE, 1)
-        self._prctl(_PR_SET_NO_NEW_PRIVS, 1)
         if len(self._filter):
             program = ctypes.create_string_buffer(self._program)
             self._prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program))

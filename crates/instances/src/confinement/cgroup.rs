@@ -25,7 +25,16 @@ pub(super) enum Controller {
 }
 
 impl Controller {
-    const ALL: [Self; 3] = [Self::Memory, Self::Processes, Self::Processor];
+    pub(super) const ALL: [Self; 3] = [Self::Memory, Self::Processes, Self::Processor];
+
+    /// What it limits, for people.
+    pub(super) fn subject(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Processes => "process count",
+            Self::Processor => "processor",
+        }
+    }
 
     fn name(self) -> &'static str {
         match self {

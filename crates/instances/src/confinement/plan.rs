@@ -23,17 +23,12 @@ const SYSTEM: [&str; 7] = [
 
 /// What programs read in `/etc`: names of hosts and services, certificates, the time zone, and where
 /// libraries are. Nothing here tells of the machine's users or programs.
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 15] = [
     "alternatives",
-    "ca-certificates",
-    "crypto-policies",
-    "fonts",
     "gai.conf",
     "host.conf",
     "hosts",
     "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
     "localtime",
     "mime.types",
     "nsswitch.conf",
@@ -46,15 +41,21 @@ const SETTINGS: [&str; 20] = [
     "ssl/openssl.cnf",
 ];
 
+/// Those that change while the machine runs.
+const CHANGING: [&str; 2] = ["hosts", "resolv.conf"];
+
 /// The plan. `runtimes/python/_bugle/confine.py` reads it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Plan {
-    user: User,
+    /// Whether an instance becomes `uid` and `gid`.
+    change_user: bool,
     uid: u32,
     gid: u32,
     pid_namespace: bool,
     /// Flags of `unshare` for an instance, other than its process namespace.
     namespaces: u32,
+    /// Flags of `unshare` for the parent: what instances may share, because they cannot change it.
+    shared_namespaces: u32,
     hostname: &'static str,
     mounts: Option<Mounts>,
     /// Names of resource limits and their values.
@@ -62,18 +63,6 @@ pub(crate) struct Plan {
     drop_capabilities: bool,
     /// The filter's instructions in hexadecimal.
     seccomp: String,
-}
-
-/// Whose rights an instance has.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum User {
-    /// The platform's.
-    Keep,
-    /// Those of `uid` and `gid`.
-    Switch,
-    /// The platform's, shown as `uid` and `gid` in a user namespace.
-    Namespace,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -85,14 +74,16 @@ struct Mounts {
     links: Vec<(PathBuf, PathBuf)>,
     /// What is made in `/etc`.
     files: Vec<(&'static str, String)>,
-    /// What is shown in `/etc`.
+    /// What is shown in `/etc` as it is now; copied, since every mount costs at every start.
+    copies: Vec<&'static str>,
+    /// What is shown in `/etc` as it will be.
     etc: Vec<&'static str>,
     tmp_bytes: u64,
     shm_bytes: u64,
     inodes: u64,
 }
 
-/// The plan for an interpreter that is installed below `prefix`, whose instances see `code`.
+/// The plan for an interpreter that is installed below `prefix`.
 ///
 /// # Errors
 ///
@@ -102,12 +93,12 @@ pub(super) fn plan(
     level: Level,
     prefix: &Path,
     stage: &Path,
-    code: &[PathBuf],
 ) -> Result<Plan, String> {
-    let isolated = matches!(level, Level::Full | Level::UserNamespace);
-    let mut namespaces = 0;
+    let isolated = level == Level::Full;
+    let (mut namespaces, mut shared_namespaces) = (0, 0);
     if isolated {
-        namespaces = NEW_MOUNTS | NEW_CGROUPS | NEW_HOST_NAME | NEW_MESSAGES;
+        namespaces = NEW_MOUNTS | NEW_MESSAGES;
+        shared_namespaces = NEW_CGROUPS | NEW_HOST_NAME;
         if config.network == Network::None {
             namespaces |= NEW_NETWORK;
         }
@@ -122,18 +113,15 @@ pub(super) fn plan(
         Vec::new()
     };
     Ok(Plan {
-        user: match level {
-            Level::Full => User::Switch,
-            Level::UserNamespace => User::Namespace,
-            Level::Process | Level::Off => User::Keep,
-        },
+        change_user: isolated,
         uid: config.uid,
         gid: config.gid,
         pid_namespace: isolated,
         namespaces,
+        shared_namespaces,
         hostname: if isolated { "function" } else { "" },
         mounts: if isolated {
-            Some(mounts(config, prefix, stage, code)?)
+            Some(mounts(config, prefix, stage)?)
         } else {
             None
         },
@@ -160,12 +148,7 @@ fn limits(config: &Config) -> Vec<(&'static str, u64)> {
     ]
 }
 
-fn mounts(
-    config: &Config,
-    prefix: &Path,
-    stage: &Path,
-    code: &[PathBuf],
-) -> Result<Mounts, String> {
+fn mounts(config: &Config, prefix: &Path, stage: &Path) -> Result<Mounts, String> {
     fs::create_dir_all(stage).map_err(|error| format!("make {}: {error}", stage.display()))?;
     let mut links = Vec::new();
     let mut binds: Vec<PathBuf> = Vec::new();
@@ -179,13 +162,7 @@ fn mounts(
     // Not all of the prefix: it may be somebody's home.
     let of_interpreter = ["bin", "lib", "lib64", "ssl"].map(|name| prefix.join(name));
     let of_interpreter = of_interpreter.into_iter().filter(|path| path.is_dir());
-    let shown = code.iter().cloned().chain(of_interpreter);
-    for path in shown.chain(config.read_only_paths.iter().cloned()) {
-        if code.contains(&path) {
-            // Made when there is something to keep in it.
-            let made = fs::create_dir_all(&path);
-            made.map_err(|error| format!("make {}: {error}", path.display()))?;
-        }
+    for path in of_interpreter.chain(config.read_only_paths.iter().cloned()) {
         if !path.is_absolute() || !path.try_exists().unwrap_or(false) {
             return Err(format!(
                 "confinement.read_only_paths: {} is not a path that exists",
@@ -196,6 +173,11 @@ fn mounts(
             binds.push(path);
         }
     }
+    let present = |name: &&str| fs::metadata(Path::new("/etc").join(name)).is_ok();
+    let (copies, shown) = SETTINGS
+        .into_iter()
+        .filter(present)
+        .partition(|name| !CHANGING.contains(name) && Path::new("/etc").join(name).is_file());
     let Config { uid, gid, .. } = config;
     let passwd = format!(
         "root:x:0:0:root:/:/usr/sbin/nologin\nfunction:x:{uid}:{gid}:function:/tmp:/usr/sbin/nologin\n"
@@ -208,10 +190,8 @@ fn mounts(
             ("passwd", passwd),
             ("group", format!("root:x:0:\nfunction:x:{gid}:\n")),
         ],
-        etc: SETTINGS
-            .into_iter()
-            .filter(|name| fs::metadata(Path::new("/etc").join(name)).is_ok())
-            .collect(),
+        copies,
+        etc: shown,
         tmp_bytes: config.tmp_mb * MIB,
         shm_bytes: config.shared_memory_mb * MIB,
         inodes: config.tmp_files,

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Whether Python instances are confined. Off until all of it is there: limits of memory and CPU,
-    /// and the confinement of programs, are still missing.
+    /// Whether Python instances are confined. `false` is for functions that are trusted like the
+    /// platform itself.
     pub enabled: bool,
     /// Starts no instance when a measure that this configuration asks for cannot be taken. Without
     /// it, what can be taken is, and the rest is told at the start and by `bugle doctor`.
@@ -64,7 +64,7 @@ pub enum Processor {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            enabled: false,
+            enabled: true,
             require: false,
             uid: 1003,
             gid: 1003,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bugle_testkit::{Endpoint, FunctionSpec, Site, eventually};
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 
 const ROUNDS: usize = 30;
@@ -256,15 +256,15 @@ fn names(answer: &Value) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn a_killed_server_leaves_no_instance_behind_and_functions_answer_again() {
-    let source = "import os\ndef handler(event, context):\n    return os.getpid()\n";
+    let source = "def handler(event, context):\n    return context.get_instance_id()\n";
     let site = Site::new();
-    let code = site.write_code("pid", "index.py", source);
+    let code = site.write_code("who", "index.py", source);
     let platform = site.start().await;
     let function = platform
-        .register(&FunctionSpec::python("0@test@pid", &code))
+        .register(&FunctionSpec::python("0@test@who", &code))
         .await;
-    let pid = platform.invoke(&function, "{}").await.expect(200).json();
-    let pid = u32::try_from(pid.as_u64().unwrap()).unwrap();
+    let who = platform.invoke(&function, "{}").await.expect(200).json();
+    let pid = platform.instance_pids(&function).await[0];
     platform.kill().await;
     eventually("no process is left", Duration::from_secs(10), || async {
         let left = bugle_testkit::processes_using(site.path());
@@ -278,7 +278,7 @@ async fn a_killed_server_leaves_no_instance_behind_and_functions_answer_again() 
     let platform = site.start().await;
     assert_ne!(
         platform.invoke(&function, "{}").await.expect(200).json(),
-        json!(pid)
+        who
     );
     platform.finish().await;
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bugle_testkit::{FunctionSpec, Site, StartOptions, eventually};
+use bugle_testkit::{FunctionSpec, Site, StartOptions, Witness, eventually};
 
 #[tokio::test]
 async fn a_second_process_on_the_same_data_is_refused_with_the_reason() {
@@ -134,24 +134,24 @@ async fn health_metrics_and_documents_are_served() {
 #[tokio::test]
 async fn a_stop_waits_for_the_calls_that_run() {
     let source = r"
-import os, time
+import time
 def handler(event, context):
-    open(event, 'w').close()
+    report(event, 'it runs')
     time.sleep(0.5)
     return 'complete'
 ";
     let site = Site::new();
-    let code = site.write_code("slow", "index.py", source);
+    let code = site.write_code("slow", "index.py", &(Witness::REPORT.to_owned() + source));
+    let witness = Witness::new().await;
     let platform = site.start().await;
     let function = platform
         .register(&FunctionSpec::python("0@test@slow", &code))
         .await;
-    let flag = site.path().join("running");
     let gateway = platform.gateway;
-    let request = function.request(&serde_json::json!(flag).to_string(), &[]);
+    let request = function.request(&witness.port().to_string(), &[]);
     let call = tokio::spawn(async move { gateway.send(request).await });
     eventually("the call runs", Duration::from_secs(20), || async {
-        if flag.is_file() {
+        if witness.count("it runs") == 1 {
             Ok(())
         } else {
             Err("it does not".to_owned())

@@ -13,12 +13,12 @@ use tokio::time::Instant;
 
 const BOUND: Duration = Duration::from_secs(30);
 
-/// Answers the process it runs in, after as many seconds as the event says.
+/// Answers the instance it runs in, after as many seconds as the event says.
 const WHO: &str = r"
-import os, time
+import time
 def handler(event, context):
     time.sleep(event or 0)
-    return os.getpid()
+    return context.get_instance_id()
 ";
 
 async fn instances(platform: &Platform, function: &Registered) -> usize {
@@ -32,12 +32,12 @@ async fn callers(
     function: &Registered,
     calls: usize,
     event: &str,
-) -> Vec<u64> {
+) -> Vec<String> {
     let calls = (0..calls).map(|_| platform.invoke(function, event));
     join_all(calls)
         .await
         .into_iter()
-        .map(|answer| answer.expect(200).json().as_u64().unwrap())
+        .map(|answer| answer.expect(200).text())
         .collect()
 }
 
@@ -58,7 +58,7 @@ async fn an_idle_function_goes_down_to_zero_and_comes_back() {
     })
     .await;
     let second = platform.invoke(&function, "0").await.expect(200).json();
-    assert_ne!(first, second, "a new process");
+    assert_ne!(first, second, "a new instance");
     platform.finish().await;
 }
 
@@ -69,9 +69,9 @@ async fn a_herd_starts_one_instance_for_each_call_up_to_the_maximum() {
     let platform = site.start().await;
     let spec = FunctionSpec::python("0@test@who", &code).with("maxInstance", "4");
     let function = platform.register(&spec).await;
-    let pids = callers(&platform, &function, 12, "0.2").await;
-    let distinct: BTreeSet<_> = pids.iter().collect();
-    assert_eq!(distinct.len(), 4, "{pids:?}");
+    let answers = callers(&platform, &function, 12, "0.2").await;
+    let distinct: BTreeSet<_> = answers.iter().collect();
+    assert_eq!(distinct.len(), 4, "{answers:?}");
     assert_eq!(instances(&platform, &function).await, 4);
     platform.finish().await;
 }
@@ -79,11 +79,11 @@ async fn a_herd_starts_one_instance_for_each_call_up_to_the_maximum() {
 #[tokio::test]
 async fn one_instance_serves_as_many_calls_at_once_as_the_function_says() {
     let source = r"
-import os, threading
+import threading
 barrier = threading.Barrier(8)
 def handler(event, context):
     barrier.wait(20)
-    return os.getpid()
+    return context.get_instance_id()
 ";
     let site = Site::new();
     let code = site.write_code("together", "index.py", source);
@@ -92,8 +92,12 @@ def handler(event, context):
         .with("concurrentNum", "8")
         .with("maxInstance", "1");
     let function = platform.register(&spec).await;
-    let pids = callers(&platform, &function, 8, "{}").await;
-    assert_eq!(pids.iter().collect::<BTreeSet<_>>().len(), 1, "{pids:?}");
+    let answers = callers(&platform, &function, 8, "{}").await;
+    assert_eq!(
+        answers.iter().collect::<BTreeSet<_>>().len(),
+        1,
+        "{answers:?}"
+    );
     platform.finish().await;
 }
 
@@ -238,7 +242,7 @@ async fn a_label_has_instances_of_its_own() {
         let blue = instances
             .iter()
             .find(|instance| instance["label"] == "blue");
-        blue.and_then(|instance| instance["pid"].as_u64())
+        blue.and_then(|instance| instance["id"].as_str().map(str::to_owned))
             .ok_or_else(|| status.to_string())
     })
     .await;

@@ -61,7 +61,7 @@ def handler(event, context):
     let function = platform
         .register(&FunctionSpec::python("0@test@wait", &code))
         .await;
-    let flag = site.path().join("go-on");
+    let flag = code.join("go-on");
     let request = function.request(&json!(flag).to_string(), &SSE);
     let mut answer = platform.gateway.open(request).await.unwrap();
     let first = within("the first event", BOUND, answer.until("data: first\n\n")).await;

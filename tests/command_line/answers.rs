@@ -199,7 +199,7 @@ def handler(event, context):
 ";
     let (console, platform) = Console::with_platform().await;
     console.deploy("teller", source).await;
-    let flag = console.site.path().join("go-on");
+    let flag = console.site.code_root().join("teller/go-on");
     let event = json!(flag).to_string();
     let mut running = console.start(["invoke", "teller", &event, "--stream"]);
     running.says("first", 1).await;

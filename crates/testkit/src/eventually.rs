@@ -26,6 +26,10 @@ where
         };
         match outcome {
             Ok(value) => return value,
+            // A look that never waits is not stopped by the clock.
+            Err(seen) if Instant::now() >= deadline => {
+                panic!("after {bound:?} still not: {what}; seen last: {seen}")
+            }
             Err(seen) => last = seen,
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;

@@ -29,6 +29,7 @@ mod log;
 mod platform;
 mod process;
 mod site;
+mod witness;
 
 pub use eventually::{eventually, within};
 pub use functions::{FunctionSpec, Registered};
@@ -37,3 +38,4 @@ pub use log::Tolerated;
 pub use platform::{Platform, Refused};
 pub use process::{interrupt, is_running, kill, processes_using, terminate};
 pub use site::{Site, StartOptions, binary};
+pub use witness::Witness;

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use bugle_testkit::{FunctionSpec, Site, StartOptions, Witness, eventually};
+use bugle_testkit::{FunctionSpec, Site, StartOptions, Witness, eventually, pause, resume};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_second_process_on_the_same_data_is_refused_with_the_reason() {
@@ -38,6 +39,33 @@ async fn listening_beyond_this_machine_is_refused_without_the_flag() {
             refused.log
         );
     }
+}
+
+#[tokio::test]
+async fn a_crowd_that_comes_at_once_does_not_have_to_knock_twice() {
+    let limit = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let crowd = limit.trim().parse::<usize>().unwrap().min(500);
+    let site = Site::new();
+    let platform = site.start().await;
+    // While it accepts none, all of them have to fit into its queue.
+    pause(platform.pid);
+    let address = platform.gateway.url("");
+    let address = address.trim_start_matches("http://");
+    let mut waiting = Vec::new();
+    for number in 0..crowd {
+        let connected =
+            tokio::time::timeout(Duration::from_millis(900), TcpStream::connect(address));
+        let connected = connected.await;
+        if !matches!(connected, Ok(Ok(_))) {
+            resume(platform.pid);
+            panic!("number {number} had to wait: {connected:?}");
+        }
+        waiting.push(connected);
+    }
+    resume(platform.pid);
+    drop(waiting);
+    let _ = platform.control.get("/readyz").await.expect(200);
+    platform.finish().await;
 }
 
 #[tokio::test]

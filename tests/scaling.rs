@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bugle_testkit::{FunctionSpec, Platform, Registered, Site, eventually};
+use bugle_testkit::{FunctionSpec, Platform, Registered, Site, StartOptions, eventually};
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::Instant;
@@ -59,6 +59,31 @@ async fn an_idle_function_goes_down_to_zero_and_comes_back() {
     .await;
     let second = platform.invoke(&function, "0").await.expect(200).json();
     assert_ne!(first, second, "a new instance");
+    platform.finish().await;
+}
+
+#[tokio::test]
+async fn a_call_that_finds_the_queue_full_is_told_when_to_come_back() {
+    let site = Site::new();
+    let code = site.write_code("who", "index.py", WHO);
+    let few = StartOptions::default().config("scheduler", "queue_limit", "2");
+    let platform = site.start_with(&few).await;
+    let spec = FunctionSpec::python("0@test@who", &code)
+        .with("maxInstance", "1")
+        .with("concurrentNum", "1");
+    let function = platform.register(&spec).await;
+    let _ = platform.invoke(&function, "0").await.expect(200);
+    let calls = (0..8).map(|_| platform.invoke(&function, "0.3"));
+    let answers = join_all(calls).await;
+    let (served, refused): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|answer| answer.status == 200);
+    assert_eq!((served.len(), refused.len()), (3, 5));
+    for answer in refused {
+        assert_eq!(answer.header("x-inner-code"), "150500");
+        let seconds: u32 = answer.header("retry-after").parse().unwrap();
+        assert!((1..=3).contains(&seconds));
+        let _ = answer.expect(429);
+    }
     platform.finish().await;
 }
 

@@ -281,13 +281,13 @@ impl Prepared {
             AcquireError::UnknownLabel => {
                 demand::unknown_label(self.label.as_ref().map_or("", InstanceLabel::as_str))
             }
-            // 503 rather than the table's 500 for the scheduler's code, because nothing is broken:
-            // the client shall come back.
+            // 429 rather than the table's 500 for the scheduler's code, because nothing is broken:
+            // the function gets more calls than it can serve, and the client shall come back.
             AcquireError::QueueFull { .. } => Failure::new(
                 Code::SchedulerInternal,
                 format!("pending queue full: {error}"),
             )
-            .with_status(StatusCode::SERVICE_UNAVAILABLE),
+            .with_status(StatusCode::TOO_MANY_REQUESTS),
             AcquireError::Timeout => Failure::new(Code::AcquireTimeout, error.to_string()),
             AcquireError::Start(error) => error.into(),
             AcquireError::Removed => not_found(&self.function.spec().id.to_string()),

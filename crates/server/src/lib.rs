@@ -39,7 +39,7 @@ use bugle_scheduler::Scheduler;
 use bugle_store::{SqliteStore, Store};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry as Metrics;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use about::About;
@@ -135,14 +135,12 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
         "the control API",
         "--control-listen",
         config.server.control_listen,
-    )
-    .await?;
+    )?;
     let (gateway_listener, gateway) = listen(
         "the gateway",
         "--gateway-listen",
         config.server.gateway_listen,
-    )
-    .await?;
+    )?;
 
     let tasks = Tasks::new();
     let readiness = Readiness::new(Arc::clone(&store));
@@ -244,7 +242,7 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
     })
 }
 
-async fn listen(
+fn listen(
     what: &'static str,
     flag: &'static str,
     address: SocketAddr,
@@ -255,9 +253,24 @@ async fn listen(
         address,
         source,
     };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = bind(address).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
+}
+
+/// Connections that wait to be accepted; one more has to knock again, a second later. The usual 128
+/// are fewer than a crowd of callers is. The kernel has a limit of its own, `somaxconn`.
+const BACKLOG: u32 = 4096;
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restart must not wait for the connections of the process before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Makes what lives on the data plane.

@@ -19,6 +19,16 @@ pub fn terminate(pid: u32) {
     send(pid, Signal::TERM);
 }
 
+/// Stops a process until it [goes on](resume).
+pub fn pause(pid: u32) {
+    send(pid, Signal::STOP);
+}
+
+/// Lets a process go on that was paused.
+pub fn resume(pid: u32) {
+    send(pid, Signal::CONT);
+}
+
 fn send(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid {

@@ -189,6 +189,11 @@ impl Running {
         std::fs::read_to_string(&self.out).unwrap_or_default()
     }
 
+    /// Where its standard output goes.
+    pub(crate) fn out_path(&self) -> PathBuf {
+        self.out.clone()
+    }
+
     /// Waits until `text` was said `times`, on either output.
     pub(crate) async fn says(&mut self, text: &str, times: usize) {
         eventually(&format!("{text:?} is said"), LONGEST, || {

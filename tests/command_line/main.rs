@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod answers;
+mod bench;
 mod commands;
 mod console;
 mod curl;

@@ -4,8 +4,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::commands::{
-    config, delete, deploy, describe, dev, doctor, invoke, list, logs, new, publish, reserve,
-    serve, update,
+    bench, config, delete, deploy, describe, dev, doctor, invoke, list, logs, new, publish,
+    reserve, serve, update,
 };
 
 /// The options that say where the platform is; each command takes them, and those that need none
@@ -103,6 +103,8 @@ pub(crate) enum Command {
     Deploy(deploy::Arguments),
     /// Calls a function.
     Invoke(invoke::Arguments),
+    /// Measures a function: calls at a rate, their latencies, cold starts and failures.
+    Bench(bench::Arguments),
     /// Shows what a function wrote.
     Logs(logs::Arguments),
     /// Lists functions.
@@ -133,7 +135,7 @@ impl Command {
     /// The function that the command is about, as it was typed.
     pub(crate) fn function(&self) -> Option<&str> {
         match self {
-            Self::Invoke(arguments) => Some(&arguments.name),
+            Self::Invoke(arguments) => Some(&arguments.event.name),
             Self::Logs(arguments) => Some(&arguments.name),
             Self::Describe(arguments) => Some(&arguments.name),
             Self::Publish(arguments) => Some(&arguments.name),

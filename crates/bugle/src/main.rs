@@ -6,6 +6,7 @@
 
 mod arguments;
 mod commands;
+mod event;
 mod failure;
 mod manifest;
 mod names;
@@ -43,6 +44,7 @@ fn run(Arguments { global, command }: Arguments) -> Outcome {
         Command::Completion { shell } => commands::completion::run(shell),
         Command::New(arguments) => commands::new::run(&arguments, &global),
         Command::Dev(arguments) => commands::dev::run(&arguments, &global),
+        Command::Bench(arguments) => commands::bench::run(&arguments, &global),
         other => session::block_on(remote(other, &global)),
     }
 }
@@ -73,8 +75,9 @@ async fn carry_out(session: &session::Session, command: &Command) -> Outcome {
         | Command::Doctor(_)
         | Command::Completion { .. }
         | Command::New(_)
-        | Command::Dev(_) => {
-            unreachable!("`run` has dealt with the commands that need no platform")
+        | Command::Dev(_)
+        | Command::Bench(_) => {
+            unreachable!("`run` has dealt with the commands that end in a way of their own")
         }
     }
 }

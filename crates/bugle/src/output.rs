@@ -92,6 +92,13 @@ impl Progress {
         bar.enable_steady_tick(Duration::from_millis(100));
         Self(Some(bar))
     }
+
+    /// Shows another text.
+    pub(crate) fn say(&self, text: impl FnOnce() -> String) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(text());
+        }
+    }
 }
 
 impl Drop for Progress {

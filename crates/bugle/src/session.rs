@@ -137,18 +137,23 @@ fn quote(text: &str) -> String {
 
 /// Runs a command that talks to a platform; Ctrl-C ends it.
 pub(crate) fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime =
-        runtime.map_err(|error| Failure::new(exit::REFUSED, format!("no runtime: {error}")))?;
-    let outcome = runtime.block_on(async {
+    uninterrupted(async {
         tokio::select! {
             biased;
             outcome = command => outcome,
             _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
         }
-    });
+    })
+}
+
+/// Runs what ends in its own way when Ctrl-C comes.
+pub(crate) fn uninterrupted(command: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime =
+        runtime.map_err(|error| Failure::new(exit::REFUSED, format!("no runtime: {error}")))?;
+    let outcome = runtime.block_on(command);
     // A read of standard input may never end; it must not hold the process.
     runtime.shutdown_background();
     outcome

@@ -5,18 +5,15 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bugle_client::{Answer, Call};
-use bytes::Bytes;
 use clap::Args;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, HeaderValue, Method};
+use http::header::{ACCEPT, HeaderName};
+use http::{HeaderMap, HeaderValue};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::json;
-use tokio::io::AsyncReadExt as _;
 
 use crate::arguments::Format;
+use crate::event::Event;
 use crate::failure::{Failure, Outcome};
-use crate::names;
 use crate::output;
 use crate::session::{EVENTS, Session};
 
@@ -28,20 +25,8 @@ Examples:
   cat photo.jpg | bugle invoke thumbnail - -H 'content-type: image/jpeg' > small.jpg
   bugle invoke storyteller --stream")]
 pub(crate) struct Arguments {
-    /// Name or URN of the function.
-    pub(crate) name: String,
-    /// The event: JSON, @FILE, or - for standard input; `{}` when it is missing.
-    #[arg(value_name = "EVENT")]
-    event: Option<String>,
-    /// The event, as an option.
-    #[arg(short, long, value_name = "EVENT", conflicts_with = "event")]
-    data: Option<String>,
-    /// A header of the call, `name: value`; may be given more than once.
-    #[arg(short = 'H', long, value_name = "HEADER")]
-    header: Vec<String>,
-    /// The version; the draft when it is missing.
-    #[arg(long, value_name = "VERSION")]
-    version: Option<String>,
+    #[command(flatten)]
+    pub(crate) event: Event,
     /// Asks for events and prints what the function streams as it comes.
     #[arg(long)]
     stream: bool,
@@ -50,8 +35,8 @@ pub(crate) struct Arguments {
     timeout: u64,
 }
 
-/// The event of a call that has none.
-const NOTHING: &str = "{}";
+/// How long those wait who call without a command.
+const LIMIT: Duration = Duration::from_mins(15);
 
 /// The header `X-Invoke-Summary`.
 #[derive(Deserialize)]
@@ -64,15 +49,23 @@ struct Summary {
 }
 
 pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
-    let event = arguments.event.as_deref().or(arguments.data.as_deref());
+    let Arguments {
+        event,
+        stream,
+        timeout,
+    } = arguments;
+    let limit = Duration::from_secs(*timeout);
     if session.curl {
-        return show(session, arguments, event.unwrap_or(NOTHING)).await;
+        let (mut call, elsewhere) = event.shown(session, limit)?;
+        ask_for_events(&mut call, *stream);
+        return Session::show_curl(session.gateway().await?, &call, elsewhere);
     }
-    let call = request(session, arguments, read(event).await?)?;
+    let mut call = event.call(session, limit).await?;
+    ask_for_events(&mut call, *stream);
     // Asked for before the clock starts.
     session.gateway().await?;
     let begin = Instant::now();
-    let progress = output::Progress::start(session.quiet, format!("calling {}", arguments.name));
+    let progress = output::Progress::start(session.quiet, format!("calling {}", event.name));
     let answer = session.invoke(call).await?;
     drop(progress);
     finish(session, answer, begin).await
@@ -88,89 +81,14 @@ pub(crate) async fn call(session: &Session, name: &str, event: &str) -> Outcome 
 
 /// A call of a function with this event, or with none.
 pub(crate) fn event_call(session: &Session, name: &str, event: Option<&str>) -> Outcome<Call> {
-    let arguments = Arguments {
-        name: name.to_owned(),
-        event: None,
-        data: None,
-        header: Vec::new(),
-        version: None,
-        stream: false,
-        timeout: 900,
-    };
-    let event = event.unwrap_or(NOTHING);
-    request(session, &arguments, event.to_owned().into())
+    Event::new(name, event).literal(session, LIMIT)
 }
 
-/// Shows the call; what would be read from a file or standard input is left to curl.
-async fn show(session: &Session, arguments: &Arguments, event: &str) -> Outcome {
-    let elsewhere = match event {
-        "-" => Some("@-"),
-        event => Some(event).filter(|event| event.starts_with('@')),
-    };
-    let body = if elsewhere.is_some() { "" } else { event };
-    let call = request(session, arguments, Bytes::copy_from_slice(body.as_bytes()))?;
-    Session::show_curl(session.gateway().await?, &call, elsewhere)
-}
-
-/// An event without a type is JSON, and what is not would reach the function as raw bytes.
-fn check_json(body: &[u8]) -> Outcome {
-    if body.is_empty() {
-        return Ok(());
-    }
-    serde_json::from_slice::<IgnoredAny>(body)
-        .map(drop)
-        .map_err(|error| {
-            Failure::usage(format!("the event is not JSON: {error}")).hint(
-                "-H 'content-type: …' sends it as it is, for instance as text/plain or image/png",
-            )
-        })
-}
-
-fn request(session: &Session, arguments: &Arguments, body: Bytes) -> Outcome<Call> {
-    let mut headers = HeaderMap::new();
-    if arguments.stream {
-        headers.insert(ACCEPT, HeaderValue::from_static(EVENTS));
-    }
-    for header in &arguments.header {
-        let wrong = || Failure::usage(format!("-H {header:?}: `name: value` is expected"));
-        let (name, value) = header.split_once(':').ok_or_else(wrong)?;
-        let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
-        headers.insert(name, value.trim().parse().map_err(|_| wrong())?);
-    }
-    if !headers.contains_key(CONTENT_TYPE) {
-        check_json(&body)?;
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    }
-    let urn = names::urn(
-        &arguments.name,
-        &session.tenant,
-        arguments.version.as_deref(),
-    );
-    Ok(Call {
-        method: Method::POST,
-        path: bugle_client::invocation_path(&urn),
-        headers,
-        body,
-        limit: Duration::from_secs(arguments.timeout),
-    })
-}
-
-async fn read(event: Option<&str>) -> Outcome<Bytes> {
-    match event {
-        None => Ok(Bytes::from_static(NOTHING.as_bytes())),
-        Some("-") => {
-            let mut whole = Vec::new();
-            let read = tokio::io::stdin().read_to_end(&mut whole).await;
-            read.map_err(|error| Failure::usage(format!("standard input: {error}")))?;
-            Ok(whole.into())
-        }
-        Some(text) => match text.strip_prefix('@') {
-            Some(path) => tokio::fs::read(path)
-                .await
-                .map(Bytes::from)
-                .map_err(|error| Failure::file(path.as_ref(), &error)),
-            None => Ok(text.to_owned().into()),
-        },
+/// A header that was typed wins.
+fn ask_for_events(call: &mut Call, stream: bool) {
+    if stream && !call.headers.contains_key(ACCEPT) {
+        call.headers
+            .insert(ACCEPT, HeaderValue::from_static(EVENTS));
     }
 }
 
@@ -290,15 +208,5 @@ mod tests {
             [0.0, 0.04, 0.051, 3.12, 250.0].map(millis),
             ["0", "0", "0.1", "3.1", "250.0"]
         );
-    }
-
-    #[test]
-    fn what_is_no_json_needs_a_type() {
-        for good in ["", "{}", " \"text\"\n", "[1, 2]"] {
-            assert!(check_json(good.as_bytes()).is_ok(), "{good}");
-        }
-        for bad in ["{", "text", "{} {}", "\u{1}"] {
-            assert!(check_json(bad.as_bytes()).is_err(), "{bad}");
-        }
     }
 }

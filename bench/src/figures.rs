@@ -8,13 +8,21 @@ use anyhow::Context as _;
 /// One measured figure.
 #[derive(Clone, Debug)]
 struct Figure {
-    name: &'static str,
+    name: String,
     value: f64,
     unit: &'static str,
     /// Lowest and highest round, where there are rounds.
     spread: Option<(f64, f64)>,
-    what: &'static str,
+    what: String,
 }
+
+/// Figures that are 0 on any machine, however slow and busy, or something is wrong. The others are
+/// for people to judge: they depend on where they were taken.
+const ZERO: &[&str] = &[
+    "burst_failures",
+    "cold_leaked",
+    "overload_improper_refusals",
+];
 
 /// What was measured, in order.
 #[derive(Debug, Default)]
@@ -24,9 +32,9 @@ impl Figures {
     /// Adds the median of `rounds`.
     pub(crate) fn add(
         &mut self,
-        name: &'static str,
+        name: impl Into<String>,
         unit: &'static str,
-        what: &'static str,
+        what: impl Into<String>,
         mut rounds: Vec<f64>,
     ) {
         rounds.sort_by(f64::total_cmp);
@@ -36,19 +44,29 @@ impl Figures {
             _ => None,
         };
         self.0.push(Figure {
-            name,
+            name: name.into(),
             value,
             unit,
             spread,
-            what,
+            what: what.into(),
         });
+    }
+
+    /// What is wrong whatever the machine, in words.
+    pub(crate) fn broken(&self) -> Vec<String> {
+        let worst = |figure: &Figure| figure.spread.map_or(figure.value, |(_, highest)| highest);
+        self.0
+            .iter()
+            .filter(|figure| ZERO.contains(&figure.name.as_str()) && worst(figure) != 0.0)
+            .map(|figure| format!("{} is {}", figure.name, worst(figure)))
+            .collect()
     }
 
     /// Writes name → number.
     pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
         let mut object = serde_json::Map::new();
         for figure in &self.0 {
-            object.insert(figure.name.to_owned(), rounded(figure.value).into());
+            object.insert(figure.name.clone(), rounded(figure.value).into());
         }
         let text = serde_json::to_string_pretty(&object)?;
         std::fs::write(path, text + "\n").with_context(|| path.display().to_string())
@@ -156,6 +174,15 @@ mod tests {
         ] {
             assert!((rounded(value) - kept).abs() < 1e-9, "{value}");
         }
+    }
+
+    #[test]
+    fn one_bad_round_is_enough_to_be_broken() {
+        let mut figures = Figures::default();
+        figures.add("burst_failures", "", "", vec![0.0, 0.0, 3.0]);
+        figures.add("cold_leaked", "", "", vec![0.0]);
+        figures.add("warm_rps", "", "", vec![5.0]);
+        assert_eq!(figures.broken(), ["burst_failures is 3"]);
     }
 
     #[test]

@@ -9,14 +9,15 @@
 
 mod figures;
 mod load;
-mod open_loop;
 mod peers;
 mod platform;
 mod processes;
 mod scale;
 mod scenarios;
+mod warm;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -30,6 +31,9 @@ struct Arguments {
     /// Shorter rounds: the whole run takes less than three minutes.
     #[arg(long)]
     quick: bool,
+    /// A minute for CI: few scenarios, in rounds too short for their figures to be worth keeping.
+    #[arg(long, conflicts_with_all = ["quick", "write"])]
+    smoke: bool,
     /// Writes the table into docs/benchmarks.md.
     #[arg(long)]
     write: bool,
@@ -48,8 +52,14 @@ struct Effort {
     pairs: usize,
     /// Length of one side of a pair.
     round: Duration,
+    /// Rounds of each further peer.
+    peer_rounds: usize,
+    /// Length of one of them.
+    peer_round: Duration,
     /// Functions called for the first time.
     cold_starts: usize,
+    /// The same with large imports.
+    fastapi_starts: usize,
     /// Length of a registry round.
     registry: Duration,
     /// Functions in the store whose opening is timed.
@@ -62,39 +72,63 @@ struct Effort {
     sustained: Duration,
     /// Functions of a large platform.
     many: usize,
+    /// The scenarios; all of them when none is named.
+    scenarios: &'static [&'static str],
+    /// The file of the figures.
+    file: &'static str,
 }
 
 impl Effort {
     const FULL: Self = Self {
         pairs: 9,
         round: Duration::from_secs(4),
+        peer_rounds: 5,
+        peer_round: Duration::from_secs(2),
         cold_starts: 100,
+        fastapi_starts: 30,
         registry: Duration::from_secs(5),
         stored: 10_000,
         starts: 7,
         instances: 500,
         sustained: Duration::from_mins(1),
         many: 100_000,
+        scenarios: &[],
+        file: "results.json",
     };
     const QUICK: Self = Self {
         pairs: 5,
-        round: Duration::from_millis(1500),
+        round: Duration::from_millis(1200),
+        peer_rounds: 1,
+        peer_round: Duration::from_millis(700),
         cold_starts: 100,
+        fastapi_starts: 7,
         registry: Duration::from_secs(3),
         stored: 10_000,
         starts: 3,
         instances: 100,
         sustained: Duration::from_secs(10),
         many: 100_000,
+        scenarios: &[],
+        file: "results.json",
+    };
+    const SMOKE: Self = Self {
+        pairs: 3,
+        round: Duration::from_millis(500),
+        cold_starts: 30,
+        starts: 1,
+        sustained: Duration::from_secs(3),
+        scenarios: &["warm", "cold", "burst", "sustained", "overload"],
+        file: "smoke.json",
+        ..Self::QUICK
     };
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let effort = if arguments.quick {
-        Effort::QUICK
-    } else {
-        Effort::FULL
+    let effort = match arguments {
+        Arguments { smoke: true, .. } => Effort::SMOKE,
+        Arguments { quick: true, .. } => Effort::QUICK,
+        _ => Effort::FULL,
     };
     let binary = std::path::absolute(&arguments.binary)?;
     anyhow::ensure!(
@@ -102,11 +136,10 @@ fn main() -> anyhow::Result<()> {
         "{} does not exist; build it with `cargo build --release`, or run `cargo xtask bench`",
         binary.display()
     );
-    let wanted = |name: &str| {
-        arguments
-            .only
-            .as_deref()
-            .is_none_or(|only| name.contains(only))
+    let wanted = |name: &&str| {
+        let only = arguments.only.as_deref();
+        only.is_none_or(|only| name.contains(only))
+            && (effort.scenarios.is_empty() || effort.scenarios.contains(name))
     };
     let mut figures = Figures::default();
     for (name, scenario) in scenarios::ALL {
@@ -117,7 +150,7 @@ fn main() -> anyhow::Result<()> {
     }
     let folder = PathBuf::from("target/bench");
     std::fs::create_dir_all(&folder)?;
-    figures.write_json(&folder.join("results.json"))?;
+    figures.write_json(&folder.join(effort.file))?;
     let table = figures.table();
     println!("{table}");
     if arguments.write {
@@ -127,5 +160,10 @@ fn main() -> anyhow::Result<()> {
             arguments.quick,
         )?;
     }
-    Ok(())
+    let broken = figures.broken();
+    if broken.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("should be 0 on any machine: {}", broken.join(", "));
+    Ok(ExitCode::FAILURE)
 }

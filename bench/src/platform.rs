@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
 
-use crate::load::{self, Until};
+use crate::load::{self, Until, Whole as _};
 
 /// A running platform; killed when dropped.
 #[derive(Debug)]
@@ -30,6 +30,16 @@ const PATIENCE: Duration = Duration::from_mins(1);
 impl Platform {
     /// Starts `binary` on `data` with functions below `code`, and waits until it is ready.
     pub(crate) fn start(binary: &Path, data: &Path, code: &Path) -> anyhow::Result<Self> {
+        Self::start_with(binary, data, code, &[])
+    }
+
+    /// The same with these values of the configuration, as `section.key=value`.
+    pub(crate) fn start_with(
+        binary: &Path,
+        data: &Path,
+        code: &Path,
+        configuration: &[&str],
+    ) -> anyhow::Result<Self> {
         let endpoints = data.join("endpoints.json");
         match std::fs::remove_file(&endpoints) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
@@ -48,6 +58,7 @@ impl Platform {
             .arg(data)
             .arg("--code-root")
             .arg(code)
+            .args(configuration.iter().flat_map(|value| ["--set", value]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(data.with_extension("log"))?)
@@ -193,7 +204,7 @@ impl Drop for Platform {
 }
 
 /// The smallest wait between two looks at something that takes milliseconds.
-fn pause() {
+pub(crate) fn pause() {
     #[expect(
         clippy::disallowed_methods,
         reason = "no runtime here; the wait bounds the precision"

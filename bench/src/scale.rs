@@ -1,16 +1,15 @@
 //! Many at once: calls, instances, starts, functions.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use serde_json::json;
 
 use crate::Effort;
 use crate::figures::Figures;
-use crate::load::{self, Until};
-use crate::open_loop::{self, Schedule};
-use crate::platform::{Folders, Platform, invocation};
+use crate::load::{self, Until, Whole as _};
+use crate::platform::{self, Folders, Platform, invocation};
 use crate::processes;
 
 const EVENT: &str = r#"{"name": "bugle"}"#;
@@ -44,10 +43,10 @@ pub(crate) fn burst(binary: &Path, effort: Effort, figures: &mut Figures) -> any
         let done = load::closed_loop(platform.gateway, BURST_CALLS, until, move |_| {
             request.clone()
         })?;
-        failures.push(count(done.refused));
+        failures.push(count(done.tally.failed()));
         let needed = count(u64::try_from(BURST_CALLS.div_ceil(BURST_CONCURRENCY))?);
         extra.push((platform.metric(STARTED)? - started - needed).max(0.0));
-        p99.push(done.quantile_ms(0.99) / BURST_HANDLER);
+        p99.push(done.tally.latencies.quantile_ms(0.99) / BURST_HANDLER);
         decisions.push(decision(&platform, &folders)?);
     }
     figures.add(
@@ -81,11 +80,7 @@ fn decision(platform: &Platform, folders: &Folders) -> anyhow::Result<f64> {
     let folder = folders.function("decision")?;
     let path = platform.register("0@bench@decision", &folder)?;
     let request = load::request(platform.gateway, &path, Some(EVENT));
-    let head = load::head(platform.gateway, &request)?;
-    let summary = head
-        .lines()
-        .find_map(|line| line.strip_prefix("x-invoke-summary: "));
-    let summary: serde_json::Value = serde_json::from_str(summary.unwrap_or_default())?;
+    let summary = load::summary(platform.gateway, &request)?;
     ensure!(
         summary["start"] == "cold",
         "the call was not cold: {summary}"
@@ -139,6 +134,15 @@ pub(crate) fn density(binary: &Path, effort: Effort, figures: &mut Figures) -> a
     Ok(())
 }
 
+/// How long a platform may take to let go of what instances held after they have gone.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// The processes of a platform, and its descriptors.
+fn held(platform: &Platform) -> anyhow::Result<(usize, usize)> {
+    let pid = platform.pid();
+    Ok((processes::tree(pid)?.len(), processes::descriptors(pid)?))
+}
+
 /// First calls, one after the other on a few connections, for long.
 pub(crate) fn sustained(
     binary: &Path,
@@ -153,10 +157,7 @@ pub(crate) fn sustained(
     load::once(gateway, &load::request(gateway, &warm, Some(EVENT)))?;
     let gone = |platform: &Platform| Ok(platform.metric(READY)? == 0.0);
     platform.wait("no instance", gone)?;
-    let before = (
-        processes::tree(platform.pid())?.len(),
-        processes::descriptors(platform.pid())?,
-    );
+    let before = held(&platform)?;
     // More than can be started in the time.
     let functions = usize::try_from(effort.sustained.as_secs())? * 1000;
     platform.register_many_with(functions, "cold", &folder, &json!({"idleTime": 1}))?;
@@ -170,7 +171,7 @@ pub(crate) fn sustained(
     .whole()?;
     let elapsed = begin.elapsed().as_secs_f64();
     let cpu = processes::cpu_seconds(platform.pid())? - cpu;
-    let starts = count(round.answers);
+    let starts = count(round.tally.succeeded());
     figures.add(
         "cold_per_s",
         "/s",
@@ -180,20 +181,31 @@ pub(crate) fn sustained(
     let what = "first calls per second of processor time, everything of the platform counted";
     figures.add("cold_per_s_core", "/s", what, vec![starts / cpu]);
     platform.wait("no instance", gone)?;
-    let after = (
-        processes::tree(platform.pid())?.len(),
-        processes::descriptors(platform.pid())?,
-    );
-    let leaked = after.0.saturating_sub(before.0) + after.1.saturating_sub(before.1);
+    // What still ends is no leak; what is left after this is one.
+    let begin = Instant::now();
+    let leaked = loop {
+        let after = held(&platform)?;
+        let leaked = after.0.saturating_sub(before.0) + after.1.saturating_sub(before.1);
+        if leaked == 0 || begin.elapsed() > SETTLE {
+            break leaked;
+        }
+        platform::pause();
+    };
     let what = "processes and descriptors more than before, once all are idle";
     figures.add("cold_leaked", "", what, vec![count(u64::try_from(leaked)?)]);
     Ok(())
 }
 
+/// Calls that may wait while the load is too much: few, so that the rest is refused within a round.
+const OVERLOAD_QUEUE: &str = "scheduler.queue_limit=64";
+/// More than may wait, so that it is the platform that refuses, and not the generator that holds.
+const OVERLOAD_CONNECTIONS: usize = 512;
+
 /// Twice the load that saturates a function.
 pub(crate) fn overload(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
     let folders = Folders::new()?;
-    let platform = Platform::start(binary, &folders.data, &folders.code)?;
+    let (data, code) = (&folders.data, &folders.code);
+    let platform = Platform::start_with(binary, data, code, &[OVERLOAD_QUEUE])?;
     let handler =
         "import time\n\ndef handler(event, context):\n    time.sleep(0.01)\n    return 1\n";
     let folder = folders.function_with("overload", handler)?;
@@ -202,39 +214,40 @@ pub(crate) fn overload(binary: &Path, effort: Effort, figures: &mut Figures) -> 
     platform.wait("all instances ready", |platform| {
         Ok(platform.metric(READY)? >= 4.0)
     })?;
-    let request = load::request(platform.gateway, &path, Some(EVENT));
-    let (mut ratios, mut shares) = (vec![], vec![]);
+    let gateway = platform.gateway;
+    let request = load::request(gateway, &path, Some(EVENT));
+    let (mut ratios, mut shares, mut broken) = (vec![], vec![], vec![]);
     for _ in 0..effort.starts {
         let saturating = request.clone();
         let until = Until::Elapsed(effort.round);
-        let peak = load::closed_loop(platform.gateway, 8, until, move |_| saturating.clone())?
-            .whole()?
-            .rate();
+        let peak = load::closed_loop(gateway, 8, until, move |_| saturating.clone())?;
+        let peak = peak.whole()?.rate();
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "some hundred calls a second"
         )]
         let rate = (peak * 2.0) as u32;
-        let schedule = Schedule {
-            rate,
-            elapsed: effort.round,
-            connections: 512,
-        };
-        let over = open_loop::run(platform.gateway, schedule, &request)?;
+        let over = load::open_loop(gateway, rate, effort.round, OVERLOAD_CONNECTIONS, &request)?;
         ratios.push(over.rate() / peak);
-        shares.push(count(over.refused) / count(over.refused + over.answers));
+        let tally = &over.tally;
+        shares.push(count(tally.failed()) / count(tally.calls()));
+        let proper = tally.failures.iter().filter(|(kind, _)| {
+            matches!(kind, bugle_load::Kind::Answer { status, .. } if *status == TOO_MANY_REQUESTS)
+        });
+        let proper: u64 = proper.map(|(_, failures)| failures.retry_after).sum();
+        broken.push(count(tally.failed() - proper));
     }
     let what = "goodput at twice the saturating load ÷ peak goodput";
     figures.add("overload_goodput_ratio", "", what, ratios);
-    figures.add(
-        "overload_refused_share",
-        "",
-        "calls that were refused meanwhile",
-        shares,
-    );
+    let what = "calls that were refused meanwhile";
+    figures.add("overload_refused_share", "", what, shares);
+    let what = "refusals without status 429 and `Retry-After`";
+    figures.add("overload_improper_refusals", "", what, broken);
     Ok(())
 }
+
+const TOO_MANY_REQUESTS: u16 = 429;
 
 /// A hundred thousand functions.
 pub(crate) fn many(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
@@ -273,7 +286,12 @@ pub(crate) fn many(binary: &Path, effort: Effort, figures: &mut Figures) -> anyh
     ] {
         let request = load::request(control, path, None);
         let round = load::closed_loop(control, 1, Until::Sent(200), move |_| request.clone())?;
-        figures.add(name, "ms", what, vec![round.whole()?.quantile_ms(0.5)]);
+        figures.add(
+            name,
+            "ms",
+            what,
+            vec![round.whole()?.tally.latencies.quantile_ms(0.5)],
+        );
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! What is measured, each scenario on a platform of its own.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -9,20 +8,22 @@ use anyhow::ensure;
 
 use crate::Effort;
 use crate::figures::Figures;
-use crate::load::{self, Until};
-use crate::open_loop::{self, Schedule};
-use crate::peers::Peer;
+use crate::load::{self, Until, Whole as _};
+use crate::peers;
 use crate::platform::{Folders, Platform, python, registration};
 use crate::processes;
 use crate::scale;
+use crate::warm::{self, EVENT};
 
 type Scenario = fn(&Path, Effort, &mut Figures) -> anyhow::Result<()>;
 
 /// Every scenario by name.
 pub(crate) const ALL: &[(&str, Scenario)] = &[
-    ("warm", warm),
-    ("steady", steady),
+    ("warm", warm::warm),
+    ("peers", warm::peers),
+    ("steady", warm::steady),
     ("cold", cold),
+    ("fastapi", fastapi),
     ("registry", registry),
     ("idle", idle),
     ("ready", ready),
@@ -32,167 +33,6 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("overload", scale::overload),
     ("many", scale::many),
 ];
-
-/// 90 bytes, as in the research that the goals come from.
-const EVENT: &str =
-    r#"{"name": "bugle", "numbers": [1, 2, 3, 4, 5], "nested": {"key": "value", "flag": true}}"#;
-
-fn warm(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
-    let folders = Folders::new()?;
-    let platform = Platform::start(binary, &folders.data, &folders.code)?;
-    let path = platform.register("0@bench@warm", &folders.function("warm")?)?;
-    let peer = Peer::uvicorn(&folders.code)?;
-    let contenders = [(platform.gateway, path), (peer.address, "/".to_owned())];
-    for (address, path) in &contenders {
-        let (status, body) = load::once(*address, &load::request(*address, path, Some(EVENT)))?;
-        ensure!(
-            status == 200 && body.replace(' ', "") == r#"{"ok":true}"#,
-            "{status}: {body}"
-        );
-    }
-    for (connections, rate_name, rate_what, latency) in [
-        (
-            1,
-            "warm_rps_ratio_c1",
-            "calls/s ÷ uvicorn's, 1 connection",
-            true,
-        ),
-        (
-            16,
-            "warm_rps_ratio_c16",
-            "calls/s ÷ uvicorn's, 16 connections",
-            false,
-        ),
-        (
-            64,
-            "warm_rps_ratio_c64",
-            "calls/s ÷ uvicorn's, 64 connections",
-            false,
-        ),
-    ] {
-        let pairs = interleaved(&contenders, connections, effort)?;
-        let ratio = |value: fn(&load::Round) -> f64| -> Vec<f64> {
-            pairs
-                .iter()
-                .map(|[ours, theirs]| value(ours) / value(theirs))
-                .collect()
-        };
-        figures.add(rate_name, "", rate_what, ratio(load::Round::rate));
-        let ours = |value: fn(&load::Round) -> f64| pairs.iter().map(|[a, _]| value(a)).collect();
-        let theirs = |value: fn(&load::Round) -> f64| pairs.iter().map(|[_, b]| value(b)).collect();
-        if latency {
-            let p50: fn(&load::Round) -> f64 = |round| round.quantile_ms(0.5);
-            let what = "p50 of a call ÷ uvicorn's, 1 connection";
-            figures.add("warm_p50_ratio_c1", "", what, ratio(p50));
-            figures.add(
-                "warm_p50_ms_c1",
-                "ms",
-                "p50 of a call, 1 connection",
-                ours(p50),
-            );
-            figures.add(
-                "uvicorn_p50_ms_c1",
-                "ms",
-                "p50 of uvicorn, 1 connection",
-                theirs(p50),
-            );
-            let p99: fn(&load::Round) -> f64 = |round| round.quantile_ms(0.99);
-            figures.add(
-                "warm_p99_ms_c1",
-                "ms",
-                "p99 of a call, 1 connection",
-                ours(p99),
-            );
-        } else if connections == 16 {
-            figures.add(
-                "warm_rps_c16",
-                "/s",
-                "calls, 16 connections",
-                ours(load::Round::rate),
-            );
-            let what = "uvicorn, 16 connections";
-            figures.add("uvicorn_rps_c16", "/s", what, theirs(load::Round::rate));
-        } else {
-            figures.add(
-                "warm_rps_c64",
-                "/s",
-                "calls, 64 connections",
-                ours(load::Round::rate),
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Rounds of both contenders in turn, after a round that does not count.
-fn interleaved(
-    contenders: &[(SocketAddr, String); 2],
-    connections: usize,
-    effort: Effort,
-) -> anyhow::Result<Vec<[load::Round; 2]>> {
-    let side = |(address, path): &(SocketAddr, String)| {
-        let request = load::request(*address, path, Some(EVENT));
-        load::closed_loop(
-            *address,
-            connections,
-            Until::Elapsed(effort.round),
-            move |_| request.clone(),
-        )?
-        .whole()
-    };
-    let pair = || Ok([side(&contenders[0])?, side(&contenders[1])?]);
-    let _warm_up: [load::Round; 2] = pair()?;
-    (0..effort.pairs).map(|_| pair()).collect()
-}
-
-/// Calls a second of the open loop: about a fifth of what one connection can do, so that queueing
-/// comes from stalls and not from load.
-const STEADY_RATE: u32 = 1000;
-
-fn steady(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
-    let folders = Folders::new()?;
-    let platform = Platform::start(binary, &folders.data, &folders.code)?;
-    let path = platform.register("0@bench@steady", &folders.function("steady")?)?;
-    let peer = Peer::uvicorn(&folders.code)?;
-    let schedule = Schedule {
-        rate: STEADY_RATE,
-        elapsed: effort.round,
-        connections: 16,
-    };
-    let ours = load::request(platform.gateway, &path, Some(EVENT));
-    let theirs = load::request(peer.address, "/", Some(EVENT));
-    let pair = || -> anyhow::Result<[load::Round; 2]> {
-        Ok([
-            open_loop::run(platform.gateway, schedule, &ours)?.whole()?,
-            open_loop::run(peer.address, schedule, &theirs)?.whole()?,
-        ])
-    };
-    let _warm_up = pair()?;
-    let pairs: Vec<_> = (0..effort.pairs)
-        .map(|_| pair())
-        .collect::<Result<_, _>>()?;
-    let what = "p50 from the due time, 1,000 calls/s, open loop";
-    let quantile = |quantile: f64, side: usize| -> Vec<f64> {
-        pairs
-            .iter()
-            .map(|pair| pair[side].quantile_ms(quantile))
-            .collect()
-    };
-    figures.add("steady_p50_ms", "ms", what, quantile(0.5, 0));
-    figures.add(
-        "steady_p99_ms",
-        "ms",
-        "the same, 99th percentile",
-        quantile(0.99, 0),
-    );
-    let ratios = quantile(0.99, 0)
-        .iter()
-        .zip(quantile(0.99, 1))
-        .map(|(a, b)| a / b)
-        .collect();
-    figures.add("steady_p99_ratio", "", "the same ÷ uvicorn's", ratios);
-    Ok(())
-}
 
 fn cold(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
     let folders = Folders::new()?;
@@ -241,6 +81,75 @@ fn cold(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<
     Ok(())
 }
 
+/// Imports what real functions import, and uses it.
+const FASTAPI: &str = "\
+import fastapi
+import httpx
+import pydantic
+
+
+class Event(pydantic.BaseModel):
+    name: str
+
+
+app = fastapi.FastAPI()
+
+
+def handler(event, context):
+    return {'ok': Event(**event).name == 'bugle' and httpx.__version__ != ''}
+";
+
+/// First calls to functions with large imports, once the platform has seen such functions.
+fn fastapi(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    /// Calls from which a platform may learn what functions import.
+    const LEARNT_FROM: usize = 3;
+    let lib = peers::libraries()?;
+    let folders = Folders::new()?;
+    let platform = Platform::start(binary, &folders.data, &folders.code)?;
+    let mut paths = Vec::new();
+    for number in 0..LEARNT_FROM + effort.fastapi_starts {
+        let name = format!("fastapi-{number}");
+        let folder = folders.function_with(&name, FASTAPI)?;
+        link(&lib, &folder.join("lib"))?;
+        let fields = serde_json::json!({"idleTime": 5, "memory": 512});
+        paths.push(platform.register_with(&format!("0@bench@{name}"), &folder, &fields)?);
+    }
+    let mut calls = Vec::new();
+    for path in &paths {
+        let request = load::request(platform.gateway, path, Some(EVENT));
+        let begin = Instant::now();
+        let (status, body) = load::once(platform.gateway, &request)?;
+        calls.push(milliseconds(begin));
+        ensure!(status == 200 && body.contains("true"), "{status}: {body}");
+    }
+    let measured = calls.split_off(LEARNT_FROM);
+    let what = "first call to a new function that imports fastapi, httpx and pydantic";
+    figures.add("cold_fastapi_p50_ms", "ms", what, measured);
+    let what = "the very first of them, of which nothing is known";
+    figures.add(
+        "cold_fastapi_first_ms",
+        "ms",
+        what,
+        calls.drain(..1).collect(),
+    );
+    Ok(())
+}
+
+/// Copies a folder with hard links where they can be made, so that every function has its own.
+fn link(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            link(&entry.path(), &to)?;
+        } else if std::fs::hard_link(entry.path(), &to).is_err() {
+            std::fs::copy(entry.path(), &to)?;
+        }
+    }
+    Ok(())
+}
+
 fn registry(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
     let folders = Folders::new()?;
     let platform = Platform::start(binary, &folders.data, &folders.code)?;
@@ -265,7 +174,7 @@ fn registry(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Res
             },
         )?
         .whole()?;
-        registered = round.answers;
+        registered = round.tally.succeeded();
         figures.add(name, "/s", what, vec![round.rate()]);
     }
     let round = load::closed_loop(

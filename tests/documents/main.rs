@@ -121,7 +121,7 @@ fn every_test_and_figure_that_the_specification_names_exists() {
             continue;
         };
         let Some(names) = rest.strip_prefix(": ") else {
-            let figures = read("bench/src/scenarios.rs") + &read("bench/src/scale.rs");
+            let figures = text_below(&repository().join("bench/src"));
             assert!(
                 figures.contains(&format!("\"{place}\"")),
                 "no figure {place}"

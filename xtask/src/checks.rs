@@ -27,6 +27,7 @@ const WHOLE: &[Check] = &[
     ("conformance", conformance),
     ("examples", examples),
     ("release build", release_build),
+    ("benchmark, a minute of it", benchmark),
     ("commands of the documents", documented_commands),
 ];
 
@@ -152,6 +153,14 @@ fn examples() -> Outcome {
 
 fn release_build() -> Outcome {
     command(cargo().args(["build", "--release", "--package", "bugle"]))
+}
+
+/// Prints its figures; what it judges does not depend on how fast or busy the machine is.
+fn benchmark() -> Outcome {
+    match crate::bench(&["--smoke".to_owned()]) {
+        Ok(()) => Outcome::passed(),
+        Err(error) => Outcome::failed(format!("{error:#}")),
+    }
 }
 
 fn documented_commands() -> Outcome {

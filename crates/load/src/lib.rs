@@ -1,8 +1,8 @@
 //! Load: calls over keep-alive HTTP/1.1 connections, and what came back of them.
 //!
-//! [`open`] sends calls on a schedule, whether or not earlier ones were answered, and counts each
+//! [`open()`] sends calls on a schedule, whether or not earlier ones were answered, and counts each
 //! latency from the moment its call was due: a stall is felt by every call that it delays.
-//! [`closed`] sends the next call of a connection when it has the answer to the last, which finds
+//! [`closed()`] sends the next call of a connection when it has the answer to the last, which finds
 //! the most that can be served. Both keep a [`Tally`] of bounded size, however long they run.
 //!
 //! The generator knows HTTP and the two headers in which an answer of the platform says how it was

@@ -193,7 +193,7 @@ fn platform() -> Gateway {
         Config::default(),
         scheduler,
         metrics,
-        Arc::new(|| Box::pin(async {})),
+        Arc::new(|_| Box::pin(async {})),
     )
 }
 

@@ -39,8 +39,8 @@ pub(crate) const ATTEMPTS: usize = 3;
 /// is no bound, only later than any of those.
 const SCHEDULERS_BOUND: Duration = Duration::from_hours(24);
 
-/// How long a call of an unknown function waits for the scheduler to learn of new ones.
-const CATCH_UP: Duration = Duration::from_secs(5);
+/// How long a call of a function that the scheduler does not know waits for it to be loaded.
+const LOADING: Duration = Duration::from_secs(5);
 
 /// A call that was checked and lacks only a slot.
 #[derive(Debug)]
@@ -102,9 +102,8 @@ async fn find(shared: &Shared, id: &FunctionId) -> Result<Function, Failure> {
     if let Some(function) = shared.scheduler.find(id) {
         return Ok(function);
     }
-    // It may have been registered a moment ago, by another connection of the same client. A
-    // scheduler that does not catch up in time is as one that does not know the function.
-    let _ = timeout(CATCH_UP, (shared.catch_up)()).await;
+    // Nobody may have called it yet. One that cannot be loaded in time counts as not there.
+    let _ = timeout(LOADING, (shared.load)(id)).await;
     let found = shared.scheduler.find(id);
     found.ok_or_else(|| not_found(&id.to_string()))
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bugle_instances::BoxFuture;
 use bugle_scheduler::Scheduler;
+use bugle_types::FunctionId;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -45,8 +46,9 @@ const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-length: 80\r\n\r\n\
     {\"code\":214503,\"message\":\"too many connections (max_connections)\",\"trace_id\":\"\"}";
 
-/// Waits until the scheduler knows every function that was registered so far; cheap when it does.
-pub type CatchUp = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+/// Makes the scheduler know a function that is registered and was not called yet; cheap if there is
+/// no such function.
+pub type Load = Arc<dyn Fn(&FunctionId) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// The HTTP data plane.
 #[derive(Clone)]
@@ -65,7 +67,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) scheduler: Scheduler,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) catch_up: CatchUp,
+    pub(crate) load: Load,
     pub(crate) ids: TraceIds,
     pub(crate) budget: Arc<Budget>,
     /// Connections, and calls whose client left.
@@ -83,9 +85,9 @@ impl Shared {
 }
 
 impl Gateway {
-    /// A gateway to the functions of `scheduler`. `catch_up` is waited for before a function counts
-    /// as not found.
-    pub fn new(config: Config, scheduler: Scheduler, metrics: Metrics, catch_up: CatchUp) -> Self {
+    /// A gateway to the functions of `scheduler`. A function that it does not know is sought with
+    /// `load` before it counts as not found.
+    pub fn new(config: Config, scheduler: Scheduler, metrics: Metrics, load: Load) -> Self {
         let mut http = http1::Builder::new();
         // The sweep keeps the time limits of connections, without a timer per request.
         http.header_read_timeout(None)
@@ -95,7 +97,7 @@ impl Gateway {
             config,
             scheduler,
             metrics: Arc::new(metrics),
-            catch_up,
+            load,
             ids: TraceIds::default(),
             tasks: TaskTracker::new(),
             http,

@@ -9,14 +9,14 @@
 //! so that a call never changes threads.
 //!
 //! ```
-//! use bugle_gateway::{CatchUp, Config, Gateway, Metrics};
+//! use bugle_gateway::{Config, Gateway, Load, Metrics};
 //! use bugle_scheduler::Scheduler;
 //! use tokio::net::TcpListener;
 //! use tokio_util::sync::CancellationToken;
 //!
-//! async fn serve(scheduler: Scheduler, metrics: Metrics, catch_up: CatchUp) -> std::io::Result<()> {
+//! async fn serve(scheduler: Scheduler, metrics: Metrics, load: Load) -> std::io::Result<()> {
 //!     let listener = TcpListener::bind("127.0.0.1:0").await?;
-//!     let gateway = Gateway::new(Config::default(), scheduler, metrics, catch_up);
+//!     let gateway = Gateway::new(Config::default(), scheduler, metrics, load);
 //!     gateway.run(vec![listener], CancellationToken::new()).await;
 //!     Ok(())
 //! }
@@ -42,5 +42,5 @@ mod trace;
 
 pub use config::Config;
 pub use failure::status_of;
-pub use gateway::{CatchUp, Gateway};
+pub use gateway::{Gateway, Load};
 pub use metrics::Metrics;

@@ -1,54 +1,79 @@
-//! The functions there are, for whoever runs them: a stream of what came, changed and went.
+//! The functions that are in use, for whoever runs them: a stream of what came, changed and went.
 //!
-//! It reads everything once and then follows the store's watch; when it fell too far behind, it
-//! reads everything again and reports what vanished meanwhile. It may therefore report a function
-//! that did not change; applying an event twice is harmless.
+//! Of a hundred thousand functions most are never called, so only those are known here that keep
+//! instances without a call, and those that somebody asked for with [`Catalogue::load`]. Changes
+//! of these are followed; the others stay in the store, where a load finds their newest value.
+//!
+//! Loads and changes meet in one place and carry the revision of what they read: a change that is
+//! older than what was loaded is passed over, and one that is newer wins. So a load that races
+//! with an update or a deletion ends with the newest truth, whichever is seen first.
+//!
+//! At the start, and when it fell too far behind the store's watch, it looks through everything
+//! for functions that keep instances: bit by bit, while loads and changes go first. It may report
+//! a function that did not change; applying an event twice is harmless.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::num::NonZeroU32;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use bugle_store::{Change, Error, KeyValue, Revision, Store, Watch};
-use bugle_types::{
-    CodeLocation, CpuMillis, FunctionId, FunctionSpec, Generation, Hook, Kind, LabelledScale,
-    MemoryMib, Resources, Runtime, Scale, SealedEnvironment,
-};
-use serde::Deserialize;
+use bugle_store::{Batch as Changes, Change, Error, KeyValue, Revision, Store, Watch};
+use bugle_types::{FunctionId, FunctionSpec, Runtime};
+use bytes::Bytes;
 
 use crate::config::CLUSTER;
 use crate::fingerprint::Fingerprint;
 use crate::keys::{self, INSTANCES, LabelKey, PUBLISHED_FAAS, PUBLISHED_OTHER};
-use crate::published::ALGORITHM;
+use crate::specification::{self, Current, Labels, Outline};
 
-/// Keys read at once.
-const CHUNK: usize = 1000;
+/// Keys that are looked through at once: a load waits at most for these, about a millisecond.
+const CHUNK: usize = 200;
+
+/// What is looked through for functions that keep instances.
+const SEARCHED: [&str; 3] = [PUBLISHED_FAAS, PUBLISHED_OTHER, INSTANCES];
 
 /// A change of what there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A function version is there, like this.
+    /// A function version is in use, like this.
     Upsert(Arc<FunctionSpec>),
-    /// A function version is gone.
+    /// A function version that was in use is gone.
     Remove(FunctionId),
+    /// There are functions of this runtime, in use or not; reported once.
+    Runtime(Runtime),
 }
 
 /// Changes up to a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Everything up to here has been reported.
+    /// Everything up to here that concerns functions in use has been reported.
     pub revision: Revision,
     /// The changes, in order.
     pub events: Vec<Event>,
+    /// Whether everything was looked through for functions that keep instances.
+    pub complete: bool,
 }
 
-/// Follows the published functions.
+/// Follows the published functions that are in use.
 pub struct Catalogue {
     store: Arc<dyn Store>,
     watch: Option<Box<dyn Watch>>,
     known: HashMap<FunctionId, Known>,
-    labels: HashMap<FunctionId, BTreeMap<LabelledName, Scale>>,
-    pending: VecDeque<Batch>,
+    runtimes: HashSet<Runtime>,
+    search: Option<Search>,
+    /// Changes that are still to be applied. One leaves when it is applied, so that nothing is lost
+    /// when a future is dropped or the store cannot be read meanwhile.
+    changes: VecDeque<Change>,
+    /// What is applied and still to be reported.
+    events: Vec<Event>,
+    /// Up to where everything is applied once `changes` are.
+    revision: Revision,
+}
+
+/// How far everything was looked through.
+#[derive(Debug, Default)]
+struct Search {
+    /// Which of [`SEARCHED`].
+    part: usize,
+    after: Option<Bytes>,
 }
 
 impl std::fmt::Debug for Catalogue {
@@ -59,14 +84,16 @@ impl std::fmt::Debug for Catalogue {
     }
 }
 
-type LabelledName = bugle_types::InstanceLabel;
-
 /// What was last reported of a function version.
 struct Known {
     spec: Arc<FunctionSpec>,
+    /// When it was published.
     revision: Revision,
     under_faas: bool,
     fingerprint: Fingerprint,
+    labels: Labels,
+    /// The labels hold every change up to here.
+    labels_at: Revision,
 }
 
 impl Catalogue {
@@ -76,12 +103,25 @@ impl Catalogue {
             store,
             watch: None,
             known: HashMap::new(),
-            labels: HashMap::new(),
-            pending: VecDeque::new(),
+            runtimes: HashSet::new(),
+            search: None,
+            changes: VecDeque::new(),
+            events: Vec::new(),
+            revision: Revision(0),
         }
     }
 
-    /// The next changes; the first batch holds everything. Cancel safe.
+    /// How many function versions are in use.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// The next changes. Cancel safe.
     ///
     /// # Errors
     ///
@@ -89,17 +129,25 @@ impl Catalogue {
     /// called again.
     pub async fn next(&mut self) -> Result<Batch, Error> {
         loop {
-            if let Some(batch) = self.pending.pop_front() {
-                return Ok(batch);
+            if !self.changes.is_empty() {
+                return self.follow().await;
             }
             let Some(watch) = &mut self.watch else {
-                let batch = self.read_all().await?;
-                return Ok(batch);
+                return self.begin().await;
             };
-            match watch.next().await {
-                Ok(batch) => {
-                    let batch = self.apply(batch.revision, batch.changes);
-                    self.pending.push_back(batch);
+            let changes = tokio::select! {
+                biased;
+                changes = watch.next() => changes,
+                // Whoever waits for a change, or for this thread, goes first.
+                () = tokio::task::yield_now(), if self.search.is_some() => {
+                    return self.search().await;
+                }
+            };
+            match changes {
+                Ok(Changes { revision, changes }) => {
+                    self.revision = revision;
+                    self.changes = changes.into();
+                    return self.follow().await;
                 }
                 Err(Error::Compacted { .. }) => self.watch = None,
                 Err(error) => return Err(error),
@@ -107,333 +155,233 @@ impl Catalogue {
         }
     }
 
-    async fn read_all(&mut self) -> Result<Batch, Error> {
+    /// Reads a function version that is not in use yet, as it is now; it is in use from now on. What
+    /// is to be reported of it, after all that was still to be reported. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// What the store says when it cannot be read.
+    pub async fn load(&mut self, id: &FunctionId) -> Result<Vec<Event>, Error> {
+        self.take_up(id).await?;
+        Ok(std::mem::take(&mut self.events))
+    }
+
+    async fn take_up(&mut self, id: &FunctionId) -> Result<(), Error> {
+        if self.known.contains_key(id) {
+            return Ok(());
+        }
+        let labels_at = self.store.revision().await?;
+        let labels = specification::labels(&*self.store, id).await?;
+        if let Some(current) = Current::find(&*self.store, id).await? {
+            self.enter(current, (labels, labels_at));
+        }
+        Ok(())
+    }
+
+    /// Reads again what is in use, and begins to follow and to search.
+    async fn begin(&mut self) -> Result<Batch, Error> {
         let revision = self.store.revision().await?;
-        let labels = puts_under(&*self.store, INSTANCES).await?;
-        let mut changes = puts_under(&*self.store, PUBLISHED_FAAS).await?;
-        changes.extend(puts_under(&*self.store, PUBLISHED_OTHER).await?);
         let watch = self.store.watch(b"/", revision).await?;
-        let before: Vec<FunctionId> = self.known.keys().cloned().collect();
-        self.labels.clear();
-        // Every function is reported below with all its labels; with some of them alone it would
-        // look as if the others had gone.
-        self.apply(revision, labels);
-        let there: std::collections::HashSet<FunctionId> = changes
-            .iter()
-            .filter_map(|change| keys::parse_published(change.key()).map(|(id, _)| id))
-            .collect();
-        let mut batch = self.apply(revision, changes);
-        for id in before {
-            if !there.contains(&id) {
-                self.known.remove(&id);
-                batch.events.push(Event::Remove(id));
+        let known: Vec<FunctionId> = self.known.keys().cloned().collect();
+        for id in known {
+            let labels = specification::labels(&*self.store, &id).await?;
+            match Current::find(&*self.store, &id).await? {
+                Some(current) => self.enter(current, (labels, revision)),
+                None => self.leave(id),
             }
         }
         self.watch = Some(watch);
-        Ok(batch)
+        self.search = Some(Search::default());
+        self.revision = revision;
+        Ok(self.batch())
     }
 
-    fn apply(&mut self, revision: Revision, changes: Vec<Change>) -> Batch {
-        let mut events = Vec::new();
-        for change in changes {
-            if let Some((id, faas)) = keys::parse_published(change.key()) {
-                events.extend(self.function_changed(id, faas, &change));
-            } else if let Some(key) = keys::parse_label(change.key()) {
-                events.extend(self.label_changed(key, &change));
-            }
+    fn batch(&mut self) -> Batch {
+        Batch {
+            revision: self.revision,
+            events: std::mem::take(&mut self.events),
+            complete: self.search.is_none(),
         }
-        Batch { revision, events }
     }
 
-    fn function_changed(&mut self, id: FunctionId, faas: bool, change: &Change) -> Option<Event> {
-        let Change::Put(item) = change else {
-            // The other prefix may still hold it: then it was not this one that was reported.
-            if self.known.get(&id)?.under_faas != faas {
-                return None;
+    /// Looks through some more keys.
+    async fn search(&mut self) -> Result<Batch, Error> {
+        if let Some(Search { part, after }) = &self.search
+            && let Some(prefix) = SEARCHED.get(*part)
+        {
+            let range = self
+                .store
+                .range(prefix.as_bytes(), after.as_deref(), CHUNK)
+                .await?;
+            let next = match range.items.last() {
+                Some(last) if range.more => Search {
+                    part: *part,
+                    after: Some(last.key.clone()),
+                },
+                _ => Search {
+                    part: part + 1,
+                    after: None,
+                },
+            };
+            for item in &range.items {
+                self.look_at(item).await?;
             }
-            self.known.remove(&id);
-            return Some(Event::Remove(id));
+            self.search = (next.part < SEARCHED.len()).then_some(next);
+        }
+        Ok(self.batch())
+    }
+
+    /// Takes up the function that an item shows to keep instances.
+    async fn look_at(&mut self, item: &KeyValue) -> Result<(), Error> {
+        if let Some((id, _)) = keys::parse_published(&item.key) {
+            if self.keeps_instances(item) {
+                self.take_up(&id).await?;
+            }
+        } else if let Some(key) = keys::parse_label(&item.key)
+            && key.cluster == CLUSTER
+            && specification::bounds(item).is_some_and(|bounds| bounds.min > 0)
+        {
+            self.take_up(&function_of(key)).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a published function keeps instances without a call. Reports its runtime.
+    fn keeps_instances(&mut self, item: &KeyValue) -> bool {
+        let Some(Outline { runtime, min }) = Outline::of(item) else {
+            return false;
         };
-        let read = read(&id, faas, item).and_then(|spec| Ok((spec, Fingerprint::of(&item.value)?)));
-        let (mut spec, fingerprint) = match read {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::warn!(function = %id, %error, "a published function cannot be read");
-                return None;
+        if !self.runtimes.contains(&runtime) {
+            self.runtimes.insert(runtime.clone());
+            self.events.push(Event::Runtime(runtime));
+        }
+        min > 0
+    }
+
+    /// Applies the changes that the watch has delivered.
+    async fn follow(&mut self) -> Result<Batch, Error> {
+        while let Some(change) = self.changes.front().cloned() {
+            if let Some((id, faas)) = keys::parse_published(change.key()) {
+                self.function_changed(id, faas, &change).await?;
+            } else if let Some(key) = keys::parse_label(change.key()) {
+                self.label_changed(key, &change).await?;
+            }
+            self.changes.pop_front();
+        }
+        Ok(self.batch())
+    }
+
+    async fn function_changed(
+        &mut self,
+        id: FunctionId,
+        faas: bool,
+        change: &Change,
+    ) -> Result<(), Error> {
+        let item = match change {
+            Change::Put(item) => item,
+            Change::Delete { revision, .. } => {
+                // The other prefix may still hold it: then it was not this one that was reported.
+                // And one that was loaded after it had come back stays.
+                let gone = |known: &Known| known.under_faas == faas && known.revision < *revision;
+                if self.known.get(&id).is_some_and(gone) {
+                    self.leave(id);
+                }
+                return Ok(());
             }
         };
-        spec.labels = self.labels_of(&id);
-        if let Some(known) = self.known.get(&id)
-            && (known.revision == item.mod_revision
-                || known.fingerprint.keeps_instances(fingerprint))
+        let keeps_instances = self.keeps_instances(item);
+        let Some(known) = self.known.get(&id) else {
+            if keeps_instances {
+                self.take_up(&id).await?;
+            }
+            return Ok(());
+        };
+        // Otherwise it was loaded as it is now, or newer.
+        if known.revision < item.mod_revision
+            && let Some(current) = Current::of(&id, faas, item)
+        {
+            let labels = (known.labels.clone(), known.labels_at);
+            self.enter(current, labels);
+        }
+        Ok(())
+    }
+
+    async fn label_changed(&mut self, key: LabelKey, change: &Change) -> Result<(), Error> {
+        // Other clusters have their own instances.
+        if key.cluster != CLUSTER {
+            return Ok(());
+        }
+        let scale = match change {
+            Change::Put(item) => match specification::bounds(item) {
+                Some(scale) => Some(scale),
+                None => return Ok(()),
+            },
+            Change::Delete { .. } => None,
+        };
+        let label = key.label.clone();
+        let id = function_of(key);
+        let Some(known) = self.known.get_mut(&id) else {
+            if scale.is_some_and(|scale| scale.min > 0) {
+                self.take_up(&id).await?;
+            }
+            return Ok(());
+        };
+        if change.revision() <= known.labels_at {
+            return Ok(());
+        }
+        match scale {
+            Some(scale) => known.labels.insert(label, scale),
+            None => known.labels.remove(&label),
+        };
+        let labels = specification::listed(&known.labels);
+        if known.spec.labels != labels {
+            Arc::make_mut(&mut known.spec).labels = labels;
+            self.events.push(Event::Upsert(Arc::clone(&known.spec)));
+        }
+        Ok(())
+    }
+
+    /// Takes over what was read of a function. The instances that there are may serve it as well:
+    /// then it keeps its generation.
+    fn enter(&mut self, current: Current, (labels, at): (Labels, Revision)) {
+        let Current {
+            mut spec,
+            revision,
+            under_faas,
+            fingerprint,
+        } = current;
+        spec.labels = specification::listed(&labels);
+        if let Some(known) = self.known.get(&spec.id)
+            && (known.revision == revision || known.fingerprint.keeps_instances(fingerprint))
         {
             spec.generation = known.spec.generation.clone();
         }
         let spec = Arc::new(spec);
         let known = Known {
             spec: Arc::clone(&spec),
-            revision: item.mod_revision,
-            under_faas: faas,
+            revision,
+            under_faas,
             fingerprint,
+            labels,
+            labels_at: at,
         };
-        self.known.insert(id, known);
-        Some(Event::Upsert(spec))
+        self.known.insert(spec.id.clone(), known);
+        self.events.push(Event::Upsert(spec));
     }
 
-    fn label_changed(&mut self, key: LabelKey, change: &Change) -> Option<Event> {
-        // Other clusters have their own instances.
-        if key.cluster != CLUSTER {
-            return None;
-        }
-        // The layout leaves the product out (contract 2.7): the label counts for the function
-        // without one.
-        let id = FunctionId {
-            tenant: key.tenant,
-            product: None,
-            name: key.name,
-            version: key.version,
-        };
-        let labels = self.labels.entry(id.clone()).or_default();
-        match change {
-            Change::Put(item) => {
-                labels.insert(key.label, read_bounds(item)?);
-            }
-            Change::Delete { .. } => {
-                labels.remove(&key.label);
-            }
-        }
-        if labels.is_empty() {
-            self.labels.remove(&id);
-        }
-        let labels = self.labels_of(&id);
-        let known = self.known.get_mut(&id)?;
-        if known.spec.labels == labels {
-            return None;
-        }
-        Arc::make_mut(&mut known.spec).labels = labels;
-        Some(Event::Upsert(Arc::clone(&known.spec)))
-    }
-
-    fn labels_of(&self, id: &FunctionId) -> Vec<LabelledScale> {
-        let labels = self.labels.get(id).into_iter().flatten();
-        labels
-            .map(|(label, scale)| LabelledScale {
-                label: label.clone(),
-                scale: *scale,
-            })
-            .collect()
+    fn leave(&mut self, id: FunctionId) {
+        self.known.remove(&id);
+        self.events.push(Event::Remove(id));
     }
 }
 
-/// Everything with a prefix, as if it were written now.
-async fn puts_under(store: &dyn Store, prefix: &str) -> Result<Vec<Change>, Error> {
-    let mut changes = Vec::new();
-    let mut after: Option<bytes::Bytes> = None;
-    loop {
-        let range = store
-            .range(prefix.as_bytes(), after.as_deref(), CHUNK)
-            .await?;
-        after = range.items.last().map(|item| item.key.clone());
-        changes.extend(range.items.into_iter().map(Change::Put));
-        if !range.more {
-            return Ok(changes);
-        }
+/// The function version that a label is of. The layout leaves the product out (contract 2.7): the
+/// label counts for the function without one.
+fn function_of(key: LabelKey) -> FunctionId {
+    FunctionId {
+        tenant: key.tenant,
+        product: None,
+        name: key.name,
+        version: key.version,
     }
-}
-
-/// A published value as a specification, without labels.
-fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<FunctionSpec> {
-    let value: Published = serde_json::from_slice(&item.value)?;
-    let meta = &value.func_meta_data;
-    let scale = value
-        .instance_meta_data
-        .as_ref()
-        .or(value.extended_meta_data.instance_meta_data.as_ref())
-        .cloned()
-        .unwrap_or_default();
-    let kind = match (faas, value.instance_meta_data.is_some()) {
-        (true, true) => Kind::Faas,
-        (true, false) => Kind::Agent,
-        (false, _) => meta.kind.parse().unwrap_or(Kind::Yrlib),
-    };
-    let count = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);
-    let seconds = |number: i64| Duration::from_secs(u64::try_from(number).unwrap_or(0));
-    let extended = &value.extended_meta_data;
-    let hook = |handler: &str, timeout: i64| {
-        let handler = handler.to_owned();
-        (!handler.is_empty()).then(|| Hook {
-            handler,
-            timeout: seconds(timeout),
-        })
-    };
-    Ok(FunctionSpec {
-        id: id.clone(),
-        kind,
-        generation: Generation(meta.revision_id.as_str().into()),
-        runtime: Runtime::from_name(&meta.runtime),
-        handler: meta.handler.clone(),
-        initializer: hook(
-            &extended.initializer.initializer_handler,
-            extended.initializer.initializer_timeout,
-        ),
-        pre_stop: hook(
-            &extended.pre_stop.pre_stop_handler,
-            extended.pre_stop.pre_stop_timeout,
-        ),
-        timeout: seconds(meta.timeout),
-        resources: Resources {
-            cpu: CpuMillis(count(value.resource_meta_data.cpu)),
-            memory: MemoryMib(u64::from(count(value.resource_meta_data.memory))),
-            custom: custom_resources(&value.resource_meta_data.custom_resources),
-        },
-        concurrency: NonZeroU32::new(count(scale.concurrent_num)).unwrap_or(NonZeroU32::MIN),
-        scale: Scale {
-            min: count(scale.min_instance),
-            max: count(scale.max_instance),
-        },
-        labels: Vec::new(),
-        idle: (meta.idle_time > 0).then(|| seconds(meta.idle_time)),
-        code: code(&value.code_meta_data),
-        environment: environment(&value.env_meta_data),
-    })
-}
-
-fn custom_resources(text: &str) -> Vec<(String, i64)> {
-    let amounts: BTreeMap<String, f64> = serde_json::from_str(text).unwrap_or_default();
-    let thousandths = |amount: f64| {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a saturating cast is meant"
-        )]
-        let amount = (amount * 1000.0).round() as i64;
-        amount
-    };
-    amounts
-        .into_iter()
-        .map(|(name, amount)| (name, thousandths(amount)))
-        .filter(|(_, amount)| *amount > 0)
-        .collect()
-}
-
-fn code(code: &CodeMetaData) -> CodeLocation {
-    match code.storage_type.as_str() {
-        "copy" => CodeLocation::Copy(code.code_path.clone()),
-        "s3" => CodeLocation::S3 {
-            bucket: code.bucket_id.clone(),
-            object: code.object_id.clone(),
-            endpoint: code.bucket_url.clone(),
-            sha512: code.sha512.clone(),
-        },
-        _ if code.code_path.is_empty() => CodeLocation::None,
-        _ => CodeLocation::Local(code.code_path.clone()),
-    }
-}
-
-fn environment(environment: &EnvMetaData) -> SealedEnvironment {
-    if environment.crypto_algorithm == ALGORITHM {
-        SealedEnvironment(environment.environment.clone())
-    } else {
-        SealedEnvironment::default()
-    }
-}
-
-fn read_bounds(item: &KeyValue) -> Option<Scale> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Value {
-        instance_meta_data: InstanceMetaData,
-    }
-    let bounds = serde_json::from_slice::<Value>(&item.value)
-        .ok()?
-        .instance_meta_data;
-    let count = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);
-    Some(Scale {
-        min: count(bounds.min_instance),
-        max: count(bounds.max_instance),
-    })
-}
-
-/// The parts of a published value that matter here.
-#[derive(Deserialize)]
-#[expect(clippy::struct_field_names, reason = "the contract's names")]
-#[serde(rename_all = "camelCase")]
-struct Published {
-    func_meta_data: FuncMetaData,
-    code_meta_data: CodeMetaData,
-    env_meta_data: EnvMetaData,
-    resource_meta_data: ResourceMetaData,
-    instance_meta_data: Option<InstanceMetaData>,
-    #[serde(default)]
-    extended_meta_data: ExtendedMetaData,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct FuncMetaData {
-    revision_id: String,
-    handler: String,
-    runtime: String,
-    timeout: i64,
-    #[serde(default)]
-    idle_time: i64,
-    #[serde(default)]
-    kind: String,
-}
-
-#[derive(Deserialize)]
-struct CodeMetaData {
-    sha512: String,
-    storage_type: String,
-    code_path: String,
-    #[serde(rename = "bucketId")]
-    bucket_id: String,
-    #[serde(rename = "objectId")]
-    object_id: String,
-    #[serde(rename = "bucketUrl")]
-    bucket_url: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct EnvMetaData {
-    environment: String,
-    crypto_algorithm: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ResourceMetaData {
-    cpu: i64,
-    memory: i64,
-    custom_resources: String,
-}
-
-#[derive(Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct InstanceMetaData {
-    max_instance: i64,
-    min_instance: i64,
-    concurrent_num: i64,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ExtendedMetaData {
-    initializer: Initializer,
-    pre_stop: PreStop,
-    instance_meta_data: Option<InstanceMetaData>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Initializer {
-    initializer_handler: String,
-    initializer_timeout: i64,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct PreStop {
-    pre_stop_handler: String,
-    pre_stop_timeout: i64,
 }

@@ -4,6 +4,8 @@ use bugle_api::Caller;
 use bugle_types::{BUSINESS, FunctionId, FunctionName, Kind, Version};
 use bytes::Bytes;
 
+use crate::config::CLUSTER;
+
 /// Under this are the registry's own records.
 pub(crate) const RECORDS: &str = "/repo/FunctionVersion/";
 /// Published functions of kinds faas and agent.
@@ -120,6 +122,44 @@ pub(crate) fn parse_record(key: &[u8]) -> Option<(Caller, FunctionName, String)>
         product: product.map(str::parse).transpose().ok()?,
     };
     Some((caller, name.parse().ok()?, (*version).to_owned()))
+}
+
+/// Every key under which a function version may be published, and whether it is under the prefix of
+/// faas and agent. Only one of them is ever there.
+pub(crate) fn published_of(id: &FunctionId) -> impl Iterator<Item = (Bytes, bool)> {
+    let caller = owner(id);
+    let roots = [(PUBLISHED_FAAS, true), (PUBLISHED_OTHER, false)];
+    roots.into_iter().flat_map(move |(root, faas)| {
+        let under = Keys(&caller).published_under(root, &id.name);
+        spellings(&id.version)
+            .into_iter()
+            .flatten()
+            .map(move |version| (format!("{under}{version}").into(), faas))
+    })
+}
+
+/// The prefixes of the bounds of a version's labels in this cluster.
+pub(crate) fn labels_of(id: &FunctionId) -> impl Iterator<Item = Bytes> {
+    let caller = owner(id);
+    spellings(&id.version)
+        .into_iter()
+        .flatten()
+        .map(move |version| Keys(&caller).labels(CLUSTER, &id.name, version))
+}
+
+fn owner(id: &FunctionId) -> Caller {
+    Caller {
+        tenant: id.tenant.clone(),
+        product: id.product.clone(),
+    }
+}
+
+/// How a version is spelled in keys: the draft in one of two ways, by kind.
+fn spellings(version: &Version) -> [Option<&str>; 2] {
+    match version {
+        Version::Draft => [Some(Kind::Faas.draft()), Some(Kind::Agent.draft())],
+        Version::Published(label) => [Some(label.as_str()), None],
+    }
 }
 
 /// The function version of a published key, and whether it is under the prefix of faas and agent.

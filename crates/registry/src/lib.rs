@@ -21,6 +21,7 @@ mod published;
 mod record;
 mod reservations;
 mod rules;
+mod specification;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use catalogue::{Batch, Catalogue, Event};
 pub use clock::{Clock, SystemClock};
 pub use config::Config;
 pub use keyring::{Error as KeyringError, Keyring};
+pub use specification::{is_published, specification};
 
 use index::Index;
 

@@ -304,6 +304,12 @@ impl CallMetrics {
         self.durations.observe(duration.as_secs_f64());
     }
 
+    /// The counts of a function that nobody has called.
+    pub fn no_counts() -> Vec<(&'static str, u64)> {
+        let outcomes = Outcome::ALL.into_iter();
+        outcomes.map(|outcome| (outcome.name(), 0)).collect()
+    }
+
     /// How many calls of this function had each outcome.
     pub fn counts(&self) -> Vec<(&'static str, u64)> {
         let count = |outcome: Outcome| self.own[outcome as usize].load(Ordering::Relaxed);

@@ -1,14 +1,17 @@
 //! Feeds the scheduler: what the catalogue reports becomes functions that can be called.
+//!
+//! One task does it, for changes and for the first calls of functions that nobody has called yet
+//! ([`Functions::load`]), so that the two never disagree about which of them is newer.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_instances::Drivers;
-use bugle_registry::{Batch, Catalogue, Event};
+use bugle_registry::{Catalogue, Event};
 use bugle_scheduler::Scheduler;
 use bugle_store::{Error, Store};
-use bugle_types::Runtime;
+use bugle_types::{FunctionId, FunctionSpec};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::applied::Applied;
@@ -17,9 +20,64 @@ use crate::health::Readiness;
 /// The pause before a store that cannot be read is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Loads that wait for the follower; more wait outside, within the time limit of their calls.
+const WAITING: usize = 1024;
+
+/// The functions of the store, for those who meet one that the scheduler does not know.
+#[derive(Clone)]
+pub(crate) struct Functions {
+    store: Arc<dyn Store>,
+    wanted: mpsc::Sender<Wanted>,
+}
+
+/// Somebody wants to call a function.
+pub(crate) struct Wanted {
+    id: FunctionId,
+    /// Dropped when the scheduler knows the function, if there is one.
+    _done: oneshot::Sender<()>,
+}
+
+impl Functions {
+    /// The functions of `store`, and what the [`Follower`] answers.
+    pub(crate) fn new(store: Arc<dyn Store>) -> (Self, mpsc::Receiver<Wanted>) {
+        let (wanted, requests) = mpsc::channel(WAITING);
+        (Self { store, wanted }, requests)
+    }
+
+    /// Makes the scheduler know a function that is registered. A name that is not costs a look into
+    /// memory and leaves nothing behind. Cancel safe.
+    pub(crate) async fn load(&self, id: FunctionId) {
+        // What cannot be read is the follower's to report.
+        if let Ok(false) = bugle_registry::is_published(&*self.store, &id).await {
+            return;
+        }
+        let (done, wait) = oneshot::channel();
+        if self.wanted.send(Wanted { id, _done: done }).await.is_ok() {
+            // An error is how it ends: nothing is ever sent.
+            let _ = wait.await;
+        }
+    }
+
+    /// A function as it is registered, whether the scheduler knows it or not.
+    pub(crate) async fn specification(&self, id: &FunctionId) -> Option<FunctionSpec> {
+        let found = bugle_registry::specification(&*self.store, id).await;
+        found.unwrap_or_else(|error| {
+            tracing::warn!(function = %id, %error, "the function cannot be read");
+            None
+        })
+    }
+}
+
+impl std::fmt::Debug for Functions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Functions").finish_non_exhaustive()
+    }
+}
+
 /// From the store to the scheduler.
 pub(crate) struct Follower {
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) wanted: mpsc::Receiver<Wanted>,
     pub(crate) scheduler: Scheduler,
     pub(crate) drivers: Drivers,
     pub(crate) applied: Applied,
@@ -28,17 +86,25 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut catalogue = Catalogue::new(Arc::clone(&self.store));
-        let mut prepared = HashSet::new();
         loop {
             let batch = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
+                // Somebody waits for it, and it takes microseconds.
+                Some(wanted) = self.wanted.recv() => {
+                    self.load(&mut catalogue, &wanted.id).await;
+                    continue;
+                }
                 batch = catalogue.next() => batch,
             };
             match batch {
-                Ok(batch) => self.apply(batch, &mut prepared),
+                Ok(batch) => {
+                    self.apply(batch.events);
+                    self.applied.advance(batch.revision);
+                    self.readiness.catalogue_is_read();
+                }
                 Err(Error::Closed) => return,
                 Err(error) => {
                     tracing::warn!(%error, "the catalogue cannot be read");
@@ -48,20 +114,20 @@ impl Follower {
         }
     }
 
-    fn apply(&self, batch: Batch, prepared: &mut HashSet<Runtime>) {
-        for event in batch.events {
+    async fn load(&self, catalogue: &mut Catalogue, id: &FunctionId) {
+        match catalogue.load(id).await {
+            Ok(events) => self.apply(events),
+            Err(error) => tracing::warn!(function = %id, %error, "the function cannot be read"),
+        }
+    }
+
+    fn apply(&self, events: Vec<Event>) {
+        for event in events {
             match event {
-                Event::Upsert(spec) => {
-                    if !prepared.contains(&spec.runtime) {
-                        self.drivers.prepare(&spec.runtime);
-                        prepared.insert(spec.runtime.clone());
-                    }
-                    self.scheduler.upsert(spec);
-                }
+                Event::Runtime(runtime) => self.drivers.prepare(&runtime),
+                Event::Upsert(spec) => self.scheduler.upsert(spec),
                 Event::Remove(id) => self.scheduler.remove(&id),
             }
         }
-        self.applied.advance(batch.revision);
-        self.readiness.catalogue_is_read();
     }
 }

@@ -29,12 +29,12 @@ impl Readiness {
         }))
     }
 
-    /// The scheduler knows every function that was in the store at the start.
+    /// Functions are found from now on: those that keep instances follow, others when they are called.
     pub(crate) fn catalogue_is_read(&self) {
         self.0.catalogue.cancel();
     }
 
-    /// Waits until the scheduler knows those functions. Cancel safe.
+    /// Waits until functions are found. Cancel safe.
     pub(crate) async fn until_catalogue_is_read(&self) {
         self.0.catalogue.cancelled().await;
     }
@@ -50,7 +50,7 @@ impl Readiness {
             return Some("draining: the platform is stopping".into());
         }
         if !self.0.catalogue.is_cancelled() {
-            return Some("starting: the functions are being read".into());
+            return Some("starting: the store is being read".into());
         }
         let failure = self.0.store.health().err()?;
         Some(format!("failed: {}", bugle_types::report(&failure)).into())

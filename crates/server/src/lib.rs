@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_artifacts::CodeRoots;
-use bugle_gateway::{CatchUp, Gateway};
+use bugle_gateway::{Gateway, Load};
 use bugle_instances::{
     Drivers, EnvironmentOpener, ProgramDependencies, ProgramDriver, PythonDependencies,
     PythonDriver,
@@ -47,6 +47,7 @@ use applied::Applied;
 use config::Config;
 use data_plane::DataPlane;
 use endpoints::Endpoints;
+use follow::{Follower, Functions};
 use health::Readiness;
 use logs::LogStore;
 use operator::Operator;
@@ -172,11 +173,13 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
     tasks.spawn("index", async move {
         stop.run_until_cancelled(follow_index).await;
     });
-    let follower = follow::Follower {
-        store: Arc::clone(&shared),
+    let (functions, wanted) = Functions::new(Arc::clone(&shared));
+    let follower = Follower {
+        store: shared,
+        wanted,
         scheduler: scheduler.clone(),
         drivers,
-        applied: applied.clone(),
+        applied,
         readiness: readiness.clone(),
         stop: tasks.stop_token(),
     };
@@ -187,7 +190,7 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
         config.gateway.clone(),
         scheduler.clone(),
         bugle_gateway::Metrics::register(&mut metrics),
-        catch_up(applied, Arc::clone(&shared)),
+        load(functions.clone()),
     );
     let gateway_done = {
         let stop = gateway_stop.clone();
@@ -206,6 +209,7 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
         about: Arc::clone(&about),
         confinement,
         scheduler: scheduler.clone(),
+        functions,
         logs,
         readiness: readiness.clone(),
         metrics: Mutex::new(metrics),
@@ -328,15 +332,11 @@ fn data_plane(
     Ok((scheduler, drivers))
 }
 
-/// Waits until the scheduler knows every function of the store.
-fn catch_up(applied: Applied, store: Arc<dyn Store>) -> CatchUp {
-    Arc::new(move || {
-        let (applied, store) = (applied.clone(), Arc::clone(&store));
-        Box::pin(async move {
-            if let Ok(revision) = store.revision().await {
-                applied.wait_for(revision).await;
-            }
-        })
+/// How the gateway finds functions that nobody has called yet.
+fn load(functions: Functions) -> Load {
+    Arc::new(move |id| {
+        let (functions, id) = (functions.clone(), id.clone());
+        Box::pin(async move { functions.load(id).await })
     })
 }
 

@@ -11,8 +11,8 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use bugle_api::Segment;
 use bugle_api::operator::{CallCount, FunctionStatus, Info, InstanceStatus, LogEntry};
-use bugle_scheduler::Scheduler;
-use bugle_types::{FunctionId, Version};
+use bugle_scheduler::{CallMetrics, Scheduler, Status};
+use bugle_types::{FunctionId, FunctionSpec, Version};
 use futures_util::stream;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -25,6 +25,7 @@ use utoipa_axum::routes;
 
 use crate::about::About;
 use crate::confinement::Confinement;
+use crate::follow::Functions;
 use crate::health::Readiness;
 use crate::logs::{LogKey, LogStore};
 
@@ -40,6 +41,7 @@ pub(crate) struct Operator {
     pub(crate) about: Arc<About>,
     pub(crate) confinement: Confinement,
     pub(crate) scheduler: Scheduler,
+    pub(crate) functions: Functions,
     pub(crate) logs: Arc<LogStore>,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Mutex<Registry>,
@@ -99,16 +101,22 @@ async fn status(
 ) -> Result<axum::Json<FunctionStatus>, bugle_api::Error> {
     let Query(which) = which.map_err(refused)?;
     let id = identify(&headers, &name, which.version_number.as_deref())?;
-    let function = operator
-        .scheduler
-        .find(&id)
-        .ok_or_else(|| bugle_api::Error::function_not_found(&name))?;
-    Ok(axum::Json(shown(&function)))
+    let shown = match operator.scheduler.find(&id) {
+        Some(function) => shown(
+            &function.spec(),
+            &function.status(),
+            function.calls().counts(),
+        ),
+        // Looking at a function does not bring it into use.
+        None => match operator.functions.specification(&id).await {
+            Some(spec) => shown(&spec, &Status::default(), CallMetrics::no_counts()),
+            None => return Err(bugle_api::Error::function_not_found(&name)),
+        },
+    };
+    Ok(axum::Json(shown))
 }
 
-fn shown(function: &bugle_scheduler::Function) -> FunctionStatus {
-    let spec = function.spec();
-    let status = function.status();
+fn shown(spec: &FunctionSpec, status: &Status, calls: Vec<(&'static str, u64)>) -> FunctionStatus {
     FunctionStatus {
         urn: spec.id.to_urn().to_text(spec.kind),
         revision_id: spec.generation.0.to_string(),
@@ -131,9 +139,7 @@ fn shown(function: &bugle_scheduler::Function) -> FunctionStatus {
             .last_start_error
             .as_ref()
             .map(|error| bugle_types::report(error)),
-        calls: function
-            .calls()
-            .counts()
+        calls: calls
             .into_iter()
             .map(|(outcome, count)| CallCount {
                 outcome: outcome.to_owned(),
@@ -200,7 +206,9 @@ async fn logs(
 ) -> Result<Response, bugle_api::Error> {
     let Query(lines) = lines.map_err(refused)?;
     let id = identify(&headers, &name, lines.version_number.as_deref())?;
-    let known = operator.scheduler.find(&id).is_some() || operator.logs.knows(&LogKey::of(&id));
+    let known = operator.scheduler.find(&id).is_some()
+        || operator.logs.knows(&LogKey::of(&id))
+        || operator.functions.specification(&id).await.is_some();
     if !known {
         return Err(bugle_api::Error::function_not_found(&name));
     }

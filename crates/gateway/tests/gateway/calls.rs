@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bugle_gateway::Config;
 use bugle_instances::{CallError, CallRequest, ExitCause, ReplyBody, StartError};
-use bugle_types::Scale;
+use bugle_types::{FunctionId, Scale};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -300,9 +300,10 @@ async fn failed_starts_say_why() {
     for (error, verdict) in cases {
         let mut driver = ScriptedDriver::new(answering(|| json("1")));
         driver.start_error = Some(error.clone());
-        let caught_up =
-            Arc::new(|| -> bugle_instances::BoxFuture<'static, ()> { Box::pin(async {}) });
-        let platform = Platform::over(Config::default(), driver, [spec()], caught_up).await;
+        let nothing = Arc::new(
+            |_: &FunctionId| -> bugle_instances::BoxFuture<'static, ()> { Box::pin(async {}) },
+        );
+        let platform = Platform::over(Config::default(), driver, [spec()], nothing).await;
         let mut client = platform.client().await;
         client.call(&[], "").await;
         let answer = client.answer().await;
@@ -371,23 +372,25 @@ async fn what_no_scheduler_can_serve_has_its_own_answers() {
 }
 
 #[tokio::test]
-async fn a_function_that_was_just_registered_is_waited_for() {
+async fn a_function_that_nobody_has_called_is_loaded() {
     let known = Arc::new(AtomicBool::new(false));
     let driver = ScriptedDriver::new(answering(|| json("1")));
     let (tell, mut asked) = mpsc::channel(1);
-    let catch_up = {
+    let load = {
         let known = Arc::clone(&known);
-        Arc::new(move || -> bugle_instances::BoxFuture<'static, ()> {
-            let (tell, known) = (tell.clone(), Arc::clone(&known));
-            Box::pin(async move {
-                let (done, wait) = tokio::sync::oneshot::channel();
-                tell.send(done).await.unwrap();
-                wait.await.unwrap();
-                known.store(true, Ordering::SeqCst);
-            })
-        })
+        Arc::new(
+            move |_: &FunctionId| -> bugle_instances::BoxFuture<'static, ()> {
+                let (tell, known) = (tell.clone(), Arc::clone(&known));
+                Box::pin(async move {
+                    let (done, wait) = tokio::sync::oneshot::channel();
+                    tell.send(done).await.unwrap();
+                    wait.await.unwrap();
+                    known.store(true, Ordering::SeqCst);
+                })
+            },
+        )
     };
-    let platform = Platform::over(Config::default(), driver, [], catch_up).await;
+    let platform = Platform::over(Config::default(), driver, [], load).await;
     let mut client = platform.client().await;
     client.call(&[], "").await;
     let done: tokio::sync::oneshot::Sender<()> = asked.recv().await.unwrap();

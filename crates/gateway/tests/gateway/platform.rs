@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bugle_gateway::{CatchUp, Config, Gateway, Metrics};
+use bugle_gateway::{Config, Gateway, Load, Metrics};
 use bugle_instances::{
     BoxFuture, CallError, CallRequest, Driver, Exit, ExitCause, Instance, InstanceId, Reply,
     ReplyBody, StartError, StartPhases, StartRequest, Started,
@@ -127,14 +127,14 @@ impl Platform {
         functions: impl IntoIterator<Item = FunctionSpec>,
     ) -> Self {
         let driver = ScriptedDriver::new(script);
-        Self::over(config, driver, functions, Arc::new(|| Box::pin(async {}))).await
+        Self::over(config, driver, functions, Arc::new(|_| Box::pin(async {}))).await
     }
 
     pub(crate) async fn over(
         config: Config,
         driver: ScriptedDriver,
         functions: impl IntoIterator<Item = FunctionSpec>,
-        catch_up: CatchUp,
+        load: Load,
     ) -> Self {
         let running = Arc::clone(&driver.running);
         let scheduler = scheduler(driver);
@@ -145,7 +145,7 @@ impl Platform {
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let metrics = Metrics::register(&mut Registry::default());
-        let gateway = Gateway::new(config, scheduler.clone(), metrics, catch_up);
+        let gateway = Gateway::new(config, scheduler.clone(), metrics, load);
         Self {
             address,
             scheduler,

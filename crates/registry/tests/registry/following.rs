@@ -1,63 +1,14 @@
 //! The catalogue: what came, changed and went, and when other instances are needed.
-
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+//!
+//! Most tests here bring every function into use; which are in use without that, and what happens
+//! when loads and changes race, is in `loading.rs`.
 
 use bugle_api::{DeleteQuery, FunctionsApi as _, ReservationsApi as _};
-use bugle_registry::{Catalogue, Event};
-use bugle_types::{CodeLocation, FunctionSpec, Generation, Kind, Scale};
+use bugle_types::{CodeLocation, Generation, Kind, Scale};
 use serde_json::{Value, json};
 
+use super::follower::Follower;
 use super::{Desk, NAME, REVISION, reservation};
-
-/// A catalogue, and what its events make of an empty desk.
-struct Follower {
-    catalogue: Catalogue,
-    functions: BTreeMap<String, FunctionSpec>,
-    /// Every event, in short.
-    events: Vec<String>,
-}
-
-impl Follower {
-    fn new(desk: &Desk) -> Self {
-        Self {
-            catalogue: Catalogue::new(Arc::clone(&desk.store)),
-            functions: BTreeMap::new(),
-            events: Vec::new(),
-        }
-    }
-
-    /// Follows until everything that is in the store now is known; the events since the last time.
-    async fn catch_up(&mut self, desk: &Desk) -> Vec<String> {
-        let goal = desk.store.revision().await.unwrap();
-        loop {
-            let next = tokio::time::timeout(Duration::from_secs(10), self.catalogue.next()).await;
-            let batch = next.expect("changes arrive").unwrap();
-            for event in batch.events {
-                match event {
-                    Event::Upsert(spec) => {
-                        let id = spec.id.to_string();
-                        let labels: Vec<_> = spec.labels.iter().map(|l| l.label.as_str()).collect();
-                        self.events.push(format!("+{id} [{}]", labels.join(" ")));
-                        self.functions.insert(id, Arc::unwrap_or_clone(spec));
-                    }
-                    Event::Remove(id) => {
-                        self.events.push(format!("-{id}"));
-                        self.functions.remove(&id.to_string());
-                    }
-                }
-            }
-            if batch.revision >= goal {
-                return std::mem::take(&mut self.events);
-            }
-        }
-    }
-
-    fn draft(&self) -> &FunctionSpec {
-        &self.functions[&format!("default/{NAME}/latest")]
-    }
-}
 
 async fn reserve(desk: &Desk, label: &str, max: i64) {
     let body = json!({"funcName": NAME, "version": "latest", "instanceLabel": label,

@@ -1,0 +1,391 @@
+//! What is published of a function version, as the specification that runs it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use bugle_store::{Error, KeyValue, Revision, Store};
+use bugle_types::{
+    CodeLocation, CpuMillis, FunctionId, FunctionSpec, Generation, Hook, InstanceLabel, Kind,
+    LabelledScale, MemoryMib, Resources, Runtime, Scale, SealedEnvironment,
+};
+use serde::Deserialize;
+
+use crate::fingerprint::Fingerprint;
+use crate::keys;
+use crate::published::ALGORITHM;
+
+/// The most labels that are read of a function at once.
+const CHUNK: usize = 1000;
+
+/// The bounds under each label of a function version.
+pub(crate) type Labels = BTreeMap<InstanceLabel, Scale>;
+
+/// A function version as it is in the store.
+#[derive(Debug)]
+pub(crate) struct Current {
+    /// Without labels.
+    pub(crate) spec: FunctionSpec,
+    /// When it was published.
+    pub(crate) revision: Revision,
+    pub(crate) under_faas: bool,
+    pub(crate) fingerprint: Fingerprint,
+}
+
+impl Current {
+    /// The function version that `item` publishes; none, with a word in the log, if it cannot be
+    /// read.
+    pub(crate) fn of(id: &FunctionId, faas: bool, item: &KeyValue) -> Option<Self> {
+        let parsed =
+            read(id, faas, item).and_then(|spec| Ok((spec, Fingerprint::of(&item.value)?)));
+        match parsed {
+            Ok((spec, fingerprint)) => Some(Self {
+                spec,
+                revision: item.mod_revision,
+                under_faas: faas,
+                fingerprint,
+            }),
+            Err(error) => {
+                tracing::warn!(function = %id, %error, "a published function cannot be read");
+                None
+            }
+        }
+    }
+
+    /// The function version that is published under one of its keys.
+    pub(crate) async fn find(store: &dyn Store, id: &FunctionId) -> Result<Option<Self>, Error> {
+        for (key, faas) in keys::published_of(id) {
+            if let Some(item) = store.get(&key).await?
+                && let Some(current) = Self::of(id, faas, &item)
+            {
+                return Ok(Some(current));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The specification of a function version as the store has it now, without anybody being told.
+///
+/// # Errors
+///
+/// What the store says when it cannot be read.
+pub async fn specification(
+    store: &dyn Store,
+    id: &FunctionId,
+) -> Result<Option<FunctionSpec>, Error> {
+    let Some(current) = Current::find(store, id).await? else {
+        return Ok(None);
+    };
+    let labels = listed(&labels(store, id).await?);
+    Ok(Some(FunctionSpec {
+        labels,
+        ..current.spec
+    }))
+}
+
+/// Whether anything is published under the name of the function version; cheap for names that
+/// nobody registered.
+///
+/// # Errors
+///
+/// What the store says when it cannot be read.
+pub async fn is_published(store: &dyn Store, id: &FunctionId) -> Result<bool, Error> {
+    for (key, _) in keys::published_of(id) {
+        if store.get(&key).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The bounds of a function version's labels in this cluster.
+pub(crate) async fn labels(store: &dyn Store, id: &FunctionId) -> Result<Labels, Error> {
+    let mut found = Labels::new();
+    // The layout leaves the product out (contract 2.7): the labels are of the function without one.
+    if id.product.is_some() {
+        return Ok(found);
+    }
+    for prefix in keys::labels_of(id) {
+        let mut after: Option<bytes::Bytes> = None;
+        loop {
+            let range = store.range(&prefix, after.as_deref(), CHUNK).await?;
+            for item in &range.items {
+                if let Some(key) = keys::parse_label(&item.key)
+                    && let Some(scale) = bounds(item)
+                {
+                    found.insert(key.label, scale);
+                }
+            }
+            after = range.items.last().map(|item| item.key.clone());
+            if !range.more {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Labels as a specification lists them.
+pub(crate) fn listed(labels: &Labels) -> Vec<LabelledScale> {
+    labels
+        .iter()
+        .map(|(label, scale)| LabelledScale {
+            label: label.clone(),
+            scale: *scale,
+        })
+        .collect()
+}
+
+/// What must be known of a function version that nobody has called.
+#[derive(Debug)]
+pub(crate) struct Outline {
+    pub(crate) runtime: Runtime,
+    /// Instances that are kept without a call.
+    pub(crate) min: u32,
+}
+
+impl Outline {
+    /// None for what cannot be read; a call says why.
+    pub(crate) fn of(item: &KeyValue) -> Option<Self> {
+        let value: Outlined<'_> = serde_json::from_slice(&item.value).ok()?;
+        let scale = value
+            .instance_meta_data
+            .or(value.extended_meta_data.instance_meta_data);
+        Some(Self {
+            runtime: Runtime::from_name(&value.func_meta_data.runtime),
+            min: scale.map_or(0, |scale| count(scale.min_instance)),
+        })
+    }
+}
+
+fn count(number: i64) -> u32 {
+    u32::try_from(number.max(0)).unwrap_or(u32::MAX)
+}
+
+/// A published value as a specification, without labels.
+fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<FunctionSpec> {
+    let value: Published = serde_json::from_slice(&item.value)?;
+    let meta = &value.func_meta_data;
+    let scale = value
+        .instance_meta_data
+        .as_ref()
+        .or(value.extended_meta_data.instance_meta_data.as_ref())
+        .cloned()
+        .unwrap_or_default();
+    let kind = match (faas, value.instance_meta_data.is_some()) {
+        (true, true) => Kind::Faas,
+        (true, false) => Kind::Agent,
+        (false, _) => meta.kind.parse().unwrap_or(Kind::Yrlib),
+    };
+    let seconds = |number: i64| Duration::from_secs(u64::try_from(number).unwrap_or(0));
+    let extended = &value.extended_meta_data;
+    let hook = |handler: &str, timeout: i64| {
+        let handler = handler.to_owned();
+        (!handler.is_empty()).then(|| Hook {
+            handler,
+            timeout: seconds(timeout),
+        })
+    };
+    Ok(FunctionSpec {
+        id: id.clone(),
+        kind,
+        generation: Generation(meta.revision_id.as_str().into()),
+        runtime: Runtime::from_name(&meta.runtime),
+        handler: meta.handler.clone(),
+        initializer: hook(
+            &extended.initializer.initializer_handler,
+            extended.initializer.initializer_timeout,
+        ),
+        pre_stop: hook(
+            &extended.pre_stop.pre_stop_handler,
+            extended.pre_stop.pre_stop_timeout,
+        ),
+        timeout: seconds(meta.timeout),
+        resources: Resources {
+            cpu: CpuMillis(count(value.resource_meta_data.cpu)),
+            memory: MemoryMib(u64::from(count(value.resource_meta_data.memory))),
+            custom: custom_resources(&value.resource_meta_data.custom_resources),
+        },
+        concurrency: NonZeroU32::new(count(scale.concurrent_num)).unwrap_or(NonZeroU32::MIN),
+        scale: Scale {
+            min: count(scale.min_instance),
+            max: count(scale.max_instance),
+        },
+        labels: Vec::new(),
+        idle: (meta.idle_time > 0).then(|| seconds(meta.idle_time)),
+        code: code(&value.code_meta_data),
+        environment: environment(&value.env_meta_data),
+    })
+}
+
+fn custom_resources(text: &str) -> Vec<(String, i64)> {
+    let amounts: BTreeMap<String, f64> = serde_json::from_str(text).unwrap_or_default();
+    let thousandths = |amount: f64| {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a saturating cast is meant"
+        )]
+        let amount = (amount * 1000.0).round() as i64;
+        amount
+    };
+    amounts
+        .into_iter()
+        .map(|(name, amount)| (name, thousandths(amount)))
+        .filter(|(_, amount)| *amount > 0)
+        .collect()
+}
+
+fn code(code: &CodeMetaData) -> CodeLocation {
+    match code.storage_type.as_str() {
+        "copy" => CodeLocation::Copy(code.code_path.clone()),
+        "s3" => CodeLocation::S3 {
+            bucket: code.bucket_id.clone(),
+            object: code.object_id.clone(),
+            endpoint: code.bucket_url.clone(),
+            sha512: code.sha512.clone(),
+        },
+        _ if code.code_path.is_empty() => CodeLocation::None,
+        _ => CodeLocation::Local(code.code_path.clone()),
+    }
+}
+
+fn environment(environment: &EnvMetaData) -> SealedEnvironment {
+    if environment.crypto_algorithm == ALGORITHM {
+        SealedEnvironment(environment.environment.clone())
+    } else {
+        SealedEnvironment::default()
+    }
+}
+
+/// The bounds that the value of a label holds.
+pub(crate) fn bounds(item: &KeyValue) -> Option<Scale> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Value {
+        instance_meta_data: InstanceMetaData,
+    }
+    let Value {
+        instance_meta_data: bounds,
+    } = serde_json::from_slice(&item.value).ok()?;
+    Some(Scale {
+        min: count(bounds.min_instance),
+        max: count(bounds.max_instance),
+    })
+}
+
+/// The parts of a published value that matter here.
+#[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the contract's names")]
+#[serde(rename_all = "camelCase")]
+struct Published {
+    func_meta_data: FuncMetaData,
+    code_meta_data: CodeMetaData,
+    env_meta_data: EnvMetaData,
+    resource_meta_data: ResourceMetaData,
+    instance_meta_data: Option<InstanceMetaData>,
+    #[serde(default)]
+    extended_meta_data: ExtendedMetaData,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FuncMetaData {
+    revision_id: String,
+    handler: String,
+    runtime: String,
+    timeout: i64,
+    #[serde(default)]
+    idle_time: i64,
+    #[serde(default)]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct CodeMetaData {
+    sha512: String,
+    storage_type: String,
+    code_path: String,
+    #[serde(rename = "bucketId")]
+    bucket_id: String,
+    #[serde(rename = "objectId")]
+    object_id: String,
+    #[serde(rename = "bucketUrl")]
+    bucket_url: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EnvMetaData {
+    environment: String,
+    crypto_algorithm: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceMetaData {
+    cpu: i64,
+    memory: i64,
+    custom_resources: String,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InstanceMetaData {
+    max_instance: i64,
+    min_instance: i64,
+    concurrent_num: i64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ExtendedMetaData {
+    initializer: Initializer,
+    pre_stop: PreStop,
+    instance_meta_data: Option<InstanceMetaData>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Initializer {
+    initializer_handler: String,
+    initializer_timeout: i64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PreStop {
+    pre_stop_handler: String,
+    pre_stop_timeout: i64,
+}
+
+/// The parts of a published value that [`Outline`] needs.
+#[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the contract's names")]
+#[serde(rename_all = "camelCase")]
+struct Outlined<'a> {
+    #[serde(borrow)]
+    func_meta_data: OutlinedFunction<'a>,
+    instance_meta_data: Option<OutlinedScale>,
+    #[serde(default)]
+    extended_meta_data: OutlinedExtension,
+}
+
+#[derive(Deserialize)]
+struct OutlinedFunction<'a> {
+    #[serde(borrow)]
+    runtime: Cow<'a, str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OutlinedExtension {
+    instance_meta_data: Option<OutlinedScale>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OutlinedScale {
+    min_instance: i64,
+}

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use crate::state::{Kept, Planned, State};
+use crate::leaf::Reader;
+use crate::state::{Planned, State};
 use crate::{Batch, BoxFuture, Change, Error, KeyValue, Range, Revision, Watch};
 
 /// A watcher looks at this many revisions at once, so that one whose prefix rarely changes does not
@@ -114,7 +115,7 @@ impl Follower {
         core.read(|state| {
             let mut passed = None;
             for batch in state.history.after(self.position)?.take(LOOK_AHEAD) {
-                let changes = self.ours(state, &batch.changes)?;
+                let changes = self.ours(state, batch.changes())?;
                 passed = Some(batch.revision);
                 if !changes.is_empty() {
                     return Ok(Some(self.delivered(batch.revision, changes)));
@@ -124,11 +125,14 @@ impl Follower {
         })
     }
 
-    fn ours(&self, state: &State, changes: &[Kept]) -> Result<Vec<Change>, Error> {
-        let ours = changes
-            .iter()
-            .filter(|change| change.key.starts_with(&self.prefix));
-        ours.map(|change| state.change(change)).collect()
+    fn ours(&self, state: &State, mut changes: Reader<'_>) -> Result<Vec<Change>, Error> {
+        let mut ours = Vec::new();
+        while let Some(entry) = changes.next() {
+            if changes.key.starts_with(&self.prefix) {
+                ours.push(state.change(&changes.key, &entry)?);
+            }
+        }
+        Ok(ours)
     }
 
     fn delivered(&mut self, revision: Revision, changes: Vec<Change>) -> Batch {

@@ -6,17 +6,36 @@
 
 use std::collections::VecDeque;
 
-use crate::state::Kept;
+use crate::leaf::{self, Entry, Reader};
 use crate::{Error, Revision};
 
-/// What a change takes besides its key and value, about.
-const CHANGE_OVERHEAD: usize = 128;
+/// What a batch takes besides its changes, about.
+const BATCH_OVERHEAD: usize = 64;
 
 /// The changes of one revision.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) revision: Revision,
-    pub(crate) changes: Vec<Kept>,
+    /// In the order of the transaction, as `leaf.rs` writes them.
+    changes: Vec<u8>,
+}
+
+impl Batch {
+    fn new(revision: Revision) -> Self {
+        Self {
+            revision,
+            changes: Vec::new(),
+        }
+    }
+
+    /// The changes, to be read one after the other.
+    pub(crate) fn changes(&self) -> Reader<'_> {
+        Reader::new(&self.changes)
+    }
+
+    fn size(&self) -> usize {
+        self.changes.len() + BATCH_OVERHEAD
+    }
 }
 
 /// How much history is kept.
@@ -58,32 +77,22 @@ impl History {
     }
 
     /// Adds the batch of the next revision.
-    pub(crate) fn push(&mut self, revision: Revision, changes: Vec<Kept>) {
+    pub(crate) fn push<'a>(
+        &mut self,
+        revision: Revision,
+        changes: impl Iterator<Item = (&'a [u8], Entry<'a>)>,
+    ) {
         debug_assert_eq!(revision.0, self.newest().0 + 1, "no gaps");
-        self.bytes += changes.iter().map(size).sum::<usize>();
-        self.batches.push_back(Batch { revision, changes });
+        let mut batch = Batch::new(revision);
+        let mut before: &[u8] = b"";
+        for (key, entry) in changes {
+            leaf::write(&mut batch.changes, before, key, &entry);
+            before = key;
+        }
+        batch.changes.shrink_to_fit();
+        self.bytes += batch.size();
+        self.batches.push_back(batch);
         self.trim();
-    }
-
-    /// Adds a change that was read from disk, where each change is on its own.
-    ///
-    /// Returns false if it is not of the newest revision or the one after, so that some between
-    /// must have been lost.
-    #[must_use]
-    pub(crate) fn restore(&mut self, change: Kept) -> bool {
-        let (revision, newest) = (change.revision, self.newest());
-        if revision.0 == newest.0 + 1 {
-            self.push(revision, vec![change]);
-            return true;
-        }
-        match self.batches.back_mut() {
-            Some(batch) if batch.revision == revision => {
-                self.bytes += size(&change);
-                batch.changes.push(change);
-                true
-            }
-            _ => false,
-        }
     }
 
     /// The batches after `position`.
@@ -119,31 +128,29 @@ impl History {
         let Some(batch) = self.batches.pop_front() else {
             return false;
         };
-        self.bytes -= batch.changes.iter().map(size).sum::<usize>();
+        self.bytes -= batch.size();
         self.compacted = batch.revision;
         true
     }
 }
 
-fn size(change: &Kept) -> usize {
-    let value = change.value.as_ref();
-    change.key.len() + value.map_or(0, |value| value.packed.bytes.len()) + CHANGE_OVERHEAD
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Place;
 
-    fn change(revision: u64, bytes: usize) -> Kept {
-        Kept {
-            key: vec![b'k'; bytes].into(),
-            revision: Revision(revision),
+    fn deletion(revision: u64) -> Entry<'static> {
+        let revision = Revision(revision);
+        Entry {
+            place: Place { row: 0, revision },
             value: None,
         }
     }
 
     fn push(history: &mut History, revision: u64, bytes: usize) {
-        history.push(Revision(revision), vec![change(revision, bytes)]);
+        let key = vec![b'k'; bytes];
+        let changes = std::iter::once((key.as_slice(), deletion(revision)));
+        history.push(Revision(revision), changes);
     }
 
     fn kept(history: &History) -> Vec<u64> {
@@ -182,20 +189,5 @@ mod tests {
         assert_eq!(kept(&history), [11]);
         push(&mut history, 12, 1);
         assert_eq!(kept(&history), [12]);
-    }
-
-    #[test]
-    fn a_gap_in_what_was_restored_is_noticed() {
-        let limits = Limits {
-            revisions: 100,
-            bytes: usize::MAX,
-        };
-        let mut history = History::new(Revision(4), limits);
-        assert!(history.restore(change(5, 1)));
-        assert!(history.restore(change(5, 1)));
-        assert!(history.restore(change(6, 1)));
-        assert!(!history.restore(change(8, 1)));
-        assert!(!history.restore(change(5, 1)));
-        assert_eq!(kept(&history), [5, 6]);
     }
 }

@@ -28,11 +28,13 @@ pub mod conformance;
 mod core;
 mod error;
 mod history;
+mod leaf;
 mod memory;
 mod metrics;
 mod pack;
 mod sqlite;
 mod state;
+mod table;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -74,19 +74,18 @@ impl Shapes {
         self.all.get(usize::from(number).checked_sub(1)?)
     }
 
-    /// The value that is kept as `packed`.
-    pub(crate) fn unpack(&self, packed: &Packed) -> Result<Bytes, Unpackable> {
-        if packed.shape == 0 {
-            return Ok(Bytes::copy_from_slice(&packed.bytes));
+    /// The value that is kept as `packed` with the shape of this number.
+    pub(crate) fn unpack(&self, number: u16, packed: &[u8]) -> Result<Bytes, Unpackable> {
+        if number == 0 {
+            return Ok(Bytes::copy_from_slice(packed));
         }
-        let shape = self.numbered(packed.shape).ok_or(Unpackable)?;
-        shape.unpack(packed)
+        self.numbered(number).ok_or(Unpackable)?.unpack(packed)
     }
 }
 
 impl Shape {
-    fn unpack(&self, packed: &Packed) -> Result<Bytes, Unpackable> {
-        let (length, block) = block::uncompressed_size(&packed.bytes).map_err(|_| Unpackable)?;
+    fn unpack(&self, packed: &[u8]) -> Result<Bytes, Unpackable> {
+        let (length, block) = block::uncompressed_size(packed).map_err(|_| Unpackable)?;
         if length > LARGEST_VALUE {
             return Err(Unpackable);
         }
@@ -136,10 +135,10 @@ impl<'a> Packer<'a> {
         }
     }
 
-    /// The value that is kept as `packed`, also with a shape that is new here.
-    pub(crate) fn unpack(&self, packed: &Packed) -> Result<Bytes, Unpackable> {
-        self.known.unpack(packed).or_else(|error| {
-            let new = self.new.iter().find(|shape| shape.number == packed.shape);
+    /// The same, also with a shape that is new here.
+    pub(crate) fn unpack(&self, number: u16, packed: &[u8]) -> Result<Bytes, Unpackable> {
+        self.known.unpack(number, packed).or_else(|error| {
+            let new = self.new.iter().find(|shape| shape.number == number);
             new.ok_or(error)?.unpack(packed)
         })
     }
@@ -203,7 +202,11 @@ mod tests {
             let key = format!("/class/{}/{round}", round % 100);
             let mut packer = Packer::new(&shapes);
             let packed = packer.pack(key.as_bytes(), &value);
-            assert_eq!(packer.unpack(&packed).unwrap(), value, "{key}");
+            assert_eq!(
+                packer.unpack(packed.shape, &packed.bytes).unwrap(),
+                value,
+                "{key}"
+            );
             packer
                 .finish()
                 .into_iter()
@@ -212,7 +215,11 @@ mod tests {
         }
         assert_eq!(shapes.len(), MOST_SHAPES);
         for (key, value, packed) in kept {
-            assert_eq!(shapes.unpack(&packed).unwrap(), value, "{key}");
+            assert_eq!(
+                shapes.unpack(packed.shape, &packed.bytes).unwrap(),
+                value,
+                "{key}"
+            );
             assert!(packed.bytes.len() <= value.len(), "{key}");
         }
     }
@@ -249,8 +256,7 @@ mod tests {
             (packed.shape, vec![1]),
             (packed.shape, huge),
         ] {
-            let bytes = bytes.into();
-            assert!(shapes.unpack(&Packed { shape, bytes }).is_err());
+            assert!(shapes.unpack(shape, &bytes).is_err());
         }
     }
 }

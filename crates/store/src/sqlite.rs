@@ -7,6 +7,7 @@
 //! on after a restart. The history in memory is all of it: a watch never reads the file either.
 
 mod folder;
+mod load;
 mod log;
 mod writer;
 

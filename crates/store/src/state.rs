@@ -11,7 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::history::{History, Limits};
+use crate::leaf::{Entry, Stored};
 use crate::pack::{Packed, Packer, Shape, Shapes, Unpackable};
+use crate::table::{Found, Table};
 use crate::{Change, Compare, Error, KeyValue, Op, Range, Revision, Txn, TxnOutcome};
 
 /// What one transaction may write, as in etcd.
@@ -44,9 +46,20 @@ pub(crate) struct Value {
     pub(crate) version: u64,
 }
 
-/// A current value and the change that wrote it.
+impl Value {
+    pub(crate) fn stored(&self) -> Stored<'_> {
+        Stored {
+            shape: self.packed.shape,
+            bytes: &self.packed.bytes,
+            create_revision: self.create_revision,
+            version: self.version,
+        }
+    }
+}
+
+/// A planned value and the change that will write it.
 #[derive(Clone, Debug)]
-struct Entry {
+struct Staged {
     value: Value,
     place: Place,
 }
@@ -77,7 +90,7 @@ pub(crate) struct Planned {
 /// The current values and the recent history.
 #[derive(Debug)]
 pub(crate) struct State {
-    current: BTreeMap<Key, Entry>,
+    current: Table,
     shapes: Shapes,
     revision: Revision,
     /// The number of the newest change.
@@ -89,7 +102,7 @@ impl State {
     /// A state without keys whose history begins after `compacted`.
     pub(crate) fn new(compacted: Revision, limits: Limits) -> Self {
         Self {
-            current: BTreeMap::new(),
+            current: Table::default(),
             shapes: Shapes::default(),
             revision: compacted,
             row: 0,
@@ -108,8 +121,9 @@ impl State {
     ///
     /// [`Error::Unreadable`].
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, Error> {
-        let found = self.current.get_key_value(key);
-        found.map(|(key, entry)| self.show(key, entry)).transpose()
+        let found = self.current.get(key);
+        let show = |found| self.show(Bytes::copy_from_slice(key), found);
+        found.map(show).transpose()
     }
 
     /// At most `limit` keys with `prefix`, after the key `after` if given.
@@ -123,11 +137,11 @@ impl State {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Range, Error> {
-        let mut found = with_prefix(&self.current, prefix, after);
+        let mut found = self.current.with_prefix(prefix, after);
         let items: Result<Vec<_>, _> = found
             .by_ref()
             .take(limit)
-            .map(|(key, entry)| self.show(key, entry))
+            .map(|(key, found)| self.show(key, found))
             .collect();
         Ok(Range {
             items: items?,
@@ -136,17 +150,14 @@ impl State {
         })
     }
 
-    fn show(&self, key: &Key, entry: &Entry) -> Result<KeyValue, Error> {
-        self.unpack(key, &entry.value, entry.place.revision)
-    }
-
-    fn unpack(&self, key: &Key, value: &Value, at: Revision) -> Result<KeyValue, Error> {
-        let bytes = self.shapes.unpack(&value.packed);
+    fn show(&self, key: Bytes, found: Found<'_>) -> Result<KeyValue, Error> {
+        let Found { place, value } = found;
+        let bytes = self.shapes.unpack(value.shape, value.bytes);
         Ok(KeyValue {
-            key: Bytes::copy_from_slice(key),
-            value: bytes.map_err(|error| unreadable(key, &error))?,
+            value: bytes.map_err(|error| unreadable(&key, &error))?,
+            key,
             create_revision: value.create_revision,
-            mod_revision: at,
+            mod_revision: place.revision,
             version: value.version,
         })
     }
@@ -156,13 +167,14 @@ impl State {
     /// # Errors
     ///
     /// [`Error::Unreadable`].
-    pub(crate) fn change(&self, kept: &Kept) -> Result<Change, Error> {
-        let revision = kept.revision;
-        Ok(match &kept.value {
-            Some(value) => Change::Put(self.unpack(&kept.key, value, revision)?),
+    pub(crate) fn change(&self, key: &[u8], entry: &Entry<'_>) -> Result<Change, Error> {
+        let key = Bytes::copy_from_slice(key);
+        let place = entry.place;
+        Ok(match entry.value {
+            Some(value) => Change::Put(self.show(key, Found { place, value })?),
             None => Change::Delete {
-                key: Bytes::copy_from_slice(&kept.key),
-                revision,
+                key,
+                revision: place.revision,
             },
         })
     }
@@ -188,49 +200,36 @@ impl State {
             .for_each(|shape| self.shapes.add(shape));
         for Rows { revision, rows } in planned.rows {
             debug_assert!(revision > self.revision, "revisions only grow");
-            let mut changes = Vec::with_capacity(rows.len());
-            for Row { number, change, .. } in rows {
-                self.enter(number, &change);
-                changes.push(change);
+            let entries = rows.iter().map(|row| {
+                let entry = Entry::of(row.number, &row.change);
+                (&row.change.key[..], entry)
+            });
+            for (key, entry) in entries.clone() {
+                self.current.put(key, &entry);
+                self.row = entry.place.row;
             }
             self.revision = revision;
-            self.history.push(revision, changes);
+            self.history.push(revision, entries);
         }
     }
 
-    /// Takes over a change that was read from the log, in its order, and says which change it makes
-    /// superfluous.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with the log, in words.
-    pub(crate) fn restore(&mut self, number: u64, change: Kept) -> Result<Option<Place>, String> {
-        let revision = change.revision;
-        if revision < self.revision && revision > self.history.compacted() {
-            return Err(format!(
-                "revision {} follows {}",
-                revision.0, self.revision.0
-            ));
+    /// Takes over the changes of a revision that were read from the log, the last of which is at
+    /// `place`, into the history. The current values come with [`Self::fill`].
+    pub(crate) fn restore<'a>(
+        &mut self,
+        place: Place,
+        changes: impl Iterator<Item = (&'a [u8], Entry<'a>)>,
+    ) {
+        self.row = place.row;
+        self.revision = self.revision.max(place.revision);
+        if place.revision > self.history.compacted() {
+            self.history.push(place.revision, changes);
         }
-        let superseded = self.enter(number, &change);
-        self.revision = self.revision.max(revision);
-        if revision > self.history.compacted() && !self.history.restore(change) {
-            return Err(format!("a change before revision {} is gone", revision.0));
-        }
-        Ok(superseded.map(|entry| entry.place))
     }
 
-    fn enter(&mut self, row: u64, change: &Kept) -> Option<Entry> {
-        self.row = row;
-        let revision = change.revision;
-        match change.value.clone() {
-            Some(value) => {
-                let place = Place { row, revision };
-                self.current
-                    .insert(Arc::clone(&change.key), Entry { value, place })
-            }
-            None => self.current.remove(&change.key),
-        }
+    /// Takes over the current values that were read from the log.
+    pub(crate) fn fill(&mut self, current: Table) {
+        self.current = current;
     }
 }
 
@@ -245,7 +244,7 @@ fn unreadable(key: &[u8], _: &Unpackable) -> Error {
 pub(crate) struct Plan<'a> {
     state: &'a State,
     /// What the planned transactions wrote; none means deleted.
-    staged: BTreeMap<Key, Option<Entry>>,
+    staged: BTreeMap<Key, Option<Staged>>,
     packer: Packer<'a>,
     revision: Revision,
     row: u64,
@@ -306,9 +305,12 @@ impl<'a> Plan<'a> {
         })
     }
 
-    fn entry(&self, key: &[u8]) -> Option<&Entry> {
+    fn entry(&self, key: &[u8]) -> Option<Found<'_>> {
         match self.staged.get(key) {
-            Some(staged) => staged.as_ref(),
+            Some(staged) => staged.as_ref().map(|staged| Found {
+                place: staged.place,
+                value: staged.value.stored(),
+            }),
             None => self.state.current.get(key),
         }
     }
@@ -321,7 +323,7 @@ impl<'a> Plan<'a> {
             }
             Compare::Value(key, wanted) => match self.entry(key) {
                 Some(entry) => {
-                    let value = self.packer.unpack(&entry.value.packed);
+                    let value = self.packer.unpack(entry.value.shape, entry.value.bytes);
                     value.map_err(|error| unreadable(key, &error))? == *wanted
                 }
                 None => false,
@@ -332,7 +334,7 @@ impl<'a> Plan<'a> {
     fn apply(&mut self, revision: Revision, op: &Op, rows: &mut Vec<Row>) {
         match op {
             Op::Put(key, value) => {
-                let before = self.entry(key).map(|entry| &entry.value);
+                let before = self.entry(key).map(|entry| entry.value);
                 let (create_revision, version) = before.map_or((revision, 0), |before| {
                     (before.create_revision, before.version)
                 });
@@ -363,7 +365,7 @@ impl<'a> Plan<'a> {
         let row = self.row;
         let supersedes = self.entry(&key).map(|entry| entry.place);
         let place = Place { row, revision };
-        let entry = value.clone().map(|value| Entry { value, place });
+        let entry = value.clone().map(|value| Staged { value, place });
         self.staged.insert(Arc::clone(&key), entry);
         rows.push(Row {
             number: row,
@@ -377,13 +379,18 @@ impl<'a> Plan<'a> {
     }
 
     fn keys(&self, prefix: &[u8]) -> Vec<Key> {
-        let published = with_prefix(&self.state.current, prefix, None)
-            .filter(|(key, _)| !self.staged.contains_key(*key))
-            .map(|(key, _)| key);
-        let staged = with_prefix(&self.staged, prefix, None)
+        let published = self.state.current.with_prefix(prefix, None);
+        let published = published
+            .filter(|(key, _)| !self.staged.contains_key(&key[..]))
+            .map(|(key, _)| Key::from(&key[..]));
+        let staged = self
+            .staged
+            .range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+        let staged = staged
+            .take_while(|(key, _)| key.starts_with(prefix))
             .filter(|(_, entry)| entry.is_some())
-            .map(|(key, _)| key);
-        let mut keys: Vec<Key> = published.chain(staged).cloned().collect();
+            .map(|(key, _)| Key::clone(key));
+        let mut keys: Vec<Key> = published.chain(staged).collect();
         keys.sort_unstable();
         keys
     }
@@ -430,18 +437,4 @@ pub(crate) fn size(txn: &Txn) -> usize {
         Op::Delete(key) | Op::DeletePrefix(key) => key.len(),
     });
     ops.sum()
-}
-
-/// The entries whose key has `prefix`, after the key `after` if given.
-fn with_prefix<'a, V>(
-    map: &'a BTreeMap<Key, V>,
-    prefix: &'a [u8],
-    after: Option<&'a [u8]>,
-) -> impl Iterator<Item = (&'a Key, &'a V)> {
-    let begin = match after {
-        Some(after) if after >= prefix => Bound::Excluded(after),
-        _ => Bound::Included(prefix),
-    };
-    map.range::<[u8], _>((begin, Bound::Unbounded))
-        .take_while(move |(key, _)| key.starts_with(prefix))
 }

@@ -16,9 +16,11 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
+use super::load::Loading;
 use crate::history::Limits;
-use crate::pack::{Packed, Shape};
-use crate::state::{Kept, Place, Planned, Row, State, Value};
+use crate::leaf::{Entry, Stored};
+use crate::pack::Shape;
+use crate::state::{Kept, Place, Planned, Row, State};
 use crate::{Error, Revision};
 
 /// The format of the file; a larger number is refused, 0 is an empty file.
@@ -134,19 +136,16 @@ impl Log {
     }
 
     fn read(&self, limits: Limits) -> Result<Contents, Error> {
-        let compacted = self.compacted().map_err(unusable(&self.path))?;
-        let mut contents = Contents {
-            state: State::new(compacted, limits),
-            garbage: VecDeque::new(),
-        };
-        match self.read_rows(&mut contents) {
-            Ok(Ok(())) => Ok(contents),
-            Ok(Err(what)) => Err(Error::Damaged {
+        let unusable = unusable(&self.path);
+        let shapes = self.shapes().map_err(&unusable)?;
+        let compacted = self.compacted().map_err(&unusable)?;
+        let mut loading = Loading::new(compacted);
+        let read = self.read_rows(&mut loading).map_err(&unusable)?;
+        read.and_then(|()| loading.finish(shapes, limits))
+            .map_err(|what| Error::Damaged {
                 path: self.path.clone(),
                 what,
-            }),
-            Err(source) => Err(unusable(&self.path)(source)),
-        }
+            })
     }
 
     fn compacted(&self) -> rusqlite::Result<Revision> {
@@ -156,22 +155,15 @@ impl Log {
     }
 
     /// The inner result says what is wrong with what could be read.
-    fn read_rows(&self, contents: &mut Contents) -> rusqlite::Result<Result<(), String>> {
-        for shape in self.shapes()? {
-            if let Err(what) = contents.state.restore_shape(shape) {
-                return Ok(Err(what));
-            }
-        }
+    fn read_rows(&self, loading: &mut Loading) -> rusqlite::Result<Result<(), String>> {
         let select =
             "SELECT id, revision, key, shape, value, create_revision, version FROM log ORDER BY id";
         let mut select = self.connection.prepare(select)?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            let (number, change) = parse(row)?;
-            let own = tombstone(number, &change);
-            match contents.state.restore(number, change) {
-                Ok(superseded) => contents.garbage.extend(superseded.into_iter().chain(own)),
-                Err(what) => return Ok(Err(what)),
+            let (key, entry) = parse(row)?;
+            if let Err(what) = loading.add(key, &entry) {
+                return Ok(Err(what));
             }
         }
         Ok(Ok(()))
@@ -366,24 +358,21 @@ fn insert(transaction: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn parse(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, Kept)> {
+fn parse<'a>(row: &'a rusqlite::Row<'_>) -> rusqlite::Result<(&'a [u8], Entry<'a>)> {
     let value = match row.get_ref(4)? {
         ValueRef::Null => None,
-        bytes => Some(Value {
-            packed: Packed {
-                shape: row.get(3)?,
-                bytes: bytes.as_blob()?.into(),
-            },
+        bytes => Some(Stored {
+            shape: row.get(3)?,
+            bytes: bytes.as_blob()?,
             create_revision: Revision(row.get(5)?),
             version: row.get(6)?,
         }),
     };
-    let change = Kept {
-        key: row.get_ref(2)?.as_blob()?.into(),
+    let place = Place {
+        row: row.get(0)?,
         revision: Revision(row.get(1)?),
-        value,
     };
-    Ok((row.get(0)?, change))
+    Ok((row.get_ref(2)?.as_blob()?, Entry { place, value }))
 }
 
 /// The place of a change that is superfluous by itself, once the history has moved past it.

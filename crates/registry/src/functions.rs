@@ -9,7 +9,7 @@ use bugle_store::{Compare, Op, Revision, Txn};
 use bugle_types::{Code, FunctionName, Kind, RevisionId, SealedEnvironment, Version, VersionLabel};
 use bytes::Bytes;
 
-use crate::index::Place;
+use crate::index::Versioned;
 use crate::keys::Keys;
 use crate::object::{Shown, object};
 use crate::record::{FunctionPart, Record, VersionPart};
@@ -168,11 +168,16 @@ impl Registry {
     async fn load_page(
         &self,
         caller: &Caller,
-        places: Vec<Place>,
+        versions: Vec<Versioned>,
     ) -> Result<Vec<FunctionObject>, Error> {
-        let mut functions = Vec::with_capacity(places.len());
-        for (_, name, version) in places {
-            if let Some(found) = self.load(Keys(caller).record(&name, &version)).await? {
+        let mut functions = Vec::with_capacity(versions.len());
+        for version in versions {
+            // It was one when the index read it.
+            let Ok(name) = version.name().parse() else {
+                continue;
+            };
+            let key = Keys(caller).record(&name, version.version());
+            if let Some(found) = self.load(key).await? {
                 functions.push(self.show(caller, &name, &found.record, Shown::Listed)?);
             }
         }
@@ -514,7 +519,10 @@ impl FunctionsApi for Registry {
         };
         let (places, total) = self
             .index
-            .page(caller, window, |name, _, _| *name == wanted);
+            .page(caller, window, |version, _| {
+                version.name() == wanted.as_str()
+            })
+            .await;
         Ok((self.load_page(caller, places).await?, total))
     }
 
@@ -531,18 +539,19 @@ impl FunctionsApi for Registry {
         // Both spellings list drafts of either kind.
         let exact: Option<Result<Version, String>> =
             exact.map(|text| text.parse().map_err(|_| text));
-        let is_wanted_version = |version: &str| match &exact {
+        let is_wanted_version = |version: &Versioned| match &exact {
             None => true,
-            Some(Ok(wanted)) => version.parse().as_ref() == Ok(wanted),
+            Some(Ok(wanted)) => version.version().parse().as_ref() == Ok(wanted),
             Some(Err(_)) => false,
         };
         let kind: Option<Option<Kind>> = kind.map(|text| text.parse().ok());
-        let (places, total) = self.index.page(caller, window, |name, version, its_kind| {
+        let wanted = |version: &Versioned, its_kind| {
             part.as_deref()
-                .is_none_or(|part| name.as_str().contains(part))
+                .is_none_or(|part| version.name().contains(part))
                 && is_wanted_version(version)
                 && kind.is_none_or(|kind| kind == Some(its_kind))
-        });
+        };
+        let (places, total) = self.index.page(caller, window, wanted).await;
         Ok(FunctionList {
             functions: Some(self.load_page(caller, places).await?),
             total,

@@ -2,6 +2,9 @@
 //!
 //! A list request reads this and then only the records of its page. The index follows the store's
 //! watch, so it is right whoever writes; an answer to a change waits until its revision is in.
+//!
+//! At the start it is read bit by bit while the platform serves already; lists wait until it is
+//! whole. What is read and what the watch delivers is ordered by revision: the newer counts.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -10,39 +13,83 @@ use std::time::Duration;
 
 use bugle_api::Caller;
 use bugle_store::{Change, Error, KeyValue, Revision, Store};
-use bugle_types::{FunctionName, Kind, ProductId, TenantId};
+use bugle_types::{Kind, ProductId, TenantId};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::keys::{self, RECORDS};
 
-/// Keys read at once when the index is loaded.
-const CHUNK: usize = 1000;
+/// Keys read at once when the index is read: an answer that waits for the index waits at most for
+/// these, about a millisecond.
+const CHUNK: usize = 200;
 
 /// The longest that an answer waits for the index; beyond, a list may be late.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The pause before a watch that failed is tried again.
+/// The pause before a store that cannot be read is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Functions belong to a tenant and product.
 type Owner = (TenantId, Option<ProductId>);
 
+/// The name and version of a function, in one text that both maps share: there may be very many.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Versioned(Arc<str>);
+
+impl Versioned {
+    /// Between the two, and less than every character of a name: in order of names, then versions.
+    const BETWEEN: char = '\0';
+
+    fn new(name: &str, version: &str) -> Self {
+        Self(format!("{name}{}{version}", Self::BETWEEN).into())
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0.split_once(Self::BETWEEN).unwrap_or((&self.0, ""))
+    }
+
+    /// The function's name.
+    pub(crate) fn name(&self) -> &str {
+        self.parts().0
+    }
+
+    /// The version, as it is spelled in its key.
+    pub(crate) fn version(&self) -> &str {
+        self.parts().1
+    }
+}
+
 /// The place of a version in a list: last changed first; what was changed together by name, then
 /// version.
-pub(crate) type Place = (Reverse<Revision>, FunctionName, String);
+type Place = (Reverse<Revision>, Versioned);
 
 #[derive(Debug, Default)]
 struct Owned {
     order: BTreeMap<Place, Kind>,
-    places: HashMap<(FunctionName, String), Revision>,
+    places: HashMap<Versioned, Revision>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Index {
     owners: Mutex<HashMap<Owner, Owned>>,
-    applied: watch::Sender<Revision>,
+    progress: watch::Sender<Progress>,
+}
+
+/// How far the index has come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// The changes up to here are in.
+    applied: Revision,
+    /// So is everything that was there before.
+    whole: bool,
+}
+
+/// What is still to be read: the keys after this one.
+#[derive(Debug, Default)]
+struct Reading {
+    after: Option<Bytes>,
 }
 
 /// The one field of a record that lists filter by.
@@ -59,99 +106,116 @@ struct PartialVersion {
 }
 
 impl Index {
-    /// Reads every record.
-    pub(crate) async fn load(store: &dyn Store) -> Result<Arc<Self>, Error> {
-        let index = Self {
+    /// An index that [`Self::follow`] fills.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
             owners: Mutex::default(),
-            applied: watch::Sender::new(Revision(0)),
-        };
-        index.read_all(store).await?;
-        Ok(Arc::new(index))
+            progress: watch::Sender::new(Progress::default()),
+        })
     }
 
-    async fn read_all(&self, store: &dyn Store) -> Result<(), Error> {
-        let from = store.revision().await?;
-        let mut found: HashMap<Owner, Owned> = HashMap::new();
-        let mut after: Option<bytes::Bytes> = None;
-        loop {
-            let range = store
-                .range(RECORDS.as_bytes(), after.as_deref(), CHUNK)
-                .await?;
-            for item in &range.items {
-                insert(&mut found, item);
-            }
-            after = range.items.last().map(|item| item.key.clone());
-            if !range.more {
-                break;
-            }
-        }
-        *self.owners.lock() = found;
-        self.applied.send_replace(from);
-        Ok(())
-    }
-
-    /// Follows the store until it closes.
+    /// Reads every record, and follows the store until it closes.
     pub(crate) async fn follow(self: Arc<Self>, store: Arc<dyn Store>) {
         loop {
-            match self.follow_watch(&*store).await {
+            match self.read_and_follow(&*store).await {
                 Err(Error::Closed) => return,
+                Err(Error::Compacted { .. }) => {
+                    tracing::warn!("the index is behind and reads everything again");
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "the index reads everything again");
-                    if self.read_all(&*store).await.is_err() {
-                        tokio::time::sleep(PAUSE).await;
-                    }
+                    tracing::warn!(%error, "the index cannot be read");
+                    tokio::time::sleep(PAUSE).await;
                 }
                 Ok(never) => match never {},
             }
         }
     }
 
-    async fn follow_watch(&self, store: &dyn Store) -> Result<std::convert::Infallible, Error> {
-        let from = *self.applied.borrow();
-        let mut watch = store.watch(RECORDS.as_bytes(), from).await?;
+    async fn read_and_follow(&self, store: &dyn Store) -> Result<std::convert::Infallible, Error> {
+        let applied = store.revision().await?;
+        let mut watch = store.watch(RECORDS.as_bytes(), applied).await?;
+        self.owners.lock().clear();
+        let whole = false;
+        self.progress.send_replace(Progress { applied, whole });
+        let mut reading = Some(Reading::default());
         loop {
-            let batch = watch.next().await?;
+            let batch = tokio::select! {
+                biased;
+                batch = watch.next() => batch?,
+                // Answers to changes, and whoever else shares the thread, go first.
+                () = tokio::task::yield_now(), if reading.is_some() => {
+                    reading = self.read_on(store, reading.take().unwrap_or_default()).await?;
+                    continue;
+                }
+            };
             {
                 let mut owners = self.owners.lock();
                 for change in &batch.changes {
                     match change {
                         Change::Put(item) => insert(&mut owners, item),
-                        Change::Delete { key, .. } => remove(&mut owners, key),
+                        Change::Delete { key, revision } => remove(&mut owners, key, *revision),
                     }
                 }
             }
-            self.applied.send_replace(batch.revision);
+            let applied = batch.revision;
+            self.progress
+                .send_modify(|progress| progress.applied = applied);
         }
+    }
+
+    /// Reads some more records; returns what is left.
+    async fn read_on(&self, store: &dyn Store, from: Reading) -> Result<Option<Reading>, Error> {
+        let range = store
+            .range(RECORDS.as_bytes(), from.after.as_deref(), CHUNK)
+            .await?;
+        let mut owners = self.owners.lock();
+        range
+            .items
+            .iter()
+            .for_each(|item| insert(&mut owners, item));
+        drop(owners);
+        if range.more {
+            let after = range.items.last().map(|item| item.key.clone());
+            return Ok(Some(Reading { after }));
+        }
+        self.progress.send_modify(|progress| progress.whole = true);
+        Ok(None)
     }
 
     /// Waits until the changes up to `revision` are in.
     pub(crate) async fn wait_for(&self, revision: Revision) {
-        if *self.applied.borrow() >= revision {
-            return;
-        }
-        let mut applied = self.applied.subscribe();
-        let reached = applied.wait_for(|applied| *applied >= revision);
-        if tokio::time::timeout(PATIENCE, reached).await.is_err() {
+        let applied = self.wait(|progress| progress.applied >= revision);
+        if tokio::time::timeout(PATIENCE, applied).await.is_err() {
             tracing::warn!(revision = revision.0, "the index is behind the store");
         }
     }
 
+    async fn wait(&self, far_enough: impl Fn(&Progress) -> bool) {
+        if !far_enough(&self.progress.borrow()) {
+            let mut progress = self.progress.subscribe();
+            // Its sender is here.
+            let _ = progress.wait_for(|progress| far_enough(progress)).await;
+        }
+    }
+
     /// The versions that `wanted` accepts, in order: those of a page, and how many there are.
-    pub(crate) fn page(
+    pub(crate) async fn page(
         &self,
         caller: &Caller,
         (before, size): (usize, usize),
-        wanted: impl Fn(&FunctionName, &str, Kind) -> bool,
-    ) -> (Vec<Place>, usize) {
+        wanted: impl Fn(&Versioned, Kind) -> bool,
+    ) -> (Vec<Versioned>, usize) {
+        // A part of a list would be wrong, and who waits for all of it can give up.
+        self.wait(|progress| progress.whole).await;
         let owners = self.owners.lock();
         let Some(owned) = owners.get(&(caller.tenant.clone(), caller.product.clone())) else {
             return (Vec::new(), 0);
         };
         let (mut page, mut total) = (Vec::new(), 0);
-        for (place, kind) in &owned.order {
-            if wanted(&place.1, &place.2, *kind) {
+        for ((_, version), kind) in &owned.order {
+            if wanted(version, *kind) {
                 if total >= before && page.len() < size {
-                    page.push(place.clone());
+                    page.push(version.clone());
                 }
                 total += 1;
             }
@@ -164,24 +228,29 @@ fn insert(owners: &mut HashMap<Owner, Owned>, item: &KeyValue) {
     let Some((caller, name, version)) = keys::parse_record(&item.key) else {
         return;
     };
+    let owned = owners.entry((caller.tenant, caller.product)).or_default();
+    let key = Versioned::new(name.as_str(), &version);
+    let revision = item.mod_revision;
+    let old = owned.places.get_key_value(&key);
+    let old = old.map(|(key, revision)| (key.clone(), *revision));
+    let key = match old {
+        // It was read as it is now, or newer.
+        Some((_, old)) if old >= revision => return,
+        Some((key, old)) => {
+            owned.order.remove(&(Reverse(old), key.clone()));
+            key
+        }
+        None => key,
+    };
     let kind = serde_json::from_slice::<Partial>(&item.value)
         .ok()
         .and_then(|partial| partial.function_version.kind.parse().ok())
         .unwrap_or(Kind::Yrlib);
-    let owned = owners.entry((caller.tenant, caller.product)).or_default();
-    let revision = item.mod_revision;
-    if let Some(old) = owned
-        .places
-        .insert((name.clone(), version.clone()), revision)
-    {
-        owned
-            .order
-            .remove(&(Reverse(old), name.clone(), version.clone()));
-    }
-    owned.order.insert((Reverse(revision), name, version), kind);
+    owned.places.insert(key.clone(), revision);
+    owned.order.insert((Reverse(revision), key), kind);
 }
 
-fn remove(owners: &mut HashMap<Owner, Owned>, key: &[u8]) {
+fn remove(owners: &mut HashMap<Owner, Owned>, key: &[u8], at: Revision) {
     let Some((caller, name, version)) = keys::parse_record(key) else {
         return;
     };
@@ -189,8 +258,11 @@ fn remove(owners: &mut HashMap<Owner, Owned>, key: &[u8]) {
     let Some(owned) = owners.get_mut(&owner) else {
         return;
     };
-    if let Some(old) = owned.places.remove(&(name.clone(), version.clone())) {
-        owned.order.remove(&(Reverse(old), name, version));
+    let key = Versioned::new(name.as_str(), &version);
+    // One that is newer was read after it had come back.
+    if let Some(old) = owned.places.get(&key).copied().filter(|old| *old < at) {
+        owned.places.remove(&key);
+        owned.order.remove(&(Reverse(old), key));
     }
     if owned.places.is_empty() {
         owners.remove(&owner);

@@ -69,20 +69,17 @@ impl std::fmt::Debug for Registry {
 const ATTEMPTS: usize = 32;
 
 impl Registry {
-    /// Reads what is in the store. The future that comes with the registry follows further changes
-    /// and must run as long as the registry is used: lists and answers to changes wait for it.
-    ///
-    /// # Errors
-    ///
-    /// What the store says when it cannot be read.
-    pub async fn open(
+    /// A registry over `store`. The future that comes with it reads what is there, follows further
+    /// changes, and must run as long as the registry is used: lists and answers to changes wait
+    /// for it.
+    pub fn open(
         store: Arc<dyn Store>,
         keyring: Arc<Keyring>,
         config: Config,
         clock: Arc<dyn Clock>,
         after_commit: AfterCommit,
-    ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + 'static), bugle_store::Error> {
-        let index = Index::load(&*store).await?;
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+        let index = Index::new();
         let follow = Arc::clone(&index).follow(Arc::clone(&store));
         let registry = Self {
             store,
@@ -93,7 +90,7 @@ impl Registry {
             after_commit,
             deleted: Mutex::new(None),
         };
-        Ok((Arc::new(registry), follow))
+        (Arc::new(registry), follow)
     }
 
     /// Writes, and waits until everybody who must know does. False if a condition did not hold.

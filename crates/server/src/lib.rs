@@ -166,9 +166,7 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
         config.registry.clone(),
         Arc::new(SystemClock),
         after_commit,
-    )
-    .await
-    .map_err(StartError::Store)?;
+    );
     let stop = tasks.stop_token();
     tasks.spawn("index", async move {
         stop.run_until_cancelled(follow_index).await;

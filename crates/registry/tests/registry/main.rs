@@ -91,15 +91,16 @@ impl Desk {
             config,
             Arc::clone(&clock) as _,
             Arc::new(|_| Box::pin(async {})),
-        )
-        .await
-        .unwrap();
+        );
+        let following = tokio::spawn(follow);
+        // It begins, so that tests are about what comes then.
+        tokio::task::yield_now().await;
         Self {
             registry,
             store,
             clock,
             caller: caller("default"),
-            following: tokio::spawn(follow),
+            following,
             folder,
         }
     }

@@ -2,8 +2,8 @@
 //! sees all others; nothing is decided here that another room could decide.
 //!
 //! What starts, in order: the data folder with its lock, the key, the store; the two sockets; the
-//! data plane (scheduler, drivers, gateway) on its own runtime; the registry and the catalogue that
-//! feeds the scheduler; the control API. It stops in the order gateway → scheduler → instances →
+//! data plane (scheduler, drivers, gateway) on its own runtime; the registry and the control API; the
+//! catalogue that feeds the scheduler. It stops in the order gateway → scheduler → instances →
 //! store, so that nobody is sent to something that is gone.
 
 mod about;
@@ -167,10 +167,6 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
         Arc::new(SystemClock),
         after_commit,
     );
-    let stop = tasks.stop_token();
-    tasks.spawn("index", async move {
-        stop.run_until_cancelled(follow_index).await;
-    });
     let (functions, wanted) = Functions::new(Arc::clone(&shared));
     let follower = Follower {
         store: shared,
@@ -181,7 +177,6 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
         readiness: readiness.clone(),
         stop: tasks.stop_token(),
     };
-    tasks.spawn("catalogue", follower.run());
 
     let gateway_stop = CancellationToken::new();
     let serving = Gateway::new(
@@ -222,6 +217,12 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
             path: folder,
             source,
         })?;
+    // What reads the store begins last: it would only compete with what the platform needs to serve.
+    tasks.spawn("catalogue", follower.run());
+    let stop = tasks.stop_token();
+    tasks.spawn("index", async move {
+        stop.run_until_cancelled(follow_index).await;
+    });
     let ready = readiness.clone();
     tokio::spawn(async move {
         ready.until_catalogue_is_read().await;

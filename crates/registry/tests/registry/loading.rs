@@ -1,13 +1,12 @@
 //! Which functions are in use, and how a load that races with a change ends.
 
+use bugle_api::ReservationsApi as _;
 use bugle_registry::{is_published, specification};
 use bugle_types::{FunctionId, Scale};
 use serde_json::json;
 
 use super::follower::{Follower, draft};
 use super::{Desk, NAME, reservation};
-
-use bugle_api::ReservationsApi as _;
 
 fn upsert() -> String {
     format!("+default/{NAME}/latest []")

@@ -139,10 +139,8 @@ fn sort(changes: &[u8], begins: &mut [usize]) {
         return;
     };
     let shared = begins.iter().fold(first.len(), |shared, begin| {
-        let mut pairs = first[..shared].iter().zip(key(*begin));
-        pairs
-            .position(|(a, b)| a != b)
-            .unwrap_or(shared.min(key(*begin).len()))
+        let pairs = first[..shared].iter().zip(key(*begin));
+        pairs.take_while(|(a, b)| a == b).count()
     });
     let mut sorted: Vec<(u64, usize)> = begins
         .iter()

@@ -53,7 +53,7 @@ async fn after_a_restart_what_keeps_instances_runs_and_everything_else_answers_w
     }
     let status = platform.status(&idle).await;
     assert_eq!(status["instances"], json!([]));
-    assert_eq!(status["revisionId"], idle.revision.as_str());
+    assert_eq!(status["revision_id"], idle.revision.as_str());
     let answer = platform.invoke(&idle, "{}").await.expect(200);
     assert_eq!(answer.json(), "latest");
     platform.finish().await;

@@ -123,7 +123,11 @@ pub struct Running {
 /// # Errors
 ///
 /// [`StartError`]; nothing is left running.
-pub async fn start(mut config: Config) -> Result<Running, StartError> {
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub fn start(mut config: Config) -> Result<Running, StartError> {
     // Interpreters run in folders of their own and must find theirs from there.
     let folder = std::path::absolute(&config.server.data_dir).map_err(StartError::System)?;
     config.server.data_dir.clone_from(&folder);

@@ -92,9 +92,7 @@ async fn platform(arguments: &Arguments, global: &Global) -> Outcome<(Session, O
     let config = settings.load()?.config;
     serve::log(&config)?;
     session.note("no platform answers; starting one for this session");
-    let running = bugle_server::start(config)
-        .await
-        .map_err(|error| serve::not_started(&error))?;
+    let running = bugle_server::start(config).map_err(|error| serve::not_started(&error))?;
     let global = Global {
         server: format!("http://{}", running.control),
         gateway: Some(format!("http://{}", running.gateway)),

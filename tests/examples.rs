@@ -24,7 +24,7 @@ struct Check {
 #[serde(deny_unknown_fields)]
 struct Case {
     name: String,
-    /// The body as text; `{control}` and `{gateway}` stand for the platform's own addresses.
+    /// The body as text; `{gateway}` stands for the platform's own address.
     body: Option<String>,
     /// The body as a file of the example.
     body_file: Option<PathBuf>,
@@ -232,9 +232,7 @@ async fn run(command: &mut Command) {
 
 async fn call(platform: &Platform, example: &str, source: &Path, case: &Case) -> Answer {
     let text = case.body.clone().unwrap_or_default();
-    let text = text
-        .replace("{control}", &platform.control.url(""))
-        .replace("{gateway}", &platform.gateway.url(""));
+    let text = text.replace("{gateway}", &platform.gateway.url(""));
     let body = match &case.body_file {
         Some(file) => std::fs::read(source.join(file)).unwrap(),
         None => text.into_bytes(),

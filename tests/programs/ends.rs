@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bugle_testkit::{Platform, Registered, Site, eventually, is_running};
+use bugle_testkit::{Platform, Registered, Site, children_of, eventually, is_running};
 use serde_json::json;
 
 use crate::{BOUND, send, server};
@@ -24,9 +24,9 @@ async fn until_gone(pids: &[u32]) {
 /// A process that the program started, and the program itself.
 async fn family(platform: &Platform, function: &Registered) -> [u32; 2] {
     let child = send(platform, function, &json!({"do": "child"})).await;
-    let program = send(platform, function, &json!({})).await.expect(200);
-    let pids = [child.expect(200).json(), program.json()["pid"].clone()];
-    let pids = pids.map(|pid| u32::try_from(pid.as_u64().unwrap()).unwrap());
+    let _ = child.expect(200);
+    let program = platform.instance_pids(function).await[0];
+    let pids = [children_of(program)[0], program];
     assert!(pids.iter().all(|pid| is_running(*pid)));
     pids
 }
@@ -56,7 +56,7 @@ async fn a_connection_that_ends_without_an_answer_is_an_error_of_the_function() 
     assert_eq!(answer.header("x-inner-code"), "4002", "{}", answer.text());
     assert!(answer.text().contains("closed the connection"));
     let after = send(&platform, &function, &json!({})).await.expect(200);
-    assert_eq!(before.json()["pid"], after.json()["pid"]);
+    assert_eq!(before.json()["instance"], after.json()["instance"]);
     platform.finish().await;
 }
 

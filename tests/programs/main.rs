@@ -180,7 +180,7 @@ async fn an_event_stream_is_forwarded_as_it_comes_if_the_caller_takes_one() {
     let site = Site::new();
     let platform = site.start().await;
     let function = platform.register(&server(&site)).await;
-    let go_on = site.path().join("go-on");
+    let go_on = site.code_root().join("server/go-on");
     let what = json!({"do": "events", "until": go_on}).to_string();
     let request = function.request(&what, &[("accept", "text/event-stream")]);
     let mut stream = platform.gateway.open(request).await.unwrap();

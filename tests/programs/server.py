@@ -53,7 +53,7 @@ class Program(BaseHTTPRequestHandler):
     def do_show(self):
         self.json({
             "path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()},
-            "body": self.body.decode(), "pid": os.getpid(), "cwd": os.getcwd(),
+            "body": self.body.decode(), "instance": os.environ["INSTANCE_ID"], "cwd": os.getcwd(),
             "environment": dict(os.environ), "connections": len(CONNECTIONS),
         })
 
@@ -63,7 +63,7 @@ class Program(BaseHTTPRequestHandler):
 
     def do_sleep(self):
         time.sleep(self.call["seconds"])
-        self.json({"pid": os.getpid(), "version": os.environ.get("VERSION")})
+        self.json({"instance": os.environ["INSTANCE_ID"], "version": os.environ.get("VERSION")})
 
     def do_print(self):
         print("said on stdout", flush=True)

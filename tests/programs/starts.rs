@@ -126,8 +126,8 @@ async fn a_bootstrap_without_shebang_is_run_by_bash_and_two_instances_have_two_p
         platform.invoke(&function, &sleep)
     );
     assert_ne!(
-        one.expect(200).json()["pid"],
-        other.expect(200).json()["pid"]
+        one.expect(200).json()["instance"],
+        other.expect(200).json()["instance"]
     );
     platform.finish().await;
 }

@@ -129,6 +129,7 @@ const SYSTEM: &[&str] = &[
     "api_description",
     "command_line",
     "programs",
+    "isolation",
 ];
 
 fn system_tests() -> Outcome {

@@ -128,6 +128,11 @@ impl CodeRoots {
         &self.roots
     }
 
+    /// Where copies of code are.
+    pub fn copies(&self) -> PathBuf {
+        self.cache.join("code")
+    }
+
     /// The directory with the code at `location`, for instances of `generation`.
     ///
     /// Blocks: it reads directories, and copies them where the function wants that.
@@ -144,7 +149,7 @@ impl CodeRoots {
             CodeLocation::Local(path) => self.directory(path),
             CodeLocation::Copy(path) => {
                 let source = self.directory(path)?;
-                let target = self.cache.join("code").join(key(&source, generation));
+                let target = self.copies().join(key(&source, generation));
                 copy::once(&source, &target).map_err(|source| Error::Copy {
                     path: path.clone(),
                     source,

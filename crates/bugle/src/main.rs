@@ -25,6 +25,10 @@ use arguments::{Arguments, Command};
 use failure::Outcome;
 
 fn main() -> ExitCode {
+    if bugle_server::is_starter() {
+        bugle_server::become_program();
+        return ExitCode::FAILURE;
+    }
     let arguments = Arguments::parse();
     let outcome = run(arguments);
     match outcome {

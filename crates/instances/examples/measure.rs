@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bugle_artifacts::CodeRoots;
 use bugle_instances::{
-    CallRequest, Config, Driver, Instance, InstanceId, LogLine, LogSink, PythonDependencies,
-    PythonDriver, ReplyBody, StartPhases, StartRequest,
+    CallRequest, Config, Confinement, ConfinementConfig, Driver, Instance, InstanceId, LogLine,
+    LogSink, PythonDependencies, PythonDriver, ReplyBody, StartPhases, StartRequest, Surroundings,
 };
 use bugle_types::{
     CodeLocation, CpuMillis, FunctionId, FunctionSpec, FunctionUrn, Generation, Kind, MemoryMib,
@@ -67,11 +67,17 @@ impl Bench {
         let code = dir.path().join("code");
         std::fs::create_dir(&code).unwrap();
         std::fs::write(code.join("main.py"), SOURCE).unwrap();
+        let surroundings = Surroundings {
+            folder: dir.path().join("run"),
+            ..Surroundings::default()
+        };
         let dependencies = PythonDependencies {
             roots: CodeRoots::new(&[dir.path().to_owned()], dir.path().join("cache")).unwrap(),
             logs: Arc::new(Nowhere),
             open_environment: Arc::new(|_, _| Ok(BTreeMap::new())),
-            confinement: bugle_instances::ConfinementConfig::default(),
+            confinement: Arc::new(
+                Confinement::new(ConfinementConfig::default(), surroundings).unwrap(),
+            ),
             runtime_dir: dir.path().join("run"),
         };
         let urn: FunctionUrn = "sn:cn:yrk:default:function:0@svc@hello".parse().unwrap();

@@ -7,17 +7,24 @@
 
 mod cgroup;
 mod config;
+mod gate;
 mod plan;
 mod seccomp;
+pub(crate) mod starter;
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use bugle_artifacts::CodeRoots;
+
 use cgroup::Controller;
 pub(crate) use cgroup::{Cgroup, Cgroups, Counted};
 pub use config::{Config, Network, Processor};
+pub(crate) use gate::{Files, Gate};
 pub(crate) use plan::Plan;
 
 /// How much is taken away from instances, from most to least.
@@ -52,15 +59,47 @@ pub struct Measure {
 }
 
 /// What a platform with this configuration would do here, as far as it can be known without a trial.
-pub fn foresee(config: &Config) -> Vec<Measure> {
-    Confinement::new(config.clone(), PathBuf::new()).measures()
+///
+/// # Errors
+///
+/// The system gives no thread.
+pub fn foresee(config: &Config) -> io::Result<Vec<Measure>> {
+    Ok(Confinement::new(config.clone(), Surroundings::default())?.measures())
 }
 
-/// Decides how instances are confined.
+/// Whether this process is to become a program instead of a platform; see [`become_program`].
+pub fn is_starter() -> bool {
+    std::env::args_os()
+        .next()
+        .is_some_and(|name| name == starter::NAME)
+}
+
+/// Confines this process as its standard input says and becomes that program. Returns only when it
+/// cannot, which it has told then.
+pub fn become_program() {
+    // There is nobody to tell when nobody has said what to run.
+    _ = starter::run();
+}
+
+/// What confinement is built on, and what instances are kept from.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// A directory of the platform's own.
+    pub folder: PathBuf,
+    /// Ports that instances may not connect to, beside those of the configuration.
+    pub ports: BTreeSet<u16>,
+    /// Where code may be.
+    pub code: Option<CodeRoots>,
+}
+
+/// Decides how instances are confined. One for all drivers of a platform.
 #[derive(Debug)]
-pub(crate) struct Confinement {
+pub struct Confinement {
     config: Config,
-    stage: PathBuf,
+    surroundings: Surroundings,
+    gate: Gate,
+    /// Why instances reach all ports, where they do.
+    no_ports: Option<String>,
     cgroups: Option<Arc<Cgroups>>,
     /// The controllers that are not to be had, with the reasons.
     missing: Vec<(Controller, String)>,
@@ -76,8 +115,10 @@ struct State {
 }
 
 impl Confinement {
-    /// `stage` is a directory of the platform's own; it stays empty.
-    pub(crate) fn new(config: Config, stage: PathBuf) -> Self {
+    /// # Errors
+    ///
+    /// The system gives no thread.
+    pub fn new(config: Config, surroundings: Surroundings) -> io::Result<Self> {
         let (cgroups, missing) = if config.enabled {
             Cgroups::prepare(config.processes)
         } else {
@@ -90,16 +131,33 @@ impl Confinement {
         } else {
             (Level::Process, "the platform does not run as root")
         };
-        Self {
+        let no_ports = if config.enabled {
+            gate::probe_ports().err()
+        } else {
+            Some(reason.to_owned())
+        };
+        let mut refused = BTreeSet::new();
+        if no_ports.is_none() {
+            refused.clone_from(&surroundings.ports);
+            refused.extend(&config.refused_ports);
+        }
+        Ok(Self {
+            gate: Gate::open(refused)?,
+            no_ports,
             config,
-            stage,
+            surroundings,
             cgroups,
             missing,
             state: Mutex::new(State {
                 level,
                 reason: reason.to_owned(),
             }),
-        }
+        })
+    }
+
+    /// What everything that runs user code is started through.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Where instances are limited, if they can be.
@@ -112,6 +170,11 @@ impl Confinement {
         self.config.processor
     }
 
+    /// Whether every instance has a network to itself.
+    pub(crate) fn has_own_network(&self) -> bool {
+        self.level() == Level::Full && self.config.network == Network::None
+    }
+
     /// The level that is used.
     pub(crate) fn level(&self) -> Level {
         self.state.lock().level
@@ -122,13 +185,44 @@ impl Confinement {
         self.level() == Level::Full
     }
 
-    /// What to do to the instances of an interpreter that is installed below `prefix`.
+    /// What to do to the instances of an interpreter that is installed below `prefix`, or to a
+    /// program.
     ///
     /// # Errors
     ///
     /// The configuration asks for what the machine does not have.
-    pub(crate) fn plan(&self, prefix: &Path) -> Result<Plan, String> {
-        plan::plan(&self.config, self.level(), prefix, &self.stage)
+    pub(crate) fn plan(&self, prefix: Option<&Path>) -> Result<Plan, String> {
+        let stage = self.surroundings.folder.join("stage");
+        plan::plan(&self.config, self.level(), prefix, &stage)
+    }
+
+    /// The files that instances without a root of their own may use; none where they have one.
+    ///
+    /// # Errors
+    ///
+    /// The folder for what they write cannot be made.
+    pub(crate) fn files(&self, prefix: Option<&Path>) -> Result<Option<Files>, String> {
+        if self.level() != Level::Process || gate::probe_files().is_err() {
+            return Ok(None);
+        }
+        let own = self.own_folder();
+        std::fs::create_dir_all(&own)
+            .map_err(|error| format!("make {}: {error}", own.display()))?;
+        let mut code = Vec::new();
+        if let Some(roots) = &self.surroundings.code {
+            code.extend_from_slice(roots.roots());
+            code.push(roots.copies());
+        }
+        Ok(Some(plan::files(&self.config, prefix, &own, &code)))
+    }
+
+    /// What `TMPDIR` is where instances have no `/tmp` of their own.
+    pub(crate) fn temporary(&self) -> Option<PathBuf> {
+        (self.level() == Level::Process).then(|| self.own_folder())
+    }
+
+    fn own_folder(&self) -> PathBuf {
+        self.surroundings.folder.join("tmp")
     }
 
     /// Takes note that the kernel refused `level`; returns whether there is another to try.
@@ -163,7 +257,7 @@ impl Confinement {
     }
 
     /// Every measure, whether taken or not.
-    pub(crate) fn measures(&self) -> Vec<Measure> {
+    pub fn measures(&self) -> Vec<Measure> {
         let State { level, reason } = &*self.state.lock();
         let taken = |name, least: Level, detail: String| Measure {
             name,
@@ -177,7 +271,8 @@ impl Confinement {
         let Config { uid, gid, .. } = self.config;
         let mut measures = vec![
             taken("user", Level::Full, format!("uid {uid}, gid {gid}")),
-            taken("files", Level::Full, "a root of its own".to_owned()),
+            Self::files_measure(*level, reason),
+            self.ports_measure(*level, reason),
             taken("namespaces", Level::Full, self.namespaces().to_owned()),
             taken("capabilities", Level::Process, "none".to_owned()),
             taken("system calls", Level::Process, "filtered".to_owned()),
@@ -196,6 +291,39 @@ impl Confinement {
             });
         }
         measures
+    }
+
+    fn files_measure(level: Level, reason: &str) -> Measure {
+        let (on, detail) = match (level, gate::probe_files()) {
+            (Level::Full, _) => (true, "a root of its own".to_owned()),
+            (Level::Process, Ok(())) => (
+                true,
+                "the system's, all code, and a folder that instances share".to_owned(),
+            ),
+            (Level::Process, Err(missing)) => (false, format!("{reason}, and {missing}")),
+            (Level::Off, _) => (false, reason.to_owned()),
+        };
+        Measure {
+            name: "files",
+            on,
+            detail,
+        }
+    }
+
+    fn ports_measure(&self, level: Level, reason: &str) -> Measure {
+        let (on, detail) = match &self.no_ports {
+            _ if level == Level::Off => (false, reason.to_owned()),
+            _ if level == Level::Full && self.config.network == Network::None => {
+                (true, "only itself".to_owned())
+            }
+            None => (true, "not the platform's ports".to_owned()),
+            Some(missing) => (false, missing.clone()),
+        };
+        Measure {
+            name: "network",
+            on,
+            detail,
+        }
     }
 
     fn namespaces(&self) -> &'static str {
@@ -225,7 +353,7 @@ mod tests {
             enabled: false,
             ..Config::default()
         };
-        for measure in foresee(&config) {
+        for measure in foresee(&config).unwrap() {
             assert!(!measure.on, "{measure:?}");
             assert_eq!(measure.detail, "confinement.enabled is false");
         }
@@ -237,7 +365,7 @@ mod tests {
             require: true,
             ..Config::default()
         };
-        let confinement = Confinement::new(config, PathBuf::new());
+        let confinement = Confinement::new(config, Surroundings::default()).unwrap();
         confinement.state.lock().level = Level::Full;
         assert!(confinement.refused(Level::Full, "no namespaces here"));
         assert_eq!(confinement.level(), Level::Process);

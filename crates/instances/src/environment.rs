@@ -1,6 +1,7 @@
 //! The variables that an instance's process starts with, whatever runtime it is of.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use bugle_types::{FunctionId, Resources, SealedEnvironment};
@@ -18,17 +19,22 @@ pub type EnvironmentOpener = Arc<
 ///
 /// The user's variables come over what any process has, and below what the platform says. The
 /// three names of the contract that hold paths of the reference's own image are left out.
+/// `temporary` is where the process writes if it has no `/tmp` of its own.
 pub(crate) fn environment<'a>(
     request: &'a StartRequest,
     code: &str,
+    temporary: Option<&Path>,
     user: &'a BTreeMap<String, String>,
 ) -> Result<BTreeMap<&'a str, String>, String> {
     let spec = &request.spec;
     let mut all: BTreeMap<&str, String> = BTreeMap::new();
+    let temporary = temporary
+        .unwrap_or_else(|| Path::new("/tmp"))
+        .to_string_lossy();
     for (name, value) in [
         ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-        ("HOME", "/tmp"),
-        ("TMPDIR", "/tmp"),
+        ("HOME", &*temporary),
+        ("TMPDIR", &*temporary),
         ("LANG", "C.UTF-8"),
     ] {
         all.insert(name, value.to_owned());

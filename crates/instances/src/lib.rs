@@ -28,7 +28,8 @@ mod stream;
 
 pub use call::{CallError, CallRequest, Reply, ReplyBody, StreamPart, StreamSink};
 pub use confinement::{
-    Config as ConfinementConfig, Level, Measure, Network, Processor, foresee as foresee_confinement,
+    Config as ConfinementConfig, Confinement, Level, Measure, Network, Processor, Surroundings,
+    become_program, foresee as foresee_confinement, is_starter,
 };
 pub use driver::{
     BoxFuture, Driver, Exit, ExitCause, Instance, InstanceId, LogLine, LogSink, LogStream,

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::child::{Child, Parent};
+use crate::confinement::{Cgroup, Confinement, Processor};
 use crate::environment::{EnvironmentOpener, environment};
 use crate::output::{Lines, LogLimits};
 use crate::{
@@ -41,7 +42,7 @@ use guard::Guard;
 use instance::{NoAnswer, ProgramInstance};
 use output::Output;
 use ports::{Port, Ports};
-use process::{Launch, Spawned};
+use process::{Launch, NotStarted, Spawned};
 use request::{Form, Requests};
 use wire::Pool;
 
@@ -61,6 +62,8 @@ pub struct ProgramDependencies {
     pub logs: Arc<dyn LogSink>,
     /// What opens a function's variables.
     pub open_environment: EnvironmentOpener,
+    /// How programs are confined.
+    pub confinement: Arc<Confinement>,
 }
 
 impl fmt::Debug for ProgramDependencies {
@@ -131,6 +134,7 @@ impl ProgramDriver {
         let started = tokio::time::timeout_at(deadline, bring_up(&instance, port));
         match started.await {
             Ok(Ok(listening)) => {
+                self.shared.limit_processor(&request, &instance)?;
                 let phases = StartPhases {
                     process,
                     load: (listening - began).saturating_sub(process),
@@ -168,17 +172,21 @@ impl Shared {
             StartError::Unsupported(format!("the code path {} is not UTF-8", code.display()))
         })?;
         let argv = command::find(&code, &spec.handler).map_err(StartError::Unsupported)?;
-        let port = self.ports.take().map_err(StartError::Platform)?;
+        let port = if dependencies.confinement.has_own_network() {
+            Port::usual()
+        } else {
+            self.ports.take().map_err(StartError::Platform)?
+        };
         let form = Form::of(runtime, &user);
         let requests =
             Requests::new(request, form, port.address()).map_err(StartError::Unsupported)?;
-        let mut environment =
-            environment(request, shown, &user).map_err(StartError::Unsupported)?;
+        let temporary = dependencies.confinement.temporary();
+        let mut environment = environment(request, shown, temporary.as_deref(), &user)
+            .map_err(StartError::Unsupported)?;
         environment.insert("PORT", port.number().to_string());
         if runtime == ProgramRuntime::Posix {
             environment.insert("ENV_DELEGATE_BOOTSTRAP", spec.handler.clone());
         }
-        let program = argv.first().cloned().unwrap_or_default();
         let launch = Launch {
             argv,
             environment,
@@ -186,8 +194,10 @@ impl Shared {
             resources: &request.resources,
             port: port.number(),
         };
-        let spawned = process::spawn(launch, &self.guard).map_err(|error| {
-            StartError::Unsupported(format!("{} cannot be run: {error}", program.display()))
+        let spawned = process::spawn(&launch, &self.guard, &dependencies.confinement);
+        let spawned = spawned.map_err(|error| match error {
+            NotStarted::Program(message) => StartError::Unsupported(message),
+            NotStarted::Platform(message) => StartError::Platform(message),
         })?;
         Ok(Launched {
             spawned,
@@ -212,6 +222,8 @@ impl Shared {
             pidfd,
             stdout,
             stderr,
+            group,
+            network,
         } = spawned;
         let unwatchable =
             |error: std::io::Error| StartError::Platform(format!("watch a program: {error}"));
@@ -220,13 +232,16 @@ impl Shared {
         let parent: Weak<dyn Parent> = Arc::downgrade(&process) as _;
         let child = Arc::new(Child::new(0, parent));
         child.set_pid(process.pid());
+        if let Some(group) = group {
+            child.set_limits(group, request.resources.memory.0);
+        }
         let exit = watch::Sender::new(None);
         let keep = Duration::from_millis(self.config.idle_connection_millis);
         let instance = ProgramInstance {
             id: request.id,
             process: Arc::clone(&process),
             child: Arc::clone(&child),
-            pool: Pool::new(port.address(), keep),
+            pool: Pool::new(port.address(), network, keep),
             requests,
             output: Arc::clone(&output),
             exit: exit.subscribe(),
@@ -241,6 +256,22 @@ impl Shared {
         let pidfd = watch_descriptor(pidfd).map_err(unwatchable)?;
         self.runtime.spawn(watched.run(pidfd));
         Ok(instance)
+    }
+
+    /// From now on the program gets no more of the processor than its function was given.
+    fn limit_processor(
+        &self,
+        request: &StartRequest,
+        instance: &ProgramInstance,
+    ) -> Result<(), StartError> {
+        if self.dependencies.confinement.processor() == Processor::Share {
+            return Ok(());
+        }
+        let limited = |group: &Cgroup| group.limit_processor(request.resources.cpu.0);
+        match instance.child.with_group(limited) {
+            Some(Err(error)) => Err(StartError::Platform(format!("limit a program: {error}"))),
+            Some(Ok(())) | None => Ok(()),
+        }
     }
 
     fn lines(&self, request: &StartRequest) -> Lines {

@@ -31,7 +31,7 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::Instant;
 
 use crate::child::Child;
-use crate::confinement::{Confinement, Level, Measure, Processor};
+use crate::confinement::{Confinement, Level, Processor};
 use crate::connection::{Connection, StartReport};
 use crate::environment::EnvironmentOpener;
 use crate::output::{Lines, LogLimits};
@@ -64,7 +64,7 @@ pub struct Dependencies {
     /// A directory of the platform's own; the Python side is written there.
     pub runtime_dir: PathBuf,
     /// How instances are confined.
-    pub confinement: crate::ConfinementConfig,
+    pub confinement: Arc<Confinement>,
 }
 
 impl fmt::Debug for Dependencies {
@@ -87,7 +87,6 @@ struct Shared {
     config: Config,
     dependencies: Dependencies,
     script: PathBuf,
-    confinement: Confinement,
     /// Where instances are read; the runtime on which their calls are made.
     runtime: Handle,
     parents: Mutex<HashMap<PythonVersion, Arc<AsyncMutex<Slot>>>>,
@@ -113,23 +112,15 @@ impl PythonDriver {
     /// Outside of a tokio runtime.
     pub fn new(config: Config, dependencies: Dependencies) -> io::Result<Self> {
         let script = sources::write(&dependencies.runtime_dir.join("python"))?;
-        let stage = dependencies.runtime_dir.join("stage");
         Ok(Self {
             shared: Arc::new(Shared {
                 config,
-                confinement: Confinement::new(dependencies.confinement.clone(), stage),
                 dependencies,
                 script,
                 runtime: Handle::current(),
                 parents: Mutex::default(),
             }),
         })
-    }
-
-    /// What instances are kept from at present: a level that the kernel refuses is known when the
-    /// first parent has been started.
-    pub fn confinement(&self) -> Vec<Measure> {
-        self.shared.confinement.measures()
     }
 
     /// Every interpreter of this machine. Runs each of them once, so it blocks for a while.
@@ -192,7 +183,7 @@ impl PythonDriver {
     ) -> Result<(Arc<Zygote>, Level), String> {
         let Shared {
             config,
-            confinement,
+            dependencies: Dependencies { confinement, .. },
             script,
             ..
         } = &*self.shared;
@@ -200,13 +191,15 @@ impl PythonDriver {
         loop {
             let level = confinement.level();
             confinement.suffices()?;
-            let plan = confinement.plan(&interpreter.prefix)?;
+            let plan = confinement.plan(Some(&interpreter.prefix))?;
             let command = zygote::Command {
                 interpreter: &interpreter.path,
                 script,
                 preload: &config.preload,
                 plan: &plan,
                 cgroups: confinement.cgroups(),
+                gate: confinement.gate(),
+                files: confinement.files(Some(&interpreter.prefix))?,
             };
             let problem = match Zygote::start(&command, limit).await {
                 Ok(zygote) => return Ok((zygote, level)),
@@ -277,7 +270,7 @@ impl PythonDriver {
         let spec = &request.spec;
         let (roots, wanted) = (dependencies.roots.clone(), Arc::clone(spec));
         // The code may be on a file system that does not answer.
-        let show = self.shared.confinement.shows_code();
+        let show = self.shared.dependencies.confinement.shows_code();
         let found = tokio::task::spawn_blocking(move || {
             let code = roots.resolve(&wanted.code, &wanted.generation);
             let code =
@@ -290,7 +283,9 @@ impl PythonDriver {
             .map_err(|error| StartError::Platform(error.to_string()))??;
         let user = (dependencies.open_environment)(&spec.id, &spec.environment)
             .map_err(StartError::Platform)?;
-        let message = start::message(request, &code, &user).map_err(StartError::Unsupported)?;
+        let temporary = self.shared.dependencies.confinement.temporary();
+        let message = start::message(request, &code, temporary.as_deref(), &user)
+            .map_err(StartError::Unsupported)?;
         Ok((message, tree))
     }
 
@@ -376,7 +371,7 @@ impl PythonDriver {
 
     /// From now on the instance gets no more of the processor than its function was given.
     fn limit_processor(&self, request: &StartRequest, child: &Child) -> Result<(), StartError> {
-        if self.shared.confinement.processor() == Processor::Share {
+        if self.shared.dependencies.confinement.processor() == Processor::Share {
             return Ok(());
         }
         match child.with_group(|group| group.limit_processor(request.resources.cpu.0)) {

@@ -196,7 +196,13 @@ fn interpreters(config: &Config) -> Vec<Finding> {
 /// One finding for what is done, and one for each measure that is not.
 fn confinement(config: &Config) -> Vec<Finding> {
     const NAME: &str = "confinement";
-    let measures = bugle_instances::foresee_confinement(&config.confinement);
+    let measures = match bugle_instances::foresee_confinement(&config.confinement) {
+        Ok(measures) => measures,
+        Err(error) => {
+            let text = format!("what can be done here is not known: {error}");
+            return vec![Finding::new(NAME, State::Failed, text, None)];
+        }
+    };
     let (on, off): (Vec<_>, Vec<_>) = measures.into_iter().partition(|measure| measure.on);
     let state = if config.confinement.require {
         State::Failed

@@ -31,9 +31,10 @@ use std::time::Duration;
 use bugle_artifacts::CodeRoots;
 use bugle_gateway::{Gateway, Load};
 use bugle_instances::{
-    Drivers, EnvironmentOpener, ProgramDependencies, ProgramDriver, PythonDependencies,
-    PythonDriver,
+    Confinement, Drivers, EnvironmentOpener, ProgramDependencies, ProgramDriver,
+    PythonDependencies, PythonDriver, Surroundings,
 };
+pub use bugle_instances::{become_program, is_starter};
 use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
 use bugle_scheduler::Scheduler;
 use bugle_store::{SqliteStore, Store};
@@ -152,10 +153,20 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let applied = Applied::new();
     let logs = LogStore::open(folder.join("logs"), config.logs.clone(), &mut metrics);
     let data = DataPlane::start(config.server.data_threads).map_err(StartError::System)?;
-    let (scheduler, drivers) =
-        data_plane(&config, &data, Arc::clone(&keyring), &logs, &mut metrics)?;
-
-    let confinement = confinement::Confinement::new(drivers.python.clone(), &mut metrics);
+    let roots = code_roots(&config)?;
+    let confinement = confinement(&config, control, &roots)?;
+    let (scheduler, drivers) = data_plane(
+        &config,
+        &data,
+        Foundation {
+            roots,
+            confinement: Arc::clone(&confinement),
+            keyring: Arc::clone(&keyring),
+            logs: Arc::clone(&logs),
+        },
+        &mut metrics,
+    )?;
+    let confinement = confinement::Told::new(confinement, &mut metrics);
     let after_commit: AfterCommit = {
         let applied = applied.clone();
         Arc::new(move |revision| {
@@ -280,15 +291,12 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Makes what lives on the data plane.
-fn data_plane(
-    config: &Config,
-    data: &DataPlane,
-    keyring: Arc<Keyring>,
-    logs: &Arc<LogStore>,
-    metrics: &mut Metrics,
-) -> Result<(Scheduler, Drivers), StartError> {
-    let _entered = data.handle().enter();
+/// The folder with what the platform needs beside its instances.
+fn runtime_dir(config: &Config) -> PathBuf {
+    config.server.data_dir.join("runtime")
+}
+
+fn code_roots(config: &Config) -> Result<CodeRoots, StartError> {
     let folder = &config.server.data_dir;
     let own_code = folder.join("code");
     std::fs::create_dir_all(&own_code).map_err(|source| StartError::Folder {
@@ -297,8 +305,49 @@ fn data_plane(
         source,
     })?;
     let roots = roots::code_roots(&config.server);
-    let roots = CodeRoots::new(&roots, folder.join("cache")).map_err(StartError::CodeRoots)?;
-    let runtime_dir = folder.join("runtime");
+    CodeRoots::new(&roots, folder.join("cache")).map_err(StartError::CodeRoots)
+}
+
+/// How instances are confined; they reach neither the control API nor each other's programs.
+fn confinement(
+    config: &Config,
+    control: SocketAddr,
+    roots: &CodeRoots,
+) -> Result<Arc<Confinement>, StartError> {
+    let programs = config.programs.first_port..=config.programs.last_port;
+    let surroundings = Surroundings {
+        folder: runtime_dir(config),
+        ports: programs.chain([control.port()]).collect(),
+        code: Some(roots.clone()),
+    };
+    Confinement::new(config.confinement.clone(), surroundings)
+        .map(Arc::new)
+        .map_err(StartError::System)
+}
+
+/// What the drivers of instances are built on.
+struct Foundation {
+    roots: CodeRoots,
+    confinement: Arc<Confinement>,
+    keyring: Arc<Keyring>,
+    logs: Arc<LogStore>,
+}
+
+/// Makes what lives on the data plane.
+fn data_plane(
+    config: &Config,
+    data: &DataPlane,
+    foundation: Foundation,
+    metrics: &mut Metrics,
+) -> Result<(Scheduler, Drivers), StartError> {
+    let _entered = data.handle().enter();
+    let Foundation {
+        roots,
+        confinement,
+        keyring,
+        logs,
+    } = foundation;
+    let runtime_dir = runtime_dir(config);
     let open_environment: EnvironmentOpener = Arc::new(move |id, sealed| {
         keyring
             .open_environment(&id.tenant, &id.name, sealed)
@@ -308,16 +357,17 @@ fn data_plane(
         config.programs.clone(),
         ProgramDependencies {
             roots: roots.clone(),
-            logs: Arc::clone(logs) as _,
+            logs: Arc::clone(&logs) as _,
             open_environment: Arc::clone(&open_environment),
+            confinement: Arc::clone(&confinement),
         },
     );
     let dependencies = PythonDependencies {
         roots,
-        logs: Arc::clone(logs) as _,
+        logs,
         open_environment,
         runtime_dir: runtime_dir.clone(),
-        confinement: config.confinement.clone(),
+        confinement,
     };
     let python = PythonDriver::new(config.python.clone(), dependencies).map_err(|source| {
         StartError::Folder {

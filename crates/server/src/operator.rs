@@ -24,7 +24,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::about::About;
-use crate::confinement::Confinement;
+use crate::confinement::Told;
 use crate::follow::Functions;
 use crate::health::Readiness;
 use crate::logs::{LogKey, LogStore};
@@ -39,7 +39,7 @@ const MOST_LINES: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct Operator {
     pub(crate) about: Arc<About>,
-    pub(crate) confinement: Confinement,
+    pub(crate) confinement: Told,
     pub(crate) scheduler: Scheduler,
     pub(crate) functions: Functions,
     pub(crate) logs: Arc<LogStore>,

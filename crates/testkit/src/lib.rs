@@ -36,6 +36,8 @@ pub use functions::{FunctionSpec, Registered};
 pub use http::{Answer, Endpoint, Streaming};
 pub use log::Tolerated;
 pub use platform::{Platform, Refused};
-pub use process::{interrupt, is_running, kill, pause, processes_using, resume, terminate};
+pub use process::{
+    children_of, interrupt, is_running, kill, pause, processes_using, resume, terminate,
+};
 pub use site::{Site, StartOptions, binary};
 pub use witness::Witness;

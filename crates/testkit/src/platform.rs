@@ -13,6 +13,8 @@ use crate::{Endpoint, Site, StartOptions, binary, eventually, process};
 
 /// Generous, because CI machines are slow and shared. How fast a start really is has its own test.
 const LONGEST_START: Duration = Duration::from_mins(1);
+/// The user without rights, who has this number everywhere.
+const NOBODY: u32 = 65_534;
 /// Draining may take as long as the calls of a test.
 const LONGEST_STOP: Duration = Duration::from_mins(1);
 
@@ -48,7 +50,15 @@ impl Platform {
             .append(true)
             .open(&log)
             .expect("the site is writable");
-        let mut child = Command::new(binary())
+        let mut command = Command::new(if options.nobody {
+            site.give_to(NOBODY)
+        } else {
+            binary()
+        });
+        if options.nobody {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let mut child = command
             .arg("serve")
             // A path that only this folder makes sense of, as people type them.
             .args(["--data-dir", "data"])

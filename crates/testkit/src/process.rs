@@ -49,6 +49,25 @@ pub fn is_running(pid: u32) -> bool {
     )
 }
 
+/// The processes that a process has started, in order.
+pub fn children_of(pid: u32) -> Vec<u32> {
+    let mut found: Vec<u32> = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        found.extend(
+            children
+                .split_whitespace()
+                .filter_map(|child| child.parse::<u32>().ok()),
+        );
+    }
+    found.sort_unstable();
+    found
+}
+
 /// The processes whose environment, command line or working directory names `path`.
 pub fn processes_using(path: &Path) -> Vec<u32> {
     let needle = path.to_string_lossy();

@@ -20,9 +20,18 @@ pub struct StartOptions {
     pub arguments: Vec<String>,
     /// Further environment variables.
     pub environment: Vec<(String, String)>,
+    /// Whether the platform runs as a user without rights.
+    pub nobody: bool,
 }
 
 impl StartOptions {
+    /// Has the platform run as a user without rights, who owns the site. Only root can do that.
+    #[must_use]
+    pub fn as_nobody(mut self) -> Self {
+        self.nobody = true;
+        self
+    }
+
     /// Adds arguments of `bugle serve`.
     #[must_use]
     pub fn arguments<const N: usize>(mut self, arguments: [&str; N]) -> Self {
@@ -106,6 +115,22 @@ impl Site {
         std::fs::set_permissions(folder.join("bootstrap"), executable)
             .expect("the owner of a file may change its mode");
         folder
+    }
+
+    /// Gives the site to another user, with a copy of the binary, whose folder may be closed to that
+    /// user. Returns the copy's path.
+    pub(crate) fn give_to(&self, user: u32) -> PathBuf {
+        let copy = self.root.path().join("bugle");
+        std::fs::copy(binary(), &copy).expect("there is room for the binary");
+        for path in [
+            self.path().to_owned(),
+            self.data_dir(),
+            self.home(),
+            self.log(),
+        ] {
+            std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root gives files away");
+        }
+        copy
     }
 
     /// Starts the platform and waits until it is ready.

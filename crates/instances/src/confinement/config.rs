@@ -20,6 +20,9 @@ pub struct Config {
     pub gid: u32,
     /// What instances reach: `host`, the network of the machine, or `none`, only themselves.
     pub network: Network,
+    /// Ports that instances may not connect to, at any address: those of what manages machines. The
+    /// platform's own control port and the ports of programs are always refused.
+    pub refused_ports: Vec<u16>,
     /// Paths that instances may read, beside the usual ones of the system and the interpreter.
     pub read_only_paths: Vec<PathBuf>,
     /// The most processes and threads of one instance.
@@ -69,6 +72,8 @@ impl Default for Config {
             uid: 1003,
             gid: 1003,
             network: Network::Host,
+            // Docker, etcd, the Kubernetes API and the kubelet.
+            refused_ports: vec![2375, 2376, 2379, 2380, 6443, 10_250, 10_255],
             read_only_paths: Vec::new(),
             processes: 256,
             processor: Processor::Share,

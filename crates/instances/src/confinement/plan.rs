@@ -1,11 +1,13 @@
 //! What an interpreter is told about confinement. It carries the plan out and decides nothing.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::gate::Files;
 use super::{Config, Level, Network, seccomp};
 
 const NEW_MOUNTS: u32 = 0x0002_0000;
@@ -44,46 +46,46 @@ const SETTINGS: [&str; 15] = [
 /// Those that change while the machine runs.
 const CHANGING: [&str; 2] = ["hosts", "resolv.conf"];
 
-/// The plan. `runtimes/python/_bugle/confine.py` reads it.
-#[derive(Clone, Debug, Serialize)]
+/// The plan. `runtimes/python/_bugle/confine.py` and `starter` read it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     /// Whether an instance becomes `uid` and `gid`.
-    change_user: bool,
-    uid: u32,
-    gid: u32,
-    pid_namespace: bool,
+    pub(super) change_user: bool,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(crate) pid_namespace: bool,
     /// Flags of `unshare` for an instance, other than its process namespace.
-    namespaces: u32,
+    pub(super) namespaces: u32,
     /// Flags of `unshare` for the parent: what instances may share, because they cannot change it.
-    shared_namespaces: u32,
-    hostname: &'static str,
-    mounts: Option<Mounts>,
+    pub(super) shared_namespaces: u32,
+    pub(super) hostname: Cow<'static, str>,
+    pub(super) mounts: Option<Mounts>,
     /// Names of resource limits and their values.
-    limits: Vec<(&'static str, u64)>,
-    drop_capabilities: bool,
+    pub(super) limits: Vec<(Cow<'static, str>, u64)>,
+    pub(super) drop_capabilities: bool,
     /// The filter's instructions in hexadecimal.
-    seccomp: String,
+    pub(super) seccomp: String,
 }
 
-#[derive(Clone, Debug, Serialize)]
-struct Mounts {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Mounts {
     /// A directory to build on; empty.
-    stage: PathBuf,
+    pub(super) stage: PathBuf,
     /// What is shown and can be executed.
-    binds: Vec<PathBuf>,
-    links: Vec<(PathBuf, PathBuf)>,
+    pub(super) binds: Vec<PathBuf>,
+    pub(super) links: Vec<(PathBuf, PathBuf)>,
     /// What is made in `/etc`.
-    files: Vec<(&'static str, String)>,
+    pub(super) files: Vec<(Cow<'static, str>, String)>,
     /// What is shown in `/etc` as it is now; copied, since every mount costs at every start.
-    copies: Vec<&'static str>,
+    pub(super) copies: Vec<Cow<'static, str>>,
     /// What is shown in `/etc` as it will be.
-    etc: Vec<&'static str>,
-    tmp_bytes: u64,
-    shm_bytes: u64,
-    inodes: u64,
+    pub(super) etc: Vec<Cow<'static, str>>,
+    pub(super) tmp_bytes: u64,
+    pub(super) shm_bytes: u64,
+    pub(super) inodes: u64,
 }
 
-/// The plan for an interpreter that is installed below `prefix`.
+/// The plan for what an interpreter runs that is installed below `prefix`, or for a program.
 ///
 /// # Errors
 ///
@@ -91,7 +93,7 @@ struct Mounts {
 pub(super) fn plan(
     config: &Config,
     level: Level,
-    prefix: &Path,
+    prefix: Option<&Path>,
     stage: &Path,
 ) -> Result<Plan, String> {
     let isolated = level == Level::Full;
@@ -119,7 +121,7 @@ pub(super) fn plan(
         pid_namespace: isolated,
         namespaces,
         shared_namespaces,
-        hostname: if isolated { "function" } else { "" },
+        hostname: if isolated { "function" } else { "" }.into(),
         mounts: if isolated {
             Some(mounts(config, prefix, stage)?)
         } else {
@@ -139,16 +141,22 @@ fn hexadecimal(bytes: &[u8]) -> String {
     text
 }
 
-fn limits(config: &Config) -> Vec<(&'static str, u64)> {
+fn limits(config: &Config) -> Vec<(Cow<'static, str>, u64)> {
     vec![
-        ("CORE", 0),
-        ("NOFILE", config.open_files),
-        ("FSIZE", config.file_mb * MIB),
-        ("MEMLOCK", 64 * 1024),
+        ("CORE".into(), 0),
+        ("NOFILE".into(), config.open_files),
+        ("FSIZE".into(), config.file_mb * MIB),
+        ("MEMLOCK".into(), 64 * 1024),
     ]
 }
 
-fn mounts(config: &Config, prefix: &Path, stage: &Path) -> Result<Mounts, String> {
+/// What an interpreter is made of. Not all of its prefix: that may be somebody's home.
+fn of_interpreter(prefix: &Path) -> impl Iterator<Item = PathBuf> {
+    let folders = ["bin", "lib", "lib64", "ssl"].map(|name| prefix.join(name));
+    folders.into_iter().filter(|path| path.is_dir())
+}
+
+fn mounts(config: &Config, prefix: Option<&Path>, stage: &Path) -> Result<Mounts, String> {
     fs::create_dir_all(stage).map_err(|error| format!("make {}: {error}", stage.display()))?;
     let mut links = Vec::new();
     let mut binds: Vec<PathBuf> = Vec::new();
@@ -159,9 +167,7 @@ fn mounts(config: &Config, prefix: &Path, stage: &Path) -> Result<Mounts, String
             Err(_) => {}
         }
     }
-    // Not all of the prefix: it may be somebody's home.
-    let of_interpreter = ["bin", "lib", "lib64", "ssl"].map(|name| prefix.join(name));
-    let of_interpreter = of_interpreter.into_iter().filter(|path| path.is_dir());
+    let of_interpreter = prefix.into_iter().flat_map(of_interpreter);
     for path in of_interpreter.chain(config.read_only_paths.iter().cloned()) {
         if !path.is_absolute() || !path.try_exists().unwrap_or(false) {
             return Err(format!(
@@ -177,7 +183,10 @@ fn mounts(config: &Config, prefix: &Path, stage: &Path) -> Result<Mounts, String
     let (copies, shown) = SETTINGS
         .into_iter()
         .filter(present)
-        .partition(|name| !CHANGING.contains(name) && Path::new("/etc").join(name).is_file());
+        .map(Cow::Borrowed)
+        .partition(|name| {
+            !CHANGING.contains(&&**name) && Path::new("/etc").join(&**name).is_file()
+        });
     let Config { uid, gid, .. } = config;
     let passwd = format!(
         "root:x:0:0:root:/:/usr/sbin/nologin\nfunction:x:{uid}:{gid}:function:/tmp:/usr/sbin/nologin\n"
@@ -187,8 +196,8 @@ fn mounts(config: &Config, prefix: &Path, stage: &Path) -> Result<Mounts, String
         binds,
         links,
         files: vec![
-            ("passwd", passwd),
-            ("group", format!("root:x:0:\nfunction:x:{gid}:\n")),
+            ("passwd".into(), passwd),
+            ("group".into(), format!("root:x:0:\nfunction:x:{gid}:\n")),
         ],
         copies,
         etc: shown,
@@ -196,4 +205,27 @@ fn mounts(config: &Config, prefix: &Path, stage: &Path) -> Result<Mounts, String
         shm_bytes: config.shared_memory_mb * MIB,
         inodes: config.tmp_files,
     })
+}
+
+/// What may be done with files where an instance has no root of its own. `own` is for the files that
+/// instances write, `code` where functions are.
+pub(super) fn files(config: &Config, prefix: Option<&Path>, own: &Path, code: &[PathBuf]) -> Files {
+    let settings = SETTINGS.iter().map(|name| Path::new("/etc").join(name));
+    let read = SYSTEM.iter().map(PathBuf::from).chain(settings);
+    let read = read
+        .chain(["/etc/passwd", "/etc/group", "/proc"].map(PathBuf::from))
+        .chain(prefix.into_iter().flat_map(of_interpreter))
+        .chain(config.read_only_paths.iter().cloned())
+        .chain(code.iter().cloned());
+    let devices = ["null", "zero", "full", "random", "urandom"];
+    let devices = devices.map(|name| Path::new("/dev").join(name));
+    let there = |path: &PathBuf| fs::metadata(path).is_ok();
+    Files {
+        read: read.filter(there).collect(),
+        write: devices
+            .into_iter()
+            .chain([own.to_owned()])
+            .filter(there)
+            .collect(),
+    }
 }

@@ -12,7 +12,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use parking_lot::Mutex;
 use rustix::process::Pid;
 
-/// Ignores the signals of a terminal, which the platform handles by stopping.
+/// Ignores the signals of a terminal, which the platform handles by stopping. The leader is named
+/// as well, since it may have left its group; that of a confined program takes everything with it.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 groups=' '
@@ -23,7 +24,7 @@ while read -r change group; do
     esac
 done
 for group in $groups; do
-    kill -s KILL -- "-$group"
+    kill -s KILL -- "-$group" "$group"
 done
 "#;
 

@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap};
 use http::{Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
-use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -263,7 +262,7 @@ impl Instance for ProgramInstance {
             self.child.expect_end();
             let orderly = async {
                 self.output.until_idle().await;
-                self.process.signal(Signal::TERM);
+                self.process.terminate();
                 self.end().await
             };
             if let Ok(exit) = tokio::time::timeout(grace, orderly).await {

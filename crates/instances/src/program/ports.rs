@@ -27,7 +27,7 @@ pub(super) struct Ports {
 #[derive(Debug)]
 pub(super) struct Port {
     number: u16,
-    _keeper: UnixDatagram,
+    _keeper: Option<UnixDatagram>,
 }
 
 impl Ports {
@@ -56,7 +56,7 @@ impl Ports {
             {
                 return Ok(Port {
                     number,
-                    _keeper: keeper,
+                    _keeper: Some(keeper),
                 });
             }
         }
@@ -68,6 +68,14 @@ impl Ports {
 }
 
 impl Port {
+    /// The port of every program that has a network to itself (`runtimes` contract 7).
+    pub(super) fn usual() -> Self {
+        Self {
+            number: 8000,
+            _keeper: None,
+        }
+    }
+
     pub(super) fn number(&self) -> u16 {
         self.number
     }

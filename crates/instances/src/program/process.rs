@@ -2,15 +2,23 @@
 //!
 //! The platform is the parent. It kills by process group, and only while the leader is not reaped:
 //! until then its number, which is the group's, cannot be another's.
+//!
+//! A program that is confined begins as a *starter* (`confinement::starter`), which confines itself
+//! and becomes the program; all of it is the same process.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::io;
+use std::convert::identity;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{self, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bugle_types::Resources;
 use parking_lot::Mutex;
@@ -18,6 +26,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::guard::Guard;
 use crate::child::{Ended, Parent};
+use crate::confinement::starter::{self, REFUSED};
+use crate::confinement::{Cgroup, Confinement, Level};
+
+/// How long a process may take to confine itself.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// All that decides how a program's process is made.
 #[derive(Debug)]
@@ -42,6 +55,10 @@ pub(super) struct Spawned {
     pub(super) pidfd: OwnedFd,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
+    /// What it is limited by.
+    pub(super) group: Option<Cgroup>,
+    /// Its network, unless that is the platform's own.
+    pub(super) network: Option<OwnedFd>,
 }
 
 /// The leader of a process group. Dropping it ends the group.
@@ -59,6 +76,15 @@ enum Life {
     Reaped,
 }
 
+/// Why no process was made.
+#[derive(Debug)]
+pub(super) enum NotStarted {
+    /// The program cannot be run.
+    Program(String),
+    /// The platform could not start anything.
+    Platform(String),
+}
+
 /// Starts a program as the leader of a process group of its own. This is the only place where a
 /// program's process is made.
 ///
@@ -67,47 +93,187 @@ enum Life {
 /// # Errors
 ///
 /// The program cannot be executed, or the system has no room for it.
-pub(super) fn spawn(launch: Launch<'_>, guard: &Arc<Guard>) -> io::Result<Spawned> {
-    let Launch {
-        argv,
-        environment,
-        directory,
-        resources,
-        port,
-    } = launch;
-    let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut child = Command::new(program)
-        .args(arguments)
+pub(super) fn spawn(
+    launch: &Launch<'_>,
+    guard: &Arc<Guard>,
+    confinement: &Confinement,
+) -> Result<Spawned, NotStarted> {
+    loop {
+        let level = confinement.level();
+        confinement.suffices().map_err(NotStarted::Platform)?;
+        if level == Level::Off {
+            return spawn_free(launch, guard, confinement);
+        }
+        match spawn_confined(launch, guard, confinement) {
+            Err(NotStarted::Platform(problem)) => {
+                let refused = problem.starts_with(REFUSED);
+                if !refused || !confinement.refused(level, &problem) {
+                    return Err(NotStarted::Platform(problem));
+                }
+            }
+            other => return other,
+        }
+    }
+}
+
+/// A command that is run with nothing of the platform's.
+fn bare(program: &OsStr) -> Command {
+    let mut command = Command::new(program);
+    command
         .env_clear()
-        .envs(environment)
-        .current_dir(directory)
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let pid = Pid::from_raw(child.id().cast_signed()).ok_or(io::ErrorKind::InvalidData)?;
-    // From here on the group ends when this value is dropped.
+        .stderr(Stdio::piped());
+    command
+}
+
+fn spawn_free(
+    launch: &Launch<'_>,
+    guard: &Arc<Guard>,
+    confinement: &Confinement,
+) -> Result<Spawned, NotStarted> {
+    let (program, arguments) = launch.split()?;
+    let mut command = bare(program);
+    command
+        .args(arguments)
+        .envs(&launch.environment)
+        .current_dir(launch.directory);
+    let child = confinement.gate().run(move || command.spawn());
+    let child = child.and_then(identity).map_err(|error| {
+        let program = Path::new(program).display();
+        NotStarted::Program(format!("{program} cannot be run: {error}"))
+    })?;
+    own(child, guard, launch)
+}
+
+fn spawn_confined(
+    launch: &Launch<'_>,
+    guard: &Arc<Guard>,
+    confinement: &Confinement,
+) -> Result<Spawned, NotStarted> {
+    let failed = |error: io::Error| NotStarted::Platform(format!("start a program: {error}"));
+    let (program, _) = launch.split()?;
+    let plan = confinement.plan(None).map_err(NotStarted::Platform)?;
+    let files = confinement.files(None).map_err(NotStarted::Platform)?;
+    let apart = plan.pid_namespace;
+    let orders = starter::Launch {
+        plan,
+        argv: launch.argv.clone(),
+        environment: launch
+            .environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect(),
+        code: launch.directory.to_owned(),
+    };
+    let orders = serde_json::to_vec(&orders).map_err(|error| failed(error.into()))?;
+    let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
+    // This very program, also when its file was replaced by a newer one.
+    let mut command = bare(OsStr::new("/proc/self/exe"));
+    command
+        .arg0(starter::NAME)
+        .current_dir("/")
+        .stdin(OwnedFd::from(theirs));
+    let own_file = std::env::current_exe().ok();
+    let files = files.map(|mut files| {
+        files.read.extend(own_file);
+        files
+    });
+    let child = confinement.gate().run(move || {
+        if let Some(files) = files {
+            files.refuse_others().map_err(io::Error::other)?;
+        }
+        if apart {
+            starter::next_child_is_first_of_its_namespace()?;
+        }
+        command.spawn()
+    });
+    let mut spawned = own(child.and_then(identity).map_err(failed)?, guard, launch)?;
+    if let Some(cgroups) = confinement.cgroups() {
+        let group = cgroups.enclose(spawned.process.pid()).map_err(failed)?;
+        group.limit(launch.resources).map_err(failed)?;
+        spawned.group = Some(group);
+    }
+    ours.write_all(&orders)
+        .and_then(|()| ours.shutdown(Shutdown::Write))
+        .and_then(|()| ours.set_read_timeout(Some(PATIENCE)))
+        .map_err(failed)?;
+    let mut said = String::new();
+    ours.read_to_string(&mut said).map_err(failed)?;
+    if said.is_empty() {
+        if confinement.has_own_network() {
+            let network = File::open(format!("/proc/{}/ns/net", spawned.process.pid()));
+            spawned.network = Some(network.map_err(failed)?.into());
+        }
+        return Ok(spawned);
+    }
+    if said.starts_with(REFUSED) {
+        return Err(NotStarted::Platform(said));
+    }
+    tracing::debug!(program = %Path::new(program).display(), said, "a program did not run");
+    Err(NotStarted::Program(said))
+}
+
+/// From here on the process ends when the value is dropped.
+fn own(
+    mut child: process::Child,
+    guard: &Arc<Guard>,
+    launch: &Launch<'_>,
+) -> Result<Spawned, NotStarted> {
+    let failed = |error: io::Error| NotStarted::Platform(format!("start a program: {error}"));
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let pid = pid.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
     let process = Arc::new(Process {
         pid,
         guard: Arc::clone(guard),
         life: Mutex::new(Life::There),
     });
-    guard.add(pid)?;
-    tracing::debug!(pid = %pid, port, memory = resources.memory.0, "program started");
+    guard.add(pid).map_err(failed)?;
+    let (port, memory) = (launch.port, launch.resources.memory.0);
+    tracing::debug!(pid = %pid, port, memory, "program started");
     let output = child.stdout.take().zip(child.stderr.take());
-    let (stdout, stderr) = output.ok_or(io::ErrorKind::BrokenPipe)?;
+    let (stdout, stderr) = output.ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
     Ok(Spawned {
-        pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty())?,
+        pidfd: pidfd.map_err(|error| failed(error.into()))?,
         process,
         stdout: stdout.into(),
         stderr: stderr.into(),
+        group: None,
+        network: None,
     })
+}
+
+impl Launch<'_> {
+    fn split(&self) -> Result<(&OsString, &[OsString]), NotStarted> {
+        let parts = self.argv.split_first();
+        parts.ok_or_else(|| NotStarted::Program("there is no program to run".to_owned()))
+    }
 }
 
 impl Process {
     pub(super) fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// Asks the whole group to end, or ends it where nobody would listen: the kernel keeps the first
+    /// process of a namespace from signals that it does not handle.
+    pub(super) fn terminate(&self) {
+        let listens = fs::read_to_string(format!("/proc/{}/status", self.pid))
+            .ok()
+            .and_then(|status| {
+                let caught = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("SigCgt:"))?;
+                let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+                Some(caught & (1 << (Signal::TERM.as_raw() - 1)) != 0)
+            });
+        self.signal(if listens == Some(false) {
+            Signal::KILL
+        } else {
+            Signal::TERM
+        });
     }
 
     /// Sends a signal to the whole group; does nothing when it is gone.
@@ -155,6 +321,7 @@ impl Drop for Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ConfinementConfig, Surroundings};
     use bugle_types::{CpuMillis, MemoryMib};
 
     fn start(script: &str) -> Spawned {
@@ -170,7 +337,12 @@ mod tests {
             resources: &resources,
             port: 1,
         };
-        spawn(launch, &Arc::new(Guard::default())).unwrap()
+        let config = ConfinementConfig {
+            enabled: false,
+            ..ConfinementConfig::default()
+        };
+        let confinement = Confinement::new(config, Surroundings::default()).unwrap();
+        spawn(&launch, &Arc::new(Guard::default()), &confinement).unwrap()
     }
 
     fn read(pipe: OwnedFd) -> String {

@@ -6,8 +6,10 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -18,7 +20,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use rustix::thread::LinkNameSpaceType;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// The most headers of an answer, and their size together with the status line.
@@ -32,6 +36,8 @@ pub(super) type Message = Request<Full<Bytes>>;
 #[derive(Debug)]
 pub(super) struct Pool {
     address: SocketAddrV4,
+    /// Where the program is, unless that is the platform's own network.
+    network: Option<Arc<OwnedFd>>,
     keep: Duration,
     idle: Mutex<Vec<Idle>>,
 }
@@ -61,10 +67,32 @@ pub(super) enum Failed {
     Malformed(String),
 }
 
+/// Connects in another network. A socket stays where it was made, so this needs a thread that goes
+/// there for a moment; the platform's own threads never leave their network.
+async fn connect_within(network: Arc<OwnedFd>, address: SocketAddr) -> io::Result<TcpStream> {
+    let (sender, receiver) = oneshot::channel();
+    let connect = move || -> io::Result<std::net::TcpStream> {
+        let kind = Some(LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(network.as_fd(), kind)?;
+        let stream = std::net::TcpStream::connect(address)?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    };
+    std::thread::Builder::new()
+        .name("connect".to_owned())
+        .spawn(move || {
+            // Nobody waits any more when this fails.
+            _ = sender.send(connect());
+        })?;
+    let connected = receiver.await.map_err(io::Error::other)?;
+    TcpStream::from_std(connected?)
+}
+
 impl Pool {
-    pub(super) fn new(address: SocketAddrV4, keep: Duration) -> Self {
+    pub(super) fn new(address: SocketAddrV4, network: Option<OwnedFd>, keep: Duration) -> Self {
         Self {
             address,
+            network: network.map(Arc::new),
             keep,
             idle: Mutex::default(),
         }
@@ -95,7 +123,11 @@ impl Pool {
 
     /// A new connection.
     pub(super) async fn connect(&self) -> io::Result<Wire> {
-        let stream = TcpStream::connect(std::net::SocketAddr::V4(self.address)).await?;
+        let address = SocketAddr::V4(self.address);
+        let stream = match &self.network {
+            None => TcpStream::connect(address).await?,
+            Some(network) => connect_within(Arc::clone(network), address).await?,
+        };
         if stream.local_addr()? == stream.peer_addr()? {
             // Nobody listens, and the kernel chose the very port that was called.
             return Err(io::ErrorKind::ConnectionRefused.into());
@@ -232,7 +264,7 @@ mod tests {
                 });
             }
         });
-        (Pool::new(address, Duration::from_secs(1)), count)
+        (Pool::new(address, None, Duration::from_secs(1)), count)
     }
 
     async fn call(pool: &Pool) -> Result<String, Failed> {
@@ -285,7 +317,7 @@ mod tests {
         let (pool, _) = server(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", 1).await;
         assert!(matches!(call(&pool).await, Err(Failed::Lost)));
         let nobody = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
-        let pool = Pool::new(nobody, Duration::ZERO);
+        let pool = Pool::new(nobody, None, Duration::ZERO);
         assert!(matches!(call(&pool).await, Err(Failed::Refused(_))));
     }
 }

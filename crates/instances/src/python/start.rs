@@ -37,10 +37,12 @@ struct Function<'a> {
     label: &'a str,
 }
 
-/// The message for `request`, whose code is in `code`; `user` are the function's own variables.
+/// The message for `request`, whose code is in `code`; `user` are the function's own variables, and
+/// `temporary` is where it writes if it has no `/tmp` of its own.
 pub(super) fn message(
     request: &StartRequest,
     code: &Path,
+    temporary: Option<&Path>,
     user: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>, String> {
     let spec = &request.spec;
@@ -63,7 +65,7 @@ pub(super) fn message(
             .as_ref()
             .map_or(0, |hook| millis(hook.timeout)),
         code,
-        environment: python_environment(request, code, user)?,
+        environment: python_environment(request, code, temporary, user)?,
         user_data: user,
         timeout_ms: millis(spec.timeout),
         memory_mb: request.resources.memory.0,
@@ -84,9 +86,10 @@ pub(super) fn message(
 fn python_environment<'a>(
     request: &'a StartRequest,
     code: &str,
+    temporary: Option<&Path>,
     user: &'a BTreeMap<String, String>,
 ) -> Result<BTreeMap<&'a str, String>, String> {
-    let mut all = environment(request, code, user)?;
+    let mut all = environment(request, code, temporary, user)?;
     all.entry("PYTHONUNBUFFERED")
         .or_insert_with(|| "1".to_owned());
     Ok(all)

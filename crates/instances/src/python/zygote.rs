@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use crate::child::{Child, Ended, Parent};
-use crate::confinement::{Cgroup, Cgroups, Plan};
+use crate::confinement::{Cgroup, Cgroups, Files, Gate, Plan};
 
 const REQUEST_LEN: usize = 16;
 const REPORT_LEN: usize = 24;
@@ -84,6 +84,10 @@ pub(super) struct Command<'a> {
     pub(super) plan: &'a Plan,
     /// Where its instances are limited.
     pub(super) cgroups: Option<Arc<Cgroups>>,
+    /// What it is started through.
+    pub(super) gate: &'a Gate,
+    /// The files that it and its instances may use, where they have no root of their own.
+    pub(super) files: Option<Files>,
 }
 
 impl Command<'_> {
@@ -382,7 +386,8 @@ impl Parent for Zygote {
 fn spawn(command: &Command<'_>, control: OwnedFd) -> io::Result<Process> {
     // Its end is not tied to this struct: the closed control socket ends it, after it has killed
     // the instances with everything they started.
-    tokio::process::Command::new(command.interpreter)
+    let mut process = tokio::process::Command::new(command.interpreter);
+    process
         .args(["-I", "-S", "-B"])
         .arg(command.script)
         .args(command.preload)
@@ -394,8 +399,22 @@ fn spawn(command: &Command<'_>, control: OwnedFd) -> io::Result<Process> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         // A key that interrupts the platform's terminal must not reach the instances.
-        .process_group(0)
-        .spawn()
+        .process_group(0);
+    let files = command.files.clone().map(|mut files| {
+        files
+            .read
+            .extend(command.script.parent().map(Path::to_owned));
+        files
+    });
+    let runtime = Handle::current();
+    command.gate.run(move || {
+        if let Some(files) = files {
+            files.refuse_others().map_err(io::Error::other)?;
+        }
+        // The process is watched by the runtime.
+        let _entered = runtime.enter();
+        process.spawn()
+    })?
 }
 
 /// Reads reports until the process is gone.

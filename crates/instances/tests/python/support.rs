@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use bugle_artifacts::CodeRoots;
 use bugle_instances::{
-    CallError, CallRequest, Config, ConfinementConfig, Driver, Instance, InstanceId, Interpreter,
-    LogLine, LogSink, ProgramConfig, ProgramDependencies, ProgramDriver, PythonDependencies,
-    PythonDriver, Reply, ReplyBody, StartError, StartPhases, StartRequest,
+    CallError, CallRequest, Config, Confinement, ConfinementConfig, Driver, Instance, InstanceId,
+    Interpreter, LogLine, LogSink, ProgramConfig, ProgramDependencies, ProgramDriver,
+    PythonDependencies, PythonDriver, Reply, ReplyBody, StartError, StartPhases, StartRequest,
+    Surroundings,
 };
 use bugle_types::{
     CodeLocation, CpuMillis, FunctionId, FunctionSpec, FunctionUrn, Generation, Hook, Kind,
@@ -148,6 +149,11 @@ impl Machine {
     pub(crate) fn confined(runtime: Runtime, confinement: ConfinementConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = Arc::new(Log::default());
+        let surroundings = Surroundings {
+            folder: dir.path().join("run"),
+            code: Some(roots(&dir)),
+            ..Surroundings::default()
+        };
         let dependencies = PythonDependencies {
             roots: roots(&dir),
             logs: Arc::clone(&log) as Arc<dyn LogSink>,
@@ -157,7 +163,7 @@ impl Machine {
                 Ok(pairs.collect::<BTreeMap<_, _>>())
             }),
             runtime_dir: dir.path().join("run"),
-            confinement,
+            confinement: Arc::new(Confinement::new(confinement, surroundings).unwrap()),
         };
         let driver = PythonDriver::new(Config::default(), dependencies).unwrap();
         Self {
@@ -169,12 +175,22 @@ impl Machine {
         }
     }
 
+    /// Programs become what they are through the platform's own binary, which a test here is not.
+    fn unconfined() -> Arc<Confinement> {
+        let config = ConfinementConfig {
+            enabled: false,
+            ..ConfinementConfig::default()
+        };
+        Arc::new(Confinement::new(config, Surroundings::default()).unwrap())
+    }
+
     /// A driver for the other runtimes.
     pub(crate) fn programs(&self) -> ProgramDriver {
         let dependencies = ProgramDependencies {
             roots: roots(&self.dir),
             logs: Arc::clone(&self.log) as Arc<dyn LogSink>,
             open_environment: Arc::new(|_, _| Ok(BTreeMap::new())),
+            confinement: Self::unconfined(),
         };
         ProgramDriver::new(ProgramConfig::default(), dependencies)
     }

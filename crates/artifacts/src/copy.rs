@@ -1,8 +1,15 @@
 //! Copies a directory of code into the cache, once.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 /// The most that one function's code may hold, so that a wrong path does not fill the disk.
 const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
@@ -59,7 +66,12 @@ pub(crate) fn once(source: &Path, target: &Path) -> Result<(), CopyError> {
         .tempdir_in(parent)
         .map_err(at(parent))?;
     let inside = unfinished.path().join("code");
-    copy_directory(source, source, &inside, &mut Total::default())?;
+    let copy = Copy {
+        root: source,
+        total: Total::default(),
+    };
+    let opened = open_directory(source).map_err(at(source))?;
+    copy.run(&opened, &inside)?;
     match fs::rename(&inside, target) {
         // Another start was faster; its copy is as good.
         Err(_) if target.is_dir() => Ok(()),
@@ -72,52 +84,129 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> CopyError {
     move |source| CopyError::Io { path, source }
 }
 
-fn copy_directory(
-    root: &Path,
-    source: &Path,
-    target: &Path,
-    total: &mut Total,
-) -> Result<(), CopyError> {
-    fs::create_dir(target).map_err(at(target))?;
-    for entry in fs::read_dir(source).map_err(at(source))? {
-        let entry = entry.map_err(at(source))?;
-        let (from, to) = (entry.path(), target.join(entry.file_name()));
-        let metadata = from.symlink_metadata().map_err(at(&from))?;
-        let kind = metadata.file_type();
-        total.entries += 1;
-        total.bytes += metadata.len();
-        if total.entries > MAX_ENTRIES || total.bytes > MAX_BYTES {
-            return Err(CopyError::TooLarge);
-        }
-        if kind.is_dir() {
-            copy_directory(root, &from, &to, total)?;
-        } else if kind.is_file() {
-            fs::copy(&from, &to).map_err(at(&from))?;
-        } else if kind.is_symlink() {
-            copy_link(root, &from, &to)?;
-        } else {
-            return Err(CopyError::Special { path: from });
-        }
+/// Opens a directory by its path as [`CodeRoots::resolve`](crate::CodeRoots::resolve) gives it: one
+/// without links. Where somebody has made a link of a part of it since, nothing is opened.
+///
+/// # Errors
+///
+/// There is no such directory, or the path has a link in it.
+pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve) {
+        // Linux 5.5 and before have no such call; the last part is checked there.
+        Err(Errno::NOSYS) => Ok(rustix::fs::openat(
+            CWD,
+            path,
+            flags | OFlags::NOFOLLOW,
+            Mode::empty(),
+        )?),
+        opened => Ok(opened?),
     }
-    Ok(())
 }
 
-/// Copies a relative link that stays inside; the copy then points into the copy.
-fn copy_link(root: &Path, from: &Path, to: &Path) -> Result<(), CopyError> {
-    let leads_out = || CopyError::Link {
-        path: from.to_owned(),
-    };
-    let text = fs::read_link(from).map_err(at(from))?;
-    let end = from.canonicalize().map_err(|_| leads_out())?;
-    if text.is_absolute() || !end.starts_with(root) {
-        return Err(leads_out());
+/// A copy under way. Whoever may write to the source must not make the platform read anything else,
+/// so every entry is opened below its opened directory, and no link is followed.
+struct Copy<'a> {
+    root: &'a Path,
+    total: Total,
+}
+
+impl Copy<'_> {
+    fn run(mut self, source: &OwnedFd, target: &Path) -> Result<(), CopyError> {
+        let root = self.root.to_owned();
+        self.directory(source, &root, target)
     }
-    std::os::unix::fs::symlink(text, to).map_err(at(to))
+
+    /// Copies what is in the opened directory, which is called `shown`.
+    fn directory(
+        &mut self,
+        source: &OwnedFd,
+        shown: &Path,
+        target: &Path,
+    ) -> Result<(), CopyError> {
+        fs::create_dir(target).map_err(at(target))?;
+        let entries = Dir::read_from(source).map_err(io::Error::from);
+        for entry in entries.map_err(at(shown))? {
+            let entry = entry.map_err(io::Error::from).map_err(at(shown))?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            self.total.entries += 1;
+            if self.total.entries > MAX_ENTRIES {
+                return Err(CopyError::TooLarge);
+            }
+            self.entry(source, name, &shown.join(name), &target.join(name))?;
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        source: &OwnedFd,
+        name: &OsStr,
+        shown: &Path,
+        target: &Path,
+    ) -> Result<(), CopyError> {
+        let stat = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(io::Error::from).map_err(at(shown))?;
+        // A pipe must not hold the platform up, if one has taken the place of a file.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let open = |more| {
+            let opened = rustix::fs::openat(source, name, flags | more, Mode::empty());
+            opened.map_err(io::Error::from).map_err(at(shown))
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => self.directory(&open(OFlags::DIRECTORY)?, shown, target),
+            FileType::RegularFile => self.file(open(OFlags::empty())?, shown, target),
+            FileType::Symlink => {
+                let text = rustix::fs::readlinkat(source, name, Vec::new());
+                let text = text.map_err(io::Error::from).map_err(at(shown))?;
+                self.link(Path::new(OsStr::from_bytes(text.to_bytes())), shown, target)
+            }
+            _ => Err(CopyError::Special {
+                path: shown.to_owned(),
+            }),
+        }
+    }
+
+    fn file(&mut self, source: OwnedFd, shown: &Path, target: &Path) -> Result<(), CopyError> {
+        let source = fs::File::from(source);
+        let metadata = source.metadata().map_err(at(shown))?;
+        if !metadata.is_file() {
+            return Err(CopyError::Special {
+                path: shown.to_owned(),
+            });
+        }
+        let mut copy = fs::File::create(target).map_err(at(target))?;
+        let left = MAX_BYTES - self.total.bytes;
+        let copied = io::copy(&mut source.take(left + 1), &mut copy).map_err(at(shown))?;
+        if copied > left {
+            return Err(CopyError::TooLarge);
+        }
+        self.total.bytes += copied;
+        let mode = metadata.permissions().mode() & 0o777;
+        let changed = copy.set_permissions(fs::Permissions::from_mode(mode));
+        changed.map_err(at(target))
+    }
+
+    /// Copies a relative link that stays inside; the copy then points into the copy.
+    fn link(&self, text: &Path, shown: &Path, target: &Path) -> Result<(), CopyError> {
+        let leads_out = || CopyError::Link {
+            path: shown.to_owned(),
+        };
+        let end = shown.canonicalize().map_err(|_| leads_out())?;
+        if text.is_absolute() || !end.starts_with(self.root) {
+            return Err(leads_out());
+        }
+        std::os::unix::fs::symlink(text, target).map_err(at(target))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -152,5 +241,32 @@ mod tests {
             Err(CopyError::Link { .. })
         ));
         assert_eq!(fs::read_dir(dir.path().join("cache")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_has_become_a_link_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(dir.join("tenant/code")).unwrap();
+        fs::create_dir_all(dir.join("secret/code")).unwrap();
+        let code = dir.join("tenant/code");
+        open_directory(&code).unwrap();
+        fs::rename(dir.join("tenant"), dir.join("before")).unwrap();
+        symlink("secret", dir.join("tenant")).unwrap();
+        open_directory(&code).unwrap_err();
+        fs::remove_file(dir.join("tenant")).unwrap();
+        fs::create_dir(dir.join("tenant")).unwrap();
+        symlink("../secret", &code).unwrap();
+        open_directory(&code).unwrap_err();
+    }
+
+    #[test]
+    fn a_pipe_is_refused_and_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        fs::create_dir(&source).unwrap();
+        rustix::fs::mknodat(CWD, source.join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let copied = once(&source, &dir.path().join("cache/target"));
+        assert!(matches!(copied, Err(CopyError::Special { .. })));
     }
 }

@@ -20,5 +20,5 @@
 mod copy;
 mod roots;
 
-pub use copy::CopyError;
+pub use copy::{CopyError, open_directory};
 pub use roots::{CodeRoots, Error};

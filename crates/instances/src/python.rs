@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_artifacts::CodeRoots;
+use bugle_artifacts::{CodeRoots, open_directory};
 use bugle_types::{PythonVersion, Runtime};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -425,11 +425,13 @@ struct Failed {
 fn tree(code: &Path) -> Result<OwnedFd, StartError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    rustix::mount::open_tree(rustix::fs::CWD, code, flags).map_err(|errno| {
-        let code = code.display();
-        StartError::Platform(format!("{code} cannot be shown to an instance: {errno}"))
-    })
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_directory(code)
+        .and_then(|opened| Ok(rustix::mount::open_tree(&opened, "", flags)?))
+        .map_err(|error| {
+            let code = code.display();
+            StartError::Platform(format!("{code} cannot be shown to an instance: {error}"))
+        })
 }
 
 fn phases(report: StartReport, began: Instant) -> Result<StartPhases, StartError> {

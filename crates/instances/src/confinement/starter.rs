@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -246,7 +246,7 @@ fn make_root(mounts: &Mounts, code: &Path) -> Result<(), Refused> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     root.mount_tmpfs("", flags, "mode=755,size=4m,nr_inodes=4k")?;
     for path in &mounts.binds {
-        root.show(path, MountFlags::NODEV, Depth::Tree)?;
+        root.show(path, MountFlags::NODEV)?;
     }
     for (path, target) in &mounts.links {
         std::os::unix::fs::symlink(target, root.path(path)).step("make a link")?;
@@ -266,7 +266,13 @@ fn make_root(mounts: &Mounts, code: &Path) -> Result<(), Refused> {
     rustix::mount::mount("proc", root.path("proc"), "proc", quiet, c"hidepid=2")
         .step("mount /proc")?;
     // Without its own mounts: nobody has said that they may be seen.
-    root.show(code, MountFlags::NODEV, Depth::Folder)?;
+    // By its descriptor: a part of its path may have become a link.
+    let opened = bugle_artifacts::open_directory(code).step(format!("open {}", code.display()))?;
+    let place = root.path(code);
+    make_folder(&place)?;
+    rustix::mount::mount_bind(format!("/proc/self/fd/{}", opened.as_raw_fd()), &place)
+        .step(format!("show {}", code.display()))?;
+    root.seal(code, MountFlags::NODEV)?;
     root.enter()?;
     for (path, flags) in [
         ("/proc", quiet),
@@ -276,15 +282,6 @@ fn make_root(mounts: &Mounts, code: &Path) -> Result<(), Refused> {
         remount_read_only(Path::new(path), flags)?;
     }
     Ok(())
-}
-
-/// What is shown of a folder in which others are mounted.
-#[derive(Clone, Copy)]
-enum Depth {
-    /// The folder without them.
-    Folder,
-    /// All of it.
-    Tree,
 }
 
 /// The folder that becomes the root.
@@ -305,7 +302,7 @@ impl Root<'_> {
     }
 
     /// Shows a file or folder of the machine, read-only, at the same place.
-    fn show(&self, path: &Path, flags: MountFlags, depth: Depth) -> Result<(), Refused> {
+    fn show(&self, path: &Path, flags: MountFlags) -> Result<(), Refused> {
         let target = self.path(path);
         if path.is_dir() {
             make_folder(&target)?;
@@ -313,11 +310,8 @@ impl Root<'_> {
             make_folder(target.parent().unwrap_or(self.0))?;
             File::create(&target).step(format!("make {}", path.display()))?;
         }
-        match depth {
-            Depth::Folder => rustix::mount::mount_bind(path, &target),
-            Depth::Tree => rustix::mount::mount_bind_recursive(path, &target),
-        }
-        .step(format!("show {}", path.display()))?;
+        rustix::mount::mount_bind_recursive(path, &target)
+            .step(format!("show {}", path.display()))?;
         self.seal(path, flags)
     }
 
@@ -340,7 +334,7 @@ impl Root<'_> {
         }
         let sealed = MountFlags::NODEV | MountFlags::NOEXEC;
         for name in &mounts.etc {
-            self.show(&Path::new("/etc").join(&**name), sealed, Depth::Tree)?;
+            self.show(&Path::new("/etc").join(&**name), sealed)?;
         }
         self.seal(Path::new("/etc"), sealed)
     }

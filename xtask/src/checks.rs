@@ -130,6 +130,7 @@ const SYSTEM: &[&str] = &[
     "command_line",
     "programs",
     "isolation",
+    "loading",
 ];
 
 fn system_tests() -> Outcome {

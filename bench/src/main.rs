@@ -31,9 +31,6 @@ struct Arguments {
     /// Shorter rounds: the whole run takes less than three minutes.
     #[arg(long)]
     quick: bool,
-    /// A minute for CI: few scenarios, in rounds too short for their figures to be worth keeping.
-    #[arg(long, conflicts_with_all = ["quick", "write"])]
-    smoke: bool,
     /// Writes the table into docs/benchmarks.md.
     #[arg(long)]
     write: bool,
@@ -72,10 +69,6 @@ struct Effort {
     sustained: Duration,
     /// Functions of a large platform.
     many: usize,
-    /// The scenarios; all of them when none is named.
-    scenarios: &'static [&'static str],
-    /// The file of the figures.
-    file: &'static str,
 }
 
 impl Effort {
@@ -92,8 +85,6 @@ impl Effort {
         instances: 500,
         sustained: Duration::from_mins(1),
         many: 100_000,
-        scenarios: &[],
-        file: "results.json",
     };
     const QUICK: Self = Self {
         pairs: 5,
@@ -108,27 +99,15 @@ impl Effort {
         instances: 100,
         sustained: Duration::from_secs(10),
         many: 100_000,
-        scenarios: &[],
-        file: "results.json",
-    };
-    const SMOKE: Self = Self {
-        pairs: 3,
-        round: Duration::from_millis(500),
-        cold_starts: 30,
-        starts: 1,
-        sustained: Duration::from_secs(3),
-        scenarios: &["warm", "cold", "burst", "sustained", "overload"],
-        file: "smoke.json",
-        ..Self::QUICK
     };
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let effort = match arguments {
-        Arguments { smoke: true, .. } => Effort::SMOKE,
-        Arguments { quick: true, .. } => Effort::QUICK,
-        _ => Effort::FULL,
+    let effort = if arguments.quick {
+        Effort::QUICK
+    } else {
+        Effort::FULL
     };
     let binary = std::path::absolute(&arguments.binary)?;
     anyhow::ensure!(
@@ -136,11 +115,8 @@ fn main() -> anyhow::Result<ExitCode> {
         "{} does not exist; build it with `cargo build --release`, or run `cargo xtask bench`",
         binary.display()
     );
-    let wanted = |name: &&str| {
-        let only = arguments.only.as_deref();
-        only.is_none_or(|only| name.contains(only))
-            && (effort.scenarios.is_empty() || effort.scenarios.contains(name))
-    };
+    let only = arguments.only.as_deref();
+    let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
     let mut figures = Figures::default();
     for (name, scenario) in scenarios::ALL {
         if wanted(name) {
@@ -150,7 +126,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let folder = PathBuf::from("target/bench");
     std::fs::create_dir_all(&folder)?;
-    figures.write_json(&folder.join(effort.file))?;
+    figures.write_json(&folder.join("results.json"))?;
     let table = figures.table();
     println!("{table}");
     if arguments.write {

@@ -18,12 +18,14 @@ async fn neighbour(site: &Site, platform: &Platform) -> Registered {
     function
 }
 
-async fn is_fine(platform: &Platform, neighbour: &Registered) {
+/// Calls the neighbour; returns how long that took, which may be long where tests compete.
+async fn is_fine(platform: &Platform, neighbour: &Registered) -> Duration {
     let begin = Instant::now();
     let answer = platform.invoke(neighbour, "{}").await.expect(200);
     assert_eq!(answer.json(), json!("fine"));
     let took = begin.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    took
 }
 
 #[tokio::test]
@@ -103,10 +105,14 @@ async fn an_endless_log_fills_no_disk_and_slows_nobody() {
         let flooding = evaluate(&platform, &function, "flood(3)");
         let watching = async {
             let end = Instant::now() + Duration::from_secs(3);
+            let mut times = Vec::new();
             while Instant::now() < end {
-                is_fine(&platform, &neighbour).await;
+                times.push(is_fine(&platform, &neighbour).await);
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
+            times.sort_unstable();
+            let median = times[times.len() / 2];
+            assert!(median < Duration::from_millis(250), "{median:?}");
         };
         let (answer, ()) = tokio::join!(flooding, watching);
         let written = answer.as_u64().unwrap();

@@ -28,7 +28,7 @@ enum Task {
     Check,
     /// Measures a release build; figures go to target/bench/results.json.
     Bench {
-        /// Arguments of the benchmark, for instance `--quick`, `--smoke` or `--write`.
+        /// Arguments of the benchmark, for instance `--quick` or `--write`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

@@ -186,14 +186,14 @@ impl Confinement {
     }
 
     /// What to do to the instances of an interpreter that is installed below `prefix`, or to a
-    /// program.
+    /// program; they may read what is below `packages` as well.
     ///
     /// # Errors
     ///
     /// The configuration asks for what the machine does not have.
-    pub(crate) fn plan(&self, prefix: Option<&Path>) -> Result<Plan, String> {
+    pub(crate) fn plan(&self, prefix: Option<&Path>, packages: &[PathBuf]) -> Result<Plan, String> {
         let stage = self.surroundings.folder.join("stage");
-        plan::plan(&self.config, self.level(), prefix, &stage)
+        plan::plan(&self.config, self.level(), prefix, packages, &stage)
     }
 
     /// The files that instances without a root of their own may use; none where they have one.
@@ -201,14 +201,18 @@ impl Confinement {
     /// # Errors
     ///
     /// The folder for what they write cannot be made.
-    pub(crate) fn files(&self, prefix: Option<&Path>) -> Result<Option<Files>, String> {
+    pub(crate) fn files(
+        &self,
+        prefix: Option<&Path>,
+        packages: &[PathBuf],
+    ) -> Result<Option<Files>, String> {
         if self.level() != Level::Process || gate::probe_files().is_err() {
             return Ok(None);
         }
         let own = self.own_folder();
         std::fs::create_dir_all(&own)
             .map_err(|error| format!("make {}: {error}", own.display()))?;
-        let mut code = Vec::new();
+        let mut code = packages.to_owned();
         if let Some(roots) = &self.surroundings.code {
             code.extend_from_slice(roots.roots());
             code.push(roots.copies());

@@ -7,11 +7,14 @@
 
 mod config;
 mod discover;
+mod imports;
+mod packages;
+mod parents;
 mod sources;
 mod start;
+mod warm;
 mod zygote;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,18 +23,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_artifacts::{CodeRoots, open_directory};
-use bugle_types::{PythonVersion, Runtime};
+use bugle_types::{FunctionSpec, PythonVersion, Runtime};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use rustix::mount::OpenTreeFlags;
 use serde::Deserialize;
 use tokio::net::unix::pipe;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::child::Child;
-use crate::confinement::{Confinement, Level, Processor};
+use crate::confinement::{Confinement, Processor};
 use crate::connection::{Connection, StartReport};
 use crate::environment::EnvironmentOpener;
 use crate::output::{Lines, LogLimits};
@@ -42,16 +44,12 @@ use crate::{BoxFuture, Driver, LogSink, StartError, StartPhases, StartRequest, S
 
 pub use config::Config;
 pub use discover::Interpreter;
+use imports::Wanted;
+use parents::Parents;
 use zygote::{Enclosed, Forked, Zygote};
-
-/// How long no parent is started after one could not be.
-const BACK_OFF: Duration = Duration::from_secs(1);
 
 /// How long after a start the next process is parked. A start with its first call takes less.
 const PARK_AFTER: Duration = Duration::from_millis(10);
-
-/// How a parent begins its last words when the kernel does not let it confine instances.
-const REFUSED: &str = "confine: ";
 
 /// What a driver needs from the rest of the platform.
 pub struct Dependencies {
@@ -86,18 +84,9 @@ pub struct PythonDriver {
 struct Shared {
     config: Config,
     dependencies: Dependencies,
-    script: PathBuf,
     /// Where instances are read; the runtime on which their calls are made.
     runtime: Handle,
-    parents: Mutex<HashMap<PythonVersion, Arc<AsyncMutex<Slot>>>>,
-}
-
-/// The parent of one version.
-#[derive(Debug, Default)]
-struct Slot {
-    interpreter: Option<Interpreter>,
-    zygote: Option<Arc<Zygote>>,
-    failed: Option<(Instant, String)>,
+    parents: Arc<Parents>,
 }
 
 impl PythonDriver {
@@ -112,15 +101,20 @@ impl PythonDriver {
     /// Outside of a tokio runtime.
     pub fn new(config: Config, dependencies: Dependencies) -> io::Result<Self> {
         let script = sources::write(&dependencies.runtime_dir.join("python"))?;
+        let confinement = Arc::clone(&dependencies.confinement);
         Ok(Self {
             shared: Arc::new(Shared {
+                parents: Arc::new(Parents::new(config.clone(), confinement, script)),
                 config,
                 dependencies,
-                script,
                 runtime: Handle::current(),
-                parents: Mutex::default(),
             }),
         })
+    }
+
+    /// How many parents there are that have packages of the operator imported.
+    pub fn warm_parents(&self) -> usize {
+        self.shared.parents.warm()
     }
 
     /// Every interpreter of this machine. Runs each of them once, so it blocks for a while.
@@ -136,103 +130,14 @@ impl PythonDriver {
         let driver = self.clone();
         self.shared.runtime.spawn(async move {
             // Whatever is wrong is told to the call that needs it.
-            if let Ok(zygote) = driver.parent(version).await {
-                zygote.park(driver.shared.config.parked);
+            let Shared {
+                parents, config, ..
+            } = &*driver.shared;
+            if let Ok(zygote) = parents.base(version).await {
+                zygote.park(config.parked);
+                parents.grow_configured(version).await;
             }
         });
-    }
-
-    /// The parent of `version`, started if there is none.
-    async fn parent(&self, version: PythonVersion) -> Result<Arc<Zygote>, StartError> {
-        let slot = Arc::clone(self.shared.parents.lock().entry(version).or_default());
-        let mut slot = slot.lock().await;
-        if let Some(zygote) = &slot.zygote
-            && !zygote.is_gone()
-        {
-            return Ok(Arc::clone(zygote));
-        }
-        if let Some((at, message)) = &slot.failed
-            && at.elapsed() < BACK_OFF
-        {
-            return Err(StartError::Platform(message.clone()));
-        }
-        let interpreter = match &slot.interpreter {
-            Some(interpreter) => interpreter.clone(),
-            None => self.find_interpreter(version).await?,
-        };
-        match self.start_parent(&interpreter).await {
-            Ok((zygote, level)) => {
-                let pid = zygote.pid();
-                tracing::info!(runtime = %version, pid, confinement = ?level, "interpreter is warm");
-                slot.interpreter = Some(interpreter);
-                slot.zygote = Some(Arc::clone(&zygote));
-                slot.failed = None;
-                Ok(zygote)
-            }
-            Err(message) => {
-                slot.failed = Some((Instant::now(), message.clone()));
-                Err(StartError::Platform(message))
-            }
-        }
-    }
-
-    /// A parent that confines its instances as far as the kernel lets it.
-    async fn start_parent(
-        &self,
-        interpreter: &Interpreter,
-    ) -> Result<(Arc<Zygote>, Level), String> {
-        let Shared {
-            config,
-            dependencies: Dependencies { confinement, .. },
-            script,
-            ..
-        } = &*self.shared;
-        let limit = Duration::from_secs(config.interpreter_start_seconds);
-        loop {
-            let level = confinement.level();
-            confinement.suffices()?;
-            let plan = confinement.plan(Some(&interpreter.prefix))?;
-            let command = zygote::Command {
-                interpreter: &interpreter.path,
-                script,
-                preload: &config.preload,
-                plan: &plan,
-                cgroups: confinement.cgroups(),
-                gate: confinement.gate(),
-                files: confinement.files(Some(&interpreter.prefix))?,
-            };
-            let problem = match Zygote::start(&command, limit).await {
-                Ok(zygote) => return Ok((zygote, level)),
-                Err(problem) => problem,
-            };
-            let refused = problem.contains(REFUSED);
-            if !refused || !confinement.refused(level, &problem) {
-                return Err(problem);
-            }
-        }
-    }
-
-    async fn find_interpreter(&self, version: PythonVersion) -> Result<Interpreter, StartError> {
-        let shared = Arc::clone(&self.shared);
-        let found = tokio::task::spawn_blocking(move || {
-            let places = discover::places(&shared.config);
-            match discover::find(version, &places) {
-                Some(found @ Interpreter { problem: None, .. }) => Ok(found),
-                Some(Interpreter {
-                    path,
-                    problem: Some(problem),
-                    ..
-                }) => {
-                    let path = path.display();
-                    Err(format!("{path} cannot run {version} functions: {problem}"))
-                }
-                None => Err(discover::missing(version, &places)),
-            }
-        });
-        match found.await {
-            Ok(found) => found.map_err(StartError::Unsupported),
-            Err(error) => Err(StartError::Platform(error.to_string())),
-        }
     }
 
     async fn start(&self, request: StartRequest) -> Result<Started, StartError> {
@@ -243,11 +148,8 @@ impl PythonDriver {
                 "{runtime} is not a Python runtime"
             )));
         };
-        let (message, code) = self.message(&request).await?;
-        let zygote = self.parent(version).await?;
-        let forked = zygote
-            .take()
-            .map_err(|error| StartError::Platform(format!("a socket for an instance: {error}")))?;
+        let (message, code, wanted) = self.message(&request, version).await?;
+        let (forked, zygote) = self.shared.parents.take(version, wanted).await?;
         self.park_later(zygote);
         self.bring_up(&request, forked, message, code, began).await
     }
@@ -261,32 +163,38 @@ impl PythonDriver {
         });
     }
 
-    /// Where the code is, and everything else the instance has to know.
+    /// Everything the instance has to know, where its code is, and what the code imports.
     async fn message(
         &self,
         request: &StartRequest,
-    ) -> Result<(Vec<u8>, Option<OwnedFd>), StartError> {
+        version: PythonVersion,
+    ) -> Result<(Vec<u8>, Option<OwnedFd>, Wanted), StartError> {
         let dependencies = &self.shared.dependencies;
         let spec = &request.spec;
         let (roots, wanted) = (dependencies.roots.clone(), Arc::clone(spec));
         // The code may be on a file system that does not answer.
-        let show = self.shared.dependencies.confinement.shows_code();
+        let parents = Arc::clone(&self.shared.parents);
         let found = tokio::task::spawn_blocking(move || {
             let code = roots.resolve(&wanted.code, &wanted.generation);
             let code =
                 code.map_err(|error| StartError::Unsupported(bugle_types::report(&error)))?;
+            let show = parents.confinement.shows_code();
             let tree = if show { Some(tree(&code)?) } else { None };
-            Ok((code, tree))
+            let wanted = match parents.packages.listing(version) {
+                Some(listing) => imports::wanted(&code, hooks(&wanted), &listing),
+                None => Wanted::default(),
+            };
+            Ok((code, tree, wanted))
         });
-        let (code, tree) = found
+        let (code, tree, wanted) = found
             .await
             .map_err(|error| StartError::Platform(error.to_string()))??;
         let user = (dependencies.open_environment)(&spec.id, &spec.environment)
             .map_err(StartError::Platform)?;
-        let temporary = self.shared.dependencies.confinement.temporary();
+        let temporary = self.shared.parents.confinement.temporary();
         let message = start::message(request, &code, temporary.as_deref(), &user)
             .map_err(StartError::Unsupported)?;
-        Ok((message, tree))
+        Ok((message, tree, wanted))
     }
 
     /// Gives a process its function, and waits until it is ready.
@@ -371,7 +279,7 @@ impl PythonDriver {
 
     /// From now on the instance gets no more of the processor than its function was given.
     fn limit_processor(&self, request: &StartRequest, child: &Child) -> Result<(), StartError> {
-        if self.shared.dependencies.confinement.processor() == Processor::Share {
+        if self.shared.parents.confinement.processor() == Processor::Share {
             return Ok(());
         }
         match child.with_group(|group| group.limit_processor(request.resources.cpu.0)) {
@@ -419,6 +327,13 @@ struct Failed {
     trace: Option<String>,
     /// Whether it was not the user's code that failed.
     platform: bool,
+}
+
+/// The names of what is imported when an instance starts.
+fn hooks(spec: &FunctionSpec) -> impl Iterator<Item = &str> {
+    let initializer = spec.initializer.as_ref();
+    let initializer = initializer.map(|hook| hook.handler.as_str());
+    std::iter::once(spec.handler.as_str()).chain(initializer)
 }
 
 /// A mount of the directory that belongs to no place yet; the instance chooses where.

@@ -21,6 +21,8 @@ mod ends;
 mod loading;
 #[path = "python/output.rs"]
 mod output;
+#[path = "python/packages.rs"]
+mod packages;
 #[path = "python/processes.rs"]
 mod processes;
 #[path = "python/sources.rs"]

@@ -21,6 +21,7 @@ mod operator;
 mod roots;
 mod tasks;
 pub mod telemetry;
+mod warm;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -167,6 +168,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         &mut metrics,
     )?;
     let confinement = confinement::Told::new(confinement, &mut metrics);
+    let warm = warm::WarmParents::new(drivers.python.clone(), &mut metrics);
     let after_commit: AfterCommit = {
         let applied = applied.clone();
         Arc::new(move |revision| {
@@ -216,6 +218,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let operator = Operator {
         about: Arc::clone(&about),
         confinement,
+        warm,
         scheduler: scheduler.clone(),
         functions,
         logs,

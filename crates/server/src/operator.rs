@@ -28,6 +28,7 @@ use crate::confinement::Told;
 use crate::follow::Functions;
 use crate::health::Readiness;
 use crate::logs::{LogKey, LogStore};
+use crate::warm::WarmParents;
 
 /// A page of log lines when the client does not say how many.
 const LINES: usize = 100;
@@ -40,6 +41,7 @@ const MOST_LINES: usize = 10_000;
 pub(crate) struct Operator {
     pub(crate) about: Arc<About>,
     pub(crate) confinement: Told,
+    pub(crate) warm: WarmParents,
     pub(crate) scheduler: Scheduler,
     pub(crate) functions: Functions,
     pub(crate) logs: Arc<LogStore>,
@@ -317,6 +319,7 @@ async fn ready(State(operator): State<Arc<Operator>>) -> Response {
 async fn metrics(State(operator): State<Arc<Operator>>) -> Response {
     let mut text = String::new();
     operator.confinement.refresh();
+    operator.warm.refresh();
     // Writing to a string cannot fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &operator.metrics.lock());
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

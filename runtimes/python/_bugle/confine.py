@@ -142,6 +142,25 @@ class Confinement(object):
         if problem or status:
             raise Refused(problem or "confine: a trial ended with status %d" % status)
 
+    def open_parent(self):
+        """Lets the parent work like an ordinary process for a while: packages are imported."""
+        if self._pid_namespace >= 0:
+            # The trial has ended, and its namespace takes no more processes or threads.
+            self._check(
+                self._libc.setns(self._pid_namespace, _NEWPID), "enter the process namespace"
+            )
+        if self._plan["mounts"] is not None:
+            os.mkdir("/proc")
+            self._mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+            # In the parent's own small root, which no instance sees.
+            os.makedirs("/tmp", exist_ok=True)
+
+    def close_parent(self):
+        """Takes away again what an instance would inherit for nothing."""
+        if self._plan["mounts"] is not None:
+            self._check(self._libc.umount2(b"/proc", _MNT_DETACH), "take /proc away")
+            os.rmdir("/proc")
+
     @staticmethod
     def explain(error):
         """One line for the operator."""

@@ -101,8 +101,8 @@ _PRELOAD = (
 
 _PR_SET_PDEATHSIG = 1
 
-# The first message from the platform: how instances are confined.
-_MAX_PLAN = 256 * 1024
+# The first message from the platform: how instances are confined, and what to import for them.
+_MAX_ORDER = 256 * 1024
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -114,14 +114,15 @@ def main(extra):
     """Runs until the platform closes the control socket."""
     _close_inherited()
     control = _take_control_socket()
-    plan = json.loads(control.recv(_MAX_PLAN).decode("utf-8"))
+    order = json.loads(control.recv(_MAX_ORDER).decode("utf-8"))
     hooks = ForkHooks()
     for name in _preload(extra):
         sys.stderr.write("cannot import %s\n" % name)
-    zygote = Zygote(control, hooks, plan)
+    zygote = Zygote(control, hooks, order["plan"])
     # From here on nothing of the platform can be found by name; what is loaded stays.
     del sys.path[0]
-    zygote.run()
+    sys.path.extend(order["packages"])
+    zygote.run(order["imports"])
 
 
 class ForkHooks(object):
@@ -134,6 +135,7 @@ class ForkHooks(object):
 
     def __init__(self):
         self._kept = []
+        self._of_parent = sys.maxsize
         self._register = getattr(os, "register_at_fork", None)
         if self._register is not None:
             os.register_at_fork = self._keep
@@ -141,13 +143,22 @@ class ForkHooks(object):
     def _keep(self, **hooks):
         self._kept.append(hooks)
 
+    def grow(self):
+        """Tells that what follows comes from packages that are not known here."""
+        self._of_parent = len(self._kept)
+
     def install(self):
-        """Registers the hooks, in a fork."""
+        """Registers the hooks, in a fork, and does what packages want done in it."""
         if self._register is None:
             return
         os.register_at_fork = self._register
         for hooks in self._kept:
             self._register(**hooks)
+        for hooks in self._kept[self._of_parent :]:
+            # A hook after the fork may count on that before it.
+            for when in ("before", "after_in_child"):
+                if when in hooks:
+                    hooks[when]()
         import threading
 
         main = threading.main_thread()
@@ -221,10 +232,12 @@ class Zygote(object):
         self._control = control
         self._hooks = hooks
         # Imported here and not above, so that its imports find the hooks' keeper.
+        from _bugle.growth import Growth
         from _bugle.instance import Instance
 
         self._confinement = _confine(plan)
         self._instance = Instance(self._confinement)
+        self._growth = Growth(hooks)
         self._pid = os.getpid()
         self._prctl = _load_prctl()
         self._pids = {}  # id -> process id
@@ -233,8 +246,9 @@ class Zygote(object):
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
 
-    def run(self):
-        """Waits for requests and for ends of instances; never returns."""
+    def run(self, imports):
+        """Imports these modules, then waits for requests and for ends; never returns."""
+        loaded = self._grow(imports) if imports else b""
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         # A service manager may signal every process of the service. The platform says when to end.
         for number in _IGNORED:
@@ -248,7 +262,9 @@ class Zygote(object):
         gc.disable()
         if hasattr(gc, "freeze"):
             gc.freeze()
-        self._report(_HELLO, self._pid, 0, 0)
+        self._report(_HELLO, self._pid, 0, len(loaded))
+        if loaded:
+            self._control.send(loaded)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
@@ -258,6 +274,17 @@ class Zygote(object):
                     self._reap()
                 else:
                     self._serve()
+
+    def _grow(self, imports):
+        try:
+            self._confinement.open_parent()
+            loaded = self._growth.run(imports)
+            self._confinement.close_parent()
+        except Exception as error:
+            os.write(2, ("warm: %s\n" % error).encode("utf-8", "replace"))
+            # Threads that should not be there are not waited for.
+            os._exit(1)
+        return loaded
 
     def _serve(self):
         try:
@@ -313,6 +340,7 @@ class Zygote(object):
             signal.signal(signal.SIGINT, signal.default_int_handler)
             _arrange_descriptors(*fds)
             self._hooks.install()
+            self._growth.separate()
             gc.enable()
             self._instance.run(DATA_FD, self._prctl)
         except BaseException:

@@ -85,7 +85,8 @@ pub(super) struct Mounts {
     pub(super) inodes: u64,
 }
 
-/// The plan for what an interpreter runs that is installed below `prefix`, or for a program.
+/// The plan for what an interpreter runs that is installed below `prefix`, or for a program, which may read what is below
+/// `packages` as well.
 ///
 /// # Errors
 ///
@@ -94,6 +95,7 @@ pub(super) fn plan(
     config: &Config,
     level: Level,
     prefix: Option<&Path>,
+    packages: &[PathBuf],
     stage: &Path,
 ) -> Result<Plan, String> {
     let isolated = level == Level::Full;
@@ -123,7 +125,7 @@ pub(super) fn plan(
         shared_namespaces,
         hostname: if isolated { "function" } else { "" }.into(),
         mounts: if isolated {
-            Some(mounts(config, prefix, stage)?)
+            Some(mounts(config, prefix, packages, stage)?)
         } else {
             None
         },
@@ -156,7 +158,12 @@ fn of_interpreter(prefix: &Path) -> impl Iterator<Item = PathBuf> {
     folders.into_iter().filter(|path| path.is_dir())
 }
 
-fn mounts(config: &Config, prefix: Option<&Path>, stage: &Path) -> Result<Mounts, String> {
+fn mounts(
+    config: &Config,
+    prefix: Option<&Path>,
+    packages: &[PathBuf],
+    stage: &Path,
+) -> Result<Mounts, String> {
     fs::create_dir_all(stage).map_err(|error| format!("make {}: {error}", stage.display()))?;
     let mut links = Vec::new();
     let mut binds: Vec<PathBuf> = Vec::new();
@@ -168,7 +175,8 @@ fn mounts(config: &Config, prefix: Option<&Path>, stage: &Path) -> Result<Mounts
         }
     }
     let of_interpreter = prefix.into_iter().flat_map(of_interpreter);
-    for path in of_interpreter.chain(config.read_only_paths.iter().cloned()) {
+    let more = config.read_only_paths.iter().chain(packages).cloned();
+    for path in of_interpreter.chain(more) {
         if !path.is_absolute() || !path.try_exists().unwrap_or(false) {
             return Err(format!(
                 "confinement.read_only_paths: {} is not a path that exists",

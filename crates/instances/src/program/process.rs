@@ -154,8 +154,8 @@ fn spawn_confined(
 ) -> Result<Spawned, NotStarted> {
     let failed = |error: io::Error| NotStarted::Platform(format!("start a program: {error}"));
     let (program, _) = launch.split()?;
-    let plan = confinement.plan(None).map_err(NotStarted::Platform)?;
-    let files = confinement.files(None).map_err(NotStarted::Platform)?;
+    let plan = confinement.plan(None, &[]).map_err(NotStarted::Platform)?;
+    let files = confinement.files(None, &[]).map_err(NotStarted::Platform)?;
     let apart = plan.pid_namespace;
     let orders = starter::Launch {
         plan,

@@ -13,6 +13,16 @@ pub struct Config {
     /// Modules of the standard library to import before an instance is forked, beside the built-in
     /// list. Each makes the instances that use it start faster, and every parent larger.
     pub preload: Vec<String>,
+    /// Directories with packages that every function may import, after its own code and the standard
+    /// library. `{version}` stands for the interpreter's, such as `3.11`; interpreters for which there
+    /// is no such directory do without. What is in them runs with the rights of the platform.
+    pub packages: Vec<PathBuf>,
+    /// The most parents, for each interpreter in use, that have packages imported already. One is
+    /// made for each set of packages that functions import; the least recently used one ends.
+    /// 0 makes none.
+    pub warm_sets: usize,
+    /// Sets of packages to import when the interpreter is first used, before a function asks.
+    pub preload_sets: Vec<Vec<String>>,
     /// Forked processes that wait for a function, for each interpreter in use. One spares the fork
     /// on the way of a cold start.
     pub parked: usize,
@@ -31,6 +41,9 @@ impl Default for Config {
         Self {
             search_paths: Vec::new(),
             preload: Vec::new(),
+            packages: Vec::new(),
+            warm_sets: 4,
+            preload_sets: Vec::new(),
             parked: 1,
             interpreter_start_seconds: 20,
             start_seconds: 300,

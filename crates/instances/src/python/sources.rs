@@ -20,6 +20,7 @@ files! {
     "_bugle/context.py",
     "_bugle/coroutines.py",
     "_bugle/frames.py",
+    "_bugle/growth.py",
     "_bugle/instance.py",
     "_bugle/loader.py",
     "_bugle/memory.py",

@@ -4,11 +4,11 @@
 //! a `SOCK_SEQPACKET` socket (`docs/runtime-protocol.md`); requests are written by whoever makes
 //! them, reports are read by one task, which lives as long as the process.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -17,20 +17,25 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, socketpair,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
+    SocketFlags, SocketType, socketpair,
 };
+use serde::Serialize;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child as Process, ChildStderr};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
+use super::warm;
 use crate::child::{Child, Ended, Parent};
 use crate::confinement::{Cgroup, Cgroups, Files, Gate, Plan};
 
 const REQUEST_LEN: usize = 16;
 const REPORT_LEN: usize = 24;
+
+/// The longest list of modules; `runtimes/python/_bugle/growth.py` keeps to it.
+const MAX_NAMES: usize = 128 * 1024;
 
 const FORK: u8 = 1;
 const KILL: u8 = 2;
@@ -70,6 +75,8 @@ pub(super) struct Zygote {
     children: Mutex<HashMap<u64, Known>>,
     next: AtomicU64,
     gone: AtomicBool,
+    /// No more instances: it was ended, or is about to be.
+    retired: AtomicBool,
     parked: Mutex<Vec<Forked>>,
     pid: u32,
     cgroups: Option<Arc<Cgroups>>,
@@ -80,6 +87,10 @@ pub(super) struct Command<'a> {
     pub(super) interpreter: &'a Path,
     pub(super) script: &'a Path,
     pub(super) preload: &'a [String],
+    /// Where the operator's packages are.
+    pub(super) packages: &'a [PathBuf],
+    /// Which of them to import.
+    pub(super) imports: &'a BTreeSet<String>,
     /// How its instances are confined.
     pub(super) plan: &'a Plan,
     /// Where its instances are limited.
@@ -90,14 +101,29 @@ pub(super) struct Command<'a> {
     pub(super) files: Option<Files>,
 }
 
+/// The first message to a parent.
+#[derive(Serialize)]
+struct Order<'a> {
+    plan: &'a Plan,
+    packages: &'a [PathBuf],
+    imports: &'a BTreeSet<String>,
+}
+
 impl Command<'_> {
-    /// Puts the plan into the socket that the process will read.
-    fn send_plan(&self, control: &OwnedFd) -> io::Result<()> {
-        let plan = serde_json::to_vec(self.plan)?;
-        rustix::net::send(control, &plan, SendFlags::NOSIGNAL)?;
+    /// Puts the order into the socket that the process will read.
+    fn send_order(&self, control: &OwnedFd) -> io::Result<()> {
+        let order = serde_json::to_vec(&Order {
+            plan: self.plan,
+            packages: self.packages,
+            imports: self.imports,
+        })?;
+        rustix::net::send(control, &order, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 }
+
+/// A parent that can fork, and the modules that it has imported because it was told to.
+pub(super) type Grown = (Arc<Zygote>, HashSet<String>);
 
 #[derive(Debug)]
 struct Request {
@@ -116,12 +142,12 @@ struct Report {
 }
 
 impl Zygote {
-    /// Starts `interpreter` with `script`, and returns when it can fork.
+    /// Starts the interpreter with the script, and returns when it can fork.
     ///
     /// # Errors
     ///
     /// What failed, with what the interpreter wrote to its standard error.
-    pub(super) async fn start(command: &Command<'_>, limit: Duration) -> Result<Arc<Self>, String> {
+    pub(super) async fn start(command: &Command<'_>, limit: Duration) -> Result<Grown, String> {
         let interpreter = command.interpreter;
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
@@ -131,8 +157,8 @@ impl Zygote {
         )
         .map_err(|error| format!("a socket for {}: {error}", interpreter.display()))?;
         command
-            .send_plan(&ours)
-            .map_err(|error| format!("a plan for {}: {error}", interpreter.display()))?;
+            .send_order(&ours)
+            .map_err(|error| format!("an order for {}: {error}", interpreter.display()))?;
         let mut process = spawn(command, theirs)
             .map_err(|error| format!("start {}: {error}", interpreter.display()))?;
         let mut stderr = process.stderr.take();
@@ -142,16 +168,14 @@ impl Zygote {
             .map_err(io::Error::from)
             .and_then(|()| UnixStream::from_std(ours.into()))
             .map_err(|error| format!("the socket of {}: {error}", interpreter.display()))?;
-        let hello = tokio::time::timeout(limit, receive(&control)).await;
-        let problem = match hello {
-            Ok(Ok(Some(Report { kind: HELLO, .. }))) => {
+        let problem = match tokio::time::timeout(limit, greeting(&control)).await {
+            Ok(Ok(loaded)) => {
                 let pid = process.id().unwrap_or(0);
                 let cgroups = command.cgroups.clone();
-                return Ok(Self::run(control, process, stderr, pid, cgroups));
+                let zygote = Self::run(control, process, stderr, pid, cgroups);
+                return Ok((zygote, loaded));
             }
-            Ok(Ok(Some(report))) => format!("it began with a report of kind {}", report.kind),
-            Ok(Ok(None)) => "it ended".to_owned(),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(problem)) => problem,
             Err(_) => format!("it was not ready after {} s", limit.as_secs_f64()),
         };
         _ = process.start_kill();
@@ -179,6 +203,7 @@ impl Zygote {
             children: Mutex::default(),
             next: AtomicU64::new(1),
             gone: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             parked: Mutex::default(),
             pid,
             cgroups,
@@ -202,6 +227,10 @@ impl Zygote {
     }
 
     /// A process for a function: a parked one, or a new one.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors, or the parent was retired.
     pub(super) fn take(self: &Arc<Self>) -> io::Result<Forked> {
         loop {
             let parked = self.parked.lock().pop();
@@ -215,7 +244,8 @@ impl Zygote {
 
     /// Forks until `count` processes are parked.
     pub(super) fn park(self: &Arc<Self>, count: usize) {
-        while !self.is_gone() && self.parked.lock().len() < count {
+        let is_over = || self.is_gone() || self.retired.load(Ordering::Relaxed);
+        while !is_over() && self.parked.lock().len() < count {
             match self.fork() {
                 Ok(forked) => self.parked.lock().push(forked),
                 Err(error) => {
@@ -251,7 +281,13 @@ impl Zygote {
             child: Arc::clone(&child),
             group: sender,
         };
-        self.children.lock().insert(number, known);
+        {
+            let mut children = self.children.lock();
+            if self.retired.load(Ordering::Relaxed) {
+                return Err(io::Error::other("the parent was retired"));
+            }
+            children.insert(number, known);
+        }
         if self.is_gone() {
             // Its end may have been told to all children before this one was among them.
             self.children.lock().remove(&number);
@@ -373,6 +409,28 @@ impl Zygote {
     }
 }
 
+impl warm::Parent for Zygote {
+    fn is_gone(&self) -> bool {
+        Self::is_gone(self)
+    }
+
+    fn retire(&self) -> bool {
+        let mut parked = self.parked.lock();
+        let children = self.children.lock();
+        if children.len() > parked.len() {
+            return false;
+        }
+        // Seen by whoever forks, who takes the same lock.
+        self.retired.store(true, Ordering::Relaxed);
+        for forked in parked.drain(..) {
+            forked.child.expect_end();
+        }
+        // The process ends when it finds its socket closed, with what it has forked.
+        _ = rustix::net::shutdown(&self.control, Shutdown::Both);
+        true
+    }
+}
+
 impl Parent for Zygote {
     fn kill(&self, number: u64) {
         self.request(Request {
@@ -443,10 +501,37 @@ async fn watch(zygote: Arc<Zygote>, mut process: Process) {
         }
     }
     zygote.tell_orphans();
+    let retired = zygote.retired.load(Ordering::Relaxed);
     match process.wait().await {
+        Ok(status) if retired => {
+            tracing::debug!(pid = zygote.pid, %status, "a parent of instances was ended");
+        }
         Ok(status) => tracing::warn!(pid = zygote.pid, %status, "the parent of instances ended"),
         Err(error) => tracing::warn!(pid = zygote.pid, %error, "the parent of instances is lost"),
     }
+}
+
+/// Waits for the first report, and what the process has imported. Errors say what came instead.
+async fn greeting(control: &UnixStream) -> Result<HashSet<String>, String> {
+    let length = match receive(control).await {
+        Ok(Some(report)) if report.kind == HELLO => report.detail,
+        Ok(Some(report)) => return Err(format!("it began with a report of kind {}", report.kind)),
+        Ok(None) => return Err("it ended".to_owned()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if length == 0 {
+        return Ok(HashSet::new());
+    }
+    let mut names = vec![0; usize::try_from(length).map_or(MAX_NAMES, |one| one.min(MAX_NAMES))];
+    let count = control
+        .async_io(Interest::READABLE, || {
+            let (_, count) = rustix::net::recv(control, &mut names[..], RecvFlags::DONTWAIT)?;
+            Ok(count)
+        })
+        .await
+        .map_err(|error| error.to_string())?;
+    serde_json::from_slice(&names[..count])
+        .map_err(|error| format!("it told of its modules as {count} bytes: {error}"))
 }
 
 /// The next report; none when the other side is closed. Cancel safe.

@@ -120,7 +120,7 @@ pub(crate) struct Machine {
     pub(crate) driver: PythonDriver,
     pub(crate) log: Arc<Log>,
     pub(crate) dir: tempfile::TempDir,
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
     functions: AtomicU32,
 }
 
@@ -148,6 +148,33 @@ impl Machine {
 
     pub(crate) fn confined(runtime: Runtime, confinement: ConfinementConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        Self::configured(runtime, dir, confinement, Config::default())
+    }
+
+    /// One like this whose operator provides packages: these files.
+    pub(crate) fn with_packages(&self, files: &[(&str, &str)], config: Config) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let packages = dir.path().join("packages");
+        std::fs::create_dir(&packages).unwrap();
+        for (name, text) in files {
+            let path = packages.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let config = Config {
+            packages: vec![packages],
+            ..config
+        };
+        let confinement = ConfinementConfig::default();
+        Self::configured(self.runtime.clone(), dir, confinement, config)
+    }
+
+    fn configured(
+        runtime: Runtime,
+        dir: tempfile::TempDir,
+        confinement: ConfinementConfig,
+        config: Config,
+    ) -> Self {
         let log = Arc::new(Log::default());
         let surroundings = Surroundings {
             folder: dir.path().join("run"),
@@ -165,7 +192,7 @@ impl Machine {
             runtime_dir: dir.path().join("run"),
             confinement: Arc::new(Confinement::new(confinement, surroundings).unwrap()),
         };
-        let driver = PythonDriver::new(Config::default(), dependencies).unwrap();
+        let driver = PythonDriver::new(config, dependencies).unwrap();
         Self {
             driver,
             log,

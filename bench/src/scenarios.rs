@@ -99,40 +99,59 @@ def handler(event, context):
     return {'ok': Event(**event).name == 'bugle' and httpx.__version__ != ''}
 ";
 
-/// First calls to functions with large imports, once the platform has seen such functions.
+/// First calls to functions with large imports, once the platform has seen such functions: from
+/// the operator's packages, and from a folder of each function's own.
 fn fastapi(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
-    /// Calls from which a platform may learn what functions import.
-    const LEARNT_FROM: usize = 3;
     let lib = peers::libraries()?;
+    let setting = format!("python.packages={}", serde_json::json!([lib]));
+    let mut calls = first_calls_with_imports(binary, effort.fastapi_starts, &[&setting], |_| {
+        Ok(()) // Nothing beside the handler.
+    })?;
+    let measured = calls.split_off(1);
+    let what = "first call to a new function that imports fastapi, httpx and pydantic";
+    figures.add("cold_fastapi_p50_ms", "ms", what, measured);
+    let what = "the very first of them, of which nothing is known";
+    figures.add("cold_fastapi_first_ms", "ms", what, calls);
+    let mut calls = first_calls_with_imports(binary, effort.fastapi_starts, &[], |folder| {
+        link(&lib, &folder.join("lib"))
+    })?;
+    let what = "the same where each function brings them in its own `lib`";
+    figures.add("cold_fastapi_own_ms", "ms", what, calls.split_off(1));
+    Ok(())
+}
+
+/// The durations of the very first call, and of the first calls to `count` further functions once
+/// the platform has had time to learn from it; `prepare` completes the folder of a function.
+fn first_calls_with_imports(
+    binary: &Path,
+    count: usize,
+    configuration: &[&str],
+    prepare: impl Fn(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<f64>> {
     let folders = Folders::new()?;
-    let platform = Platform::start(binary, &folders.data, &folders.code)?;
+    let platform = Platform::start_with(binary, &folders.data, &folders.code, configuration)?;
     let mut paths = Vec::new();
-    for number in 0..LEARNT_FROM + effort.fastapi_starts {
+    for number in 0..=count {
         let name = format!("fastapi-{number}");
         let folder = folders.function_with(&name, FASTAPI)?;
-        link(&lib, &folder.join("lib"))?;
+        prepare(&folder)?;
         let fields = serde_json::json!({"idleTime": 5, "memory": 512});
         paths.push(platform.register_with(&format!("0@bench@{name}"), &folder, &fields)?);
     }
     let mut calls = Vec::new();
-    for path in &paths {
+    for (number, path) in paths.iter().enumerate() {
+        if number == 1 && !configuration.is_empty() {
+            platform.wait("a parent with the packages", |platform| {
+                Ok(platform.metric("bugle_instances_warm_parents")? > 0.0)
+            })?;
+        }
         let request = load::request(platform.gateway, path, Some(EVENT));
         let begin = Instant::now();
         let (status, body) = load::once(platform.gateway, &request)?;
         calls.push(milliseconds(begin));
         ensure!(status == 200 && body.contains("true"), "{status}: {body}");
     }
-    let measured = calls.split_off(LEARNT_FROM);
-    let what = "first call to a new function that imports fastapi, httpx and pydantic";
-    figures.add("cold_fastapi_p50_ms", "ms", what, measured);
-    let what = "the very first of them, of which nothing is known";
-    figures.add(
-        "cold_fastapi_first_ms",
-        "ms",
-        what,
-        calls.drain(..1).collect(),
-    );
-    Ok(())
+    Ok(calls)
 }
 
 /// Copies a folder with hard links where they can be made, so that every function has its own.

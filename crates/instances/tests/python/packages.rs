@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bugle_instances::Config;
+use rustix::process::Pid;
 
 use crate::support::{Machine, on_old_and_new};
 
@@ -270,8 +271,8 @@ fn what_was_imported_before_the_packages_changed_is_given_up() {
             // Its instances may end a moment later than they are given up; the next start sees it.
             answer(&machine, &both).await;
         }
-        let old: u32 = old.parse().unwrap();
-        while std::path::Path::new(&format!("/proc/{old}")).exists() {
+        let old: i32 = old.parse().unwrap();
+        while rustix::process::test_kill_process(Pid::from_raw(old).unwrap()).is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });

@@ -103,7 +103,7 @@ def handler(event, context):
 /// the operator's packages, and from a folder of each function's own.
 fn fastapi(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
     let lib = peers::libraries()?;
-    let setting = format!("python.packages={}", serde_json::json!([lib]));
+    let setting = format!("python.packages={}", lib.display());
     let mut calls = first_calls_with_imports(binary, effort.fastapi_starts, &[&setting], |_| {
         Ok(()) // Nothing beside the handler.
     })?;

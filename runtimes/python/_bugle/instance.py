@@ -17,6 +17,10 @@ from _bugle.rehearsal import rehearse
 
 _PR_SET_NAME = 15
 
+# More than what Python's interpreter takes to adapt its code to what it meets. That is written
+# into the code: done here, it is shared by all forks, which otherwise copy the page to write it.
+_REHEARSALS = 20
+
 
 class Instance(object):
     """What does not depend on the function; made by the parent, used by the fork."""
@@ -25,6 +29,11 @@ class Instance(object):
         self._confinement = confinement
         self._channel = frames.Channel()
         self._output = Output(self._channel)
+
+    def warm_up(self):
+        """Has the parent do what every fork will do, so that the forks find it done."""
+        for _ in range(_REHEARSALS):
+            rehearse(threads.Host, self._output)
 
     def run(self, fd, prctl):
         """Serves the platform on the socket `fd`; ends the process."""

@@ -256,6 +256,7 @@ class Zygote(object):
         # The handler does nothing: it exists so that the byte in the pipe ends the poll.
         signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
         signal.set_wakeup_fd(self._wake_write)
+        self._instance.warm_up()
         # What is alive now lives for ever: the collector of an instance must not touch it, or
         # every page of it would be copied.
         gc.collect()

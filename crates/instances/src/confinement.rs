@@ -252,6 +252,8 @@ impl Confinement {
         if !self.config.require {
             return Ok(());
         }
+        // Whether the rules of the gate can be taken is known when somebody has gone through it.
+        self.gate.run(|| ()).map_err(|error| error.to_string())?;
         match self.measures().into_iter().find(|measure| !measure.on) {
             None => Ok(()),
             Some(Measure { name, detail, .. }) => Err(format!(
@@ -315,13 +317,14 @@ impl Confinement {
     }
 
     fn ports_measure(&self, level: Level, reason: &str) -> Measure {
-        let (on, detail) = match &self.no_ports {
+        let problem = self.no_ports.as_deref().or_else(|| self.gate.problem());
+        let (on, detail) = match problem {
             _ if level == Level::Off => (false, reason.to_owned()),
             _ if level == Level::Full && self.config.network == Network::None => {
                 (true, "only itself".to_owned())
             }
             None => (true, "not the platform's ports".to_owned()),
-            Some(missing) => (false, missing.clone()),
+            Some(missing) => (false, missing.to_owned()),
         };
         Measure {
             name: "network",

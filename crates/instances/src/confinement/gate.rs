@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
 use landlock::{
@@ -27,6 +27,8 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(crate) struct Gate {
     jobs: mpsc::Sender<Job>,
+    /// Why the rules could not be taken, once that was tried.
+    problem: Arc<OnceLock<String>>,
 }
 
 /// What a process and all that it starts may do with files; everything else is refused.
@@ -48,6 +50,8 @@ impl Gate {
     /// The system gives no thread.
     pub(crate) fn open(refused: BTreeSet<u16>) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
+        let problem = Arc::<OnceLock<String>>::default();
+        let noted = Arc::clone(&problem);
         thread::Builder::new()
             .name("gate".to_owned())
             .spawn(move || {
@@ -59,12 +63,19 @@ impl Gate {
                     && let Err(error) = refuse_ports(&refused)
                 {
                     tracing::warn!(%error, "instances reach the platform's own ports");
+                    // Tried once, so nothing is there yet.
+                    _ = noted.set(format!("Landlock: {error}"));
                 }
                 for job in std::iter::once(first).chain(queue) {
                     start(job);
                 }
             })?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, problem })
+    }
+
+    /// Why what goes through the gate reaches the ports all the same, as far as is known.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.problem.get().map(String::as_str)
     }
 
     /// Does something on a new thread that descends from the gate's, and waits for it.
@@ -237,5 +248,21 @@ mod tests {
             .map(|one| one.path().join("new").is_file());
         assert!(mine && !other);
         assert!(std::fs::read_dir(folders[1].path()).is_ok());
+    }
+
+    #[test]
+    fn rules_that_cannot_be_taken_are_told() {
+        probe_ports().expect("this test needs Landlock");
+        // The kernel stacks sixteen sets of rules on a thread, and no more.
+        let full = thread::spawn(|| {
+            for _ in 0..16 {
+                enforce(ports_and_scope().unwrap()).unwrap();
+            }
+            let gate = Gate::open(BTreeSet::from([1])).unwrap();
+            assert_eq!(gate.problem(), None);
+            gate.run(|| ()).unwrap();
+            gate.problem().unwrap().to_owned()
+        });
+        assert!(full.join().unwrap().contains("Landlock"));
     }
 }

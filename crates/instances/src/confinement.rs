@@ -112,6 +112,9 @@ struct State {
     level: Level,
     /// Why the level above does not.
     reason: String,
+    /// Whether something was confined at this level. Then a refusal is a mishap, and not what the
+    /// machine is like: nobody brings the level down by making a start fail.
+    proven: bool,
 }
 
 impl Confinement {
@@ -151,6 +154,7 @@ impl Confinement {
             state: Mutex::new(State {
                 level,
                 reason: reason.to_owned(),
+                proven: false,
             }),
         })
     }
@@ -229,6 +233,12 @@ impl Confinement {
         self.surroundings.folder.join("tmp")
     }
 
+    /// Takes note that something was confined at `level`, which stays from now on.
+    pub(crate) fn works(&self, level: Level) {
+        let mut state = self.state.lock();
+        state.proven |= state.level == level;
+    }
+
     /// Takes note that the kernel refused `level`; returns whether there is another to try.
     pub(crate) fn refused(&self, level: Level, reason: &str) -> bool {
         let mut state = self.state.lock();
@@ -236,7 +246,7 @@ impl Confinement {
             // Another interpreter has been told the same.
             return true;
         }
-        let Some(next) = level.next() else {
+        let Some(next) = level.next().filter(|_| !state.proven) else {
             return false;
         };
         tracing::warn!(?level, ?next, reason, "instances are confined less");
@@ -264,7 +274,7 @@ impl Confinement {
 
     /// Every measure, whether taken or not.
     pub fn measures(&self) -> Vec<Measure> {
-        let State { level, reason } = &*self.state.lock();
+        let State { level, reason, .. } = &*self.state.lock();
         let taken = |name, least: Level, detail: String| Measure {
             name,
             on: *level <= least,
@@ -382,5 +392,14 @@ mod tests {
             "{error}"
         );
         assert!(!confinement.refused(Level::Process, "no filter either"));
+    }
+
+    #[test]
+    fn a_level_that_has_worked_is_not_given_up() {
+        let confinement = Confinement::new(Config::default(), Surroundings::default()).unwrap();
+        confinement.state.lock().level = Level::Full;
+        confinement.works(Level::Full);
+        assert!(!confinement.refused(Level::Full, "no room just now"));
+        assert_eq!(confinement.level(), Level::Full);
     }
 }

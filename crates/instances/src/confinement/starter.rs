@@ -135,7 +135,12 @@ impl Launch {
         }
         let null = File::open("/dev/null").step("open /dev/null")?;
         rustix::stdio::dup2_stdin(null).step("close the standard input")?;
-        std::env::set_current_dir(&self.code).step(format!("enter {}", self.code.display()))?;
+        std::env::set_current_dir(&self.code).map_err(|error| {
+            format!(
+                "the code {} cannot be entered: {error}",
+                self.code.display()
+            )
+        })?;
         self.give_up_rights()
     }
 
@@ -267,7 +272,10 @@ fn make_root(mounts: &Mounts, code: &Path) -> Result<(), Refused> {
         .step("mount /proc")?;
     // Without its own mounts: nobody has said that they may be seen.
     // By its descriptor: a part of its path may have become a link.
-    let opened = bugle_artifacts::open_directory(code).step(format!("open {}", code.display()))?;
+    // It is the function's own: what is wrong with it says nothing about the machine.
+    let shown = code.display();
+    let opened = bugle_artifacts::open_directory(code)
+        .map_err(|error| format!("the code {shown} cannot be opened: {error}"))?;
     let place = root.path(code);
     make_folder(&place)?;
     rustix::mount::mount_bind(format!("/proc/self/fd/{}", opened.as_raw_fd()), &place)

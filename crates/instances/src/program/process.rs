@@ -111,7 +111,11 @@ pub(super) fn spawn(
                     return Err(NotStarted::Platform(problem));
                 }
             }
-            other => return other,
+            Ok(spawned) => {
+                confinement.works(level);
+                return Ok(spawned);
+            }
+            Err(program) => return Err(program),
         }
     }
 }

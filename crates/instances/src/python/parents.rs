@@ -246,7 +246,10 @@ impl Parents {
                 files: confinement.files(Some(&interpreter.prefix), &packages)?,
             };
             let problem = match Zygote::start(&command, limit).await {
-                Ok(grown) => return Ok((grown, level)),
+                Ok(grown) => {
+                    confinement.works(level);
+                    return Ok((grown, level));
+                }
                 Err(problem) => problem,
             };
             let refused = problem.contains(REFUSED);

@@ -160,7 +160,8 @@ impl CodeRoots {
                 bucket: bucket.clone(),
                 object: object.clone(),
             }),
-            CodeLocation::None => Err(Error::NoCode),
+            // An image is no directory, and no driver of one asks for it here.
+            CodeLocation::Image(_) | CodeLocation::None => Err(Error::NoCode),
         }
     }
 

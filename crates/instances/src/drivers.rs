@@ -25,14 +25,19 @@ impl Driver for Drivers {
         match &request.spec.runtime {
             Runtime::Python(_) => Driver::start(&self.python, request),
             Runtime::Program(_) => Driver::start(&self.programs, request),
-            Runtime::Other(name) => {
-                let message = format!(
-                    "the runtime {name} cannot be run by this build, which runs python3.6 to \
-                     python3.13, posix-custom-runtime and http; register the function with one of \
-                     them"
-                );
-                Box::pin(async move { Err(StartError::Unsupported(message)) })
-            }
+            Runtime::Image(_) => unsupported(
+                "the function is a container image, and this build has no driver for containers; \
+                 register the program in it with the runtime http or posix-custom-runtime"
+                    .to_owned(),
+            ),
+            Runtime::Other(name) => unsupported(format!(
+                "the runtime {name} cannot be run by this build, which runs python3.6 to \
+                 python3.13, posix-custom-runtime and http; register the function with one of them"
+            )),
         }
     }
+}
+
+fn unsupported(message: String) -> BoxFuture<'static, Result<Started, StartError>> {
+    Box::pin(async move { Err(StartError::Unsupported(message)) })
 }

@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::{
-    FunctionName, FunctionUrn, InstanceLabel, ParseError, ProductId, Resources, Runtime, TenantId,
-    Version,
+    ContainerSpec, FunctionName, FunctionUrn, InstanceLabel, ParseError, ProductId, Resources,
+    Runtime, TenantId, Version,
 };
 
 /// The kind of a function (contract 2.8). It decides how the draft is spelled and where the
@@ -138,6 +138,8 @@ pub enum CodeLocation {
         /// What `sha512sum` prints of the package; empty when not given.
         sha512: String,
     },
+    /// A container image.
+    Image(Box<ContainerSpec>),
     /// No code was given.
     None,
 }

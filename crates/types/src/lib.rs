@@ -14,6 +14,7 @@
 //! ```
 
 mod code;
+mod container;
 mod error;
 mod function;
 mod name;
@@ -25,6 +26,10 @@ mod urn;
 mod version;
 
 pub use code::Code;
+pub use container::{
+    CONTAINER_PORT, ContainerNetwork, ContainerSpec, DEFAULT_CONTAINER_DISK_MIB,
+    DEFAULT_CONTAINER_USER, HealthCheck, Initialization, Mount,
+};
 pub use error::ParseError;
 pub use function::{
     CodeLocation, FunctionId, FunctionSpec, Generation, Hook, Kind, LabelledScale, Scale,
@@ -33,7 +38,7 @@ pub use function::{
 pub use name::{FunctionName, InstanceLabel, ProductId, TenantId};
 pub use report::report;
 pub use resources::{CpuMillis, MemoryMib, Resources};
-pub use runtime::{ProgramRuntime, PythonVersion, Runtime};
+pub use runtime::{ImageRuntime, ProgramRuntime, PythonVersion, Runtime};
 pub use time::{RevisionId, Timestamp};
 pub use urn::{BUSINESS, FunctionUrn};
 pub use version::{Version, VersionLabel};

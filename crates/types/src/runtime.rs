@@ -44,6 +44,27 @@ impl fmt::Display for ProgramRuntime {
     }
 }
 
+/// What a function that is an image is called with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ImageRuntime {
+    /// Events, at `POST /invoke`.
+    Event,
+    /// The caller's own requests, at the caller's paths.
+    Http,
+}
+
+impl fmt::Display for ImageRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Event => CUSTOM_IMAGE,
+            Self::Http => "http",
+        })
+    }
+}
+
+/// The name of the runtime of images that take events.
+const CUSTOM_IMAGE: &str = "custom image";
+
 /// What runs a function.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Runtime {
@@ -51,6 +72,8 @@ pub enum Runtime {
     Python(PythonVersion),
     /// A program in any language that serves HTTP.
     Program(ProgramRuntime),
+    /// A container that serves HTTP.
+    Image(ImageRuntime),
     /// Any other name; this build has no driver for it, and invoking it says so.
     Other(Box<str>),
 }
@@ -58,6 +81,9 @@ pub enum Runtime {
 impl Runtime {
     /// The runtime of this name. Whether a name may be registered is the registry's list.
     pub fn from_name(name: &str) -> Self {
+        if name.trim().eq_ignore_ascii_case(CUSTOM_IMAGE) {
+            return Self::Image(ImageRuntime::Event);
+        }
         match name {
             "posix-custom-runtime" => return Self::Program(ProgramRuntime::Posix),
             "http" => return Self::Program(ProgramRuntime::Http),
@@ -68,6 +94,24 @@ impl Runtime {
             Err(_) => Self::Other(name.into()),
         }
     }
+
+    /// The runtime of this name for a function whose code is an image: `http` names a program's
+    /// and an image's runtime.
+    pub fn of_image(name: &str) -> Self {
+        match Self::from_name(name) {
+            Self::Program(ProgramRuntime::Http) => Self::Image(ImageRuntime::Http),
+            other => other,
+        }
+    }
+
+    /// Whether callers reach the server of the function itself, with a method and a path of their
+    /// own, rather than a handler.
+    pub fn serves_http(&self) -> bool {
+        matches!(
+            self,
+            Self::Program(ProgramRuntime::Http) | Self::Image(ImageRuntime::Http)
+        )
+    }
 }
 
 impl fmt::Display for Runtime {
@@ -75,6 +119,7 @@ impl fmt::Display for Runtime {
         match self {
             Self::Python(version) => version.fmt(f),
             Self::Program(program) => program.fmt(f),
+            Self::Image(image) => image.fmt(f),
             Self::Other(name) => f.write_str(name),
         }
     }
@@ -93,10 +138,33 @@ mod tests {
                 Runtime::Program(ProgramRuntime::Posix),
             ),
             ("http", Runtime::Program(ProgramRuntime::Http)),
+            ("custom image", Runtime::Image(ImageRuntime::Event)),
             ("java11", Runtime::Other("java11".into())),
         ] {
             assert_eq!(Runtime::from_name(name), runtime);
             assert_eq!(runtime.to_string(), name);
         }
+    }
+
+    #[test]
+    fn the_image_runtime_is_known_in_any_case_and_padding() {
+        for name in ["Custom Image", " custom image ", "CUSTOM IMAGE"] {
+            assert_eq!(
+                Runtime::from_name(name),
+                Runtime::Image(ImageRuntime::Event)
+            );
+        }
+    }
+
+    #[test]
+    fn http_with_an_image_is_the_image_runtime() {
+        assert_eq!(
+            Runtime::of_image("http"),
+            Runtime::Image(ImageRuntime::Http)
+        );
+        assert_eq!(
+            Runtime::of_image("Custom Image"),
+            Runtime::Image(ImageRuntime::Event)
+        );
     }
 }

@@ -264,6 +264,8 @@ impl From<CallError> for Failure {
             }
             CallError::Exited(cause) => Self::new(Code::InstanceExited, message).with_cause(&cause),
             CallError::Protocol(_) => Self::new(Code::InstanceExited, message),
+            CallError::NoServer => Self::new(Code::NoInstanceAvailable, message),
+            CallError::Answer(_) => Self::new(Code::FunctionException, message),
         }
     }
 }

@@ -99,4 +99,10 @@ pub enum CallError {
     /// The instance sent something that is not of the protocol; it was killed.
     #[error("the instance broke the protocol: {0}")]
     Protocol(String),
+    /// The function is not called like this; nothing was sent.
+    #[error("the function has no web server of its own")]
+    NoServer,
+    /// What the user's code answered is no HTTP, or ended before its end (4002).
+    #[error("{0}")]
+    Answer(String),
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bugle_types::{FunctionId, FunctionSpec, InstanceLabel, Resources};
 
-use crate::{CallError, CallRequest, Reply};
+use crate::{CallError, CallRequest, HttpExchange, HttpReply, NoReply, Reply};
 
 /// A future that can be held behind a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -86,6 +86,16 @@ pub trait Instance: Send + Sync + fmt::Debug {
     /// races this future against the deadline and then kills the instance. Dropping the future
     /// forgets the call; the user's code may go on.
     fn call(&self, request: CallRequest) -> BoxFuture<'_, Result<Reply, CallError>>;
+
+    /// Hands a caller's own HTTP request to the function's server; returns when the head of the
+    /// answer is there. Like [`Instance::call`] it sends before the first await point where it can,
+    /// and enforces no deadline.
+    ///
+    /// Dropping the future, or the reply before its end, breaks off the connection to the server.
+    fn exchange(&self, exchange: HttpExchange) -> BoxFuture<'_, Result<HttpReply, NoReply>> {
+        drop(exchange);
+        Box::pin(async { Err(NoReply::Failed(CallError::NoServer)) })
+    }
 
     /// Asks for an orderly end: no further calls, running ones finish, `pre_stop` runs, then the
     /// process ends. Killed if that takes longer than `grace`. Returns when it is gone.

@@ -17,6 +17,7 @@ mod connection;
 mod driver;
 mod drivers;
 mod environment;
+mod exchange;
 mod frame;
 mod output;
 mod process;
@@ -37,5 +38,8 @@ pub use driver::{
 };
 pub use drivers::Drivers;
 pub use environment::EnvironmentOpener;
+pub use exchange::{
+    BrokenBody, HttpBody, HttpExchange, HttpReply, HttpReplyBody, NoReply, Upgraded,
+};
 pub use program::{ProgramConfig, ProgramDependencies, ProgramDriver};
 pub use python::{Config, Dependencies as PythonDependencies, Interpreter, PythonDriver};

@@ -7,6 +7,7 @@
 
 mod command;
 mod config;
+mod exchange;
 mod guard;
 mod instance;
 mod output;
@@ -241,7 +242,7 @@ impl Shared {
             id: request.id,
             process: Arc::clone(&process),
             child: Arc::clone(&child),
-            pool: Pool::new(port.address(), network, keep),
+            pool: Arc::new(Pool::new(port.address(), network, keep)),
             requests,
             output: Arc::clone(&output),
             exit: exit.subscribe(),

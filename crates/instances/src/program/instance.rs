@@ -12,14 +12,15 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::exchange::Server;
 use super::output::Output;
 use super::process::Process;
 use super::request::Requests;
 use super::wire::{Failed, Message, Pool, Wire};
 use crate::child::Child;
 use crate::{
-    BoxFuture, CallError, CallRequest, Exit, ExitCause, Instance, InstanceId, Reply, ReplyBody,
-    StreamPart, StreamSink,
+    BoxFuture, CallError, CallRequest, Exit, ExitCause, HttpExchange, HttpReply, Instance,
+    InstanceId, NoReply, Reply, ReplyBody, StreamPart, StreamSink,
 };
 
 /// The largest answer, in bytes (`runtimes` contract 12).
@@ -34,7 +35,7 @@ pub(super) struct ProgramInstance {
     pub(super) id: InstanceId,
     pub(super) process: Arc<Process>,
     pub(super) child: Arc<Child>,
-    pub(super) pool: Pool,
+    pub(super) pool: Arc<Pool>,
     pub(super) requests: Requests,
     pub(super) output: Arc<Output>,
     pub(super) exit: watch::Receiver<Option<Exit>>,
@@ -69,6 +70,23 @@ impl ProgramInstance {
         })
     }
 
+    async fn serve(&self, exchange: HttpExchange) -> Result<HttpReply, NoReply> {
+        if let Some(exit) = &*self.exit.borrow() {
+            let cause = exit.cause.clone();
+            return Err(NoReply::NotSent(cause, Box::new(exchange)));
+        }
+        let running = self.output.begin(&exchange.request);
+        let request = Arc::clone(&exchange.request);
+        let message = self.requests.exchange(exchange);
+        let server = Server {
+            pool: Arc::clone(&self.pool),
+            exit: self.exit.clone(),
+            linger: LINGER,
+            child: Arc::clone(&self.child),
+        };
+        server.exchange(request, message, running).await
+    }
+
     /// Sends a request and reads its answer.
     pub(super) async fn exchange(
         &self,
@@ -100,7 +118,7 @@ impl ProgramInstance {
     }
 
     async fn explain(&self, failed: Failed) -> NoAnswer {
-        if let Failed::Refused(error) = &failed {
+        if let Failed::Refused(error, _) = &failed {
             // The scheduler has no use for a program that takes no calls.
             tracing::warn!(instance = %self.id, %error, "program takes no connections, instance is ended");
             self.child.kill();
@@ -255,6 +273,10 @@ impl Instance for ProgramInstance {
 
     fn call(&self, request: CallRequest) -> BoxFuture<'_, Result<Reply, CallError>> {
         Box::pin(self.run(request))
+    }
+
+    fn exchange(&self, exchange: HttpExchange) -> BoxFuture<'_, Result<HttpReply, NoReply>> {
+        Box::pin(self.serve(exchange))
     }
 
     fn stop(&self, grace: Duration) -> BoxFuture<'_, Exit> {

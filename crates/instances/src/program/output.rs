@@ -52,8 +52,8 @@ struct Running {
 }
 
 /// A call that runs, until this is dropped.
-pub(super) struct Call<'a> {
-    output: &'a Output,
+pub(super) struct Call {
+    output: Arc<Output>,
     number: u64,
 }
 
@@ -76,7 +76,7 @@ impl Output {
     }
 
     /// Counts a call as running.
-    pub(super) fn begin(&self, request: &Arc<str>) -> Call<'_> {
+    pub(super) fn begin(self: &Arc<Self>, request: &Arc<str>) -> Call {
         let mut state = self.state.lock();
         let number = state.next;
         state.next += 1;
@@ -85,8 +85,9 @@ impl Output {
             request: Arc::clone(request),
             tail: Tail::default(),
         });
+        drop(state);
         Call {
-            output: self,
+            output: Arc::clone(self),
             number,
         }
     }
@@ -178,7 +179,7 @@ impl State {
     }
 }
 
-impl Call<'_> {
+impl Call {
     /// The end of what the program wrote while only this call ran.
     pub(super) fn tail(self) -> Vec<u8> {
         self.output.drain();
@@ -199,7 +200,7 @@ impl Call<'_> {
     }
 }
 
-impl Drop for Call<'_> {
+impl Drop for Call {
     fn drop(&mut self) {
         self.take();
     }

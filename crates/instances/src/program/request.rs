@@ -10,13 +10,14 @@ use bugle_types::ProgramRuntime;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Uri};
-use http_body_util::Full;
+use hyper::body::Body as _;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::wire::Message;
-use crate::{CallRequest, StartRequest};
+use crate::{CallRequest, HttpBody, HttpExchange, StartRequest};
 
+const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-cff-request-id");
 const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
@@ -164,6 +165,34 @@ impl Requests {
         }
     }
 
+    /// The request of a caller of its own, with what every request has.
+    pub(super) fn exchange(&self, exchange: HttpExchange) -> Message {
+        let HttpExchange {
+            request,
+            head,
+            body,
+        } = exchange;
+        let length = body.size_hint().exact();
+        let mut message = Request::from_parts(head, body);
+        let headers = message.headers_mut();
+        let upgrade = leave_connection(headers);
+        if length.is_none() {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        for (name, value) in &self.headers {
+            // The caller's host is the one that the server's links must name.
+            if name != header::HOST || !headers.contains_key(header::HOST) {
+                headers.insert(name, value.clone());
+            }
+        }
+        identify(headers, &request);
+        if let Some(protocol) = upgrade {
+            headers.insert(header::CONNECTION, UPGRADE);
+            headers.insert(header::UPGRADE, protocol);
+        }
+        message
+    }
+
     fn uri(&self, query: Option<&str>) -> Uri {
         let with_query = query.and_then(|query| format!("{}?{query}", self.path).parse().ok());
         with_query
@@ -184,7 +213,7 @@ fn path_of(handler: &str, default: &str) -> Result<String, String> {
 }
 
 fn message(uri: Uri, headers: HeaderMap, body: Bytes) -> Message {
-    let mut message = Request::new(Full::new(body));
+    let mut message = Request::new(HttpBody::Whole(body));
     *message.method_mut() = Method::POST;
     *message.uri_mut() = uri;
     *message.headers_mut() = headers;
@@ -196,6 +225,60 @@ fn identify(headers: &mut HeaderMap, request: &str) {
         headers.insert(REQUEST_ID, id.clone());
         headers.insert(TRACE_ID, id);
     }
+}
+
+/// Takes out what is about the caller's connection and what only the platform sets. Gives back the
+/// protocol that the caller wants to change to, if it is one that passes.
+fn leave_connection(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let upgrade = headers
+        .get(header::UPGRADE)
+        // To pass another one on (`h2c`) would be to lose sight of the requests that follow.
+        .filter(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        .filter(|_| has_option(headers, "upgrade"))
+        .cloned();
+    let mut leaving: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            RESERVED
+                .iter()
+                .any(|prefix| name.as_str().starts_with(prefix))
+        })
+        .cloned()
+        .collect();
+    leaving.extend(named_by_connection(headers));
+    for name in OF_THE_CONNECTION
+        .iter()
+        .filter(|name| **name != header::HOST)
+    {
+        // A body of the same length has the same header; one that is chunked has none.
+        if *name != header::CONTENT_LENGTH {
+            headers.remove(name);
+        }
+    }
+    for name in leaving {
+        headers.remove(name);
+    }
+    upgrade
+}
+
+/// The headers that `Connection` names as its own.
+pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    options(headers)
+        // What frames the message is not a caller's to take away.
+        .filter(|name| !name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str()))
+        .filter_map(|name| name.parse().ok())
+        .collect()
+}
+
+fn has_option(headers: &HeaderMap, wanted: &str) -> bool {
+    options(headers).any(|option| option.eq_ignore_ascii_case(wanted))
+}
+
+fn options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
 }
 
 /// Adds the caller's headers, without those that are about its connection and those that only the
@@ -365,6 +448,72 @@ mod tests {
             "x-trace-id: r1",
         ];
         assert_eq!(seen, expected);
+    }
+
+    fn exchanged(request: http::request::Builder) -> Vec<String> {
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let exchange = HttpExchange {
+            request: "r1".into(),
+            head,
+            body: HttpBody::Whole(Bytes::from_static(b"abc")),
+        };
+        let message = requests(Form::Raw, "/invoke").exchange(exchange);
+        let mut seen: Vec<_> = message
+            .headers()
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+            .collect();
+        seen.sort();
+        seen
+    }
+
+    #[test]
+    fn a_callers_own_request_passes_without_what_is_its_connections_or_forged() {
+        let request = Request::put("/a?b=1")
+            .header("host", "shop.example")
+            .header("connection", "close, X-Hop, Content-Length")
+            .header("x-hop", "1")
+            .header("te", "trailers")
+            .header("expect", "100-continue")
+            .header("upgrade", "h2c")
+            .header("content-length", "3")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .header("X-CFF-Memory", "9999")
+            .header("X-Cff-Anything", "1")
+            .header("X-APIG-Source-Ip", "1.2.3.4");
+        let expected = [
+            "content-length: 3",
+            "cookie: a=1",
+            "cookie: b=2",
+            "host: shop.example",
+            "x-cff-memory: 128",
+            "x-cff-request-id: r1",
+            "x-trace-id: r1",
+        ];
+        assert_eq!(exchanged(request), expected);
+    }
+
+    #[test]
+    fn of_upgrades_only_that_to_a_websocket_passes() {
+        for (protocol, connection, passes) in [
+            ("websocket", "Upgrade", true),
+            ("WebSocket", "keep-alive, upgrade", true),
+            ("websocket", "keep-alive", false),
+            ("h2c", "Upgrade, HTTP2-Settings", false),
+            ("websocket, h2c", "Upgrade", false),
+        ] {
+            let request = Request::get("/")
+                .header("connection", connection)
+                .header("upgrade", protocol);
+            let seen = exchanged(request);
+            assert_eq!(
+                seen.contains(&format!("upgrade: {protocol}")),
+                passes,
+                "{protocol} {connection}"
+            );
+            assert_eq!(seen.contains(&"connection: upgrade".to_owned()), passes);
+        }
     }
 
     #[test]

@@ -10,13 +10,13 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -25,12 +25,14 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::HttpBody;
+
 /// The most headers of an answer, and their size together with the status line.
 const MAX_HEADERS: usize = 128;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 /// A request as it is sent.
-pub(super) type Message = Request<Full<Bytes>>;
+pub(super) type Message = Request<HttpBody>;
 
 /// The connections to one program.
 #[derive(Debug)]
@@ -51,16 +53,16 @@ struct Idle {
 /// One connection. It carries one request at a time.
 #[derive(Debug)]
 pub(super) struct Wire {
-    sender: http1::SendRequest<Full<Bytes>>,
-    driver: http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
+    sender: http1::SendRequest<HttpBody>,
+    driver: http1::Connection<TokioIo<TcpStream>, HttpBody>,
     ended: bool,
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// No connection: the program got nothing.
-    Refused(io::Error),
+    /// No connection: the program got nothing, and the request is given back.
+    Refused(io::Error, Box<Message>),
     /// The connection ended before the answer did.
     Lost,
     /// What came is not HTTP.
@@ -114,7 +116,10 @@ impl Pool {
                 Err((failed, None)) => return Err(failed),
             }
         }
-        let mut wire = self.connect().await.map_err(Failed::Refused)?;
+        let mut wire = match self.connect().await {
+            Ok(wire) => wire,
+            Err(error) => return Err(Failed::Refused(error, Box::new(message))),
+        };
         match wire.send(message).await {
             Ok(response) => Ok((wire, response)),
             Err((failed, _)) => Err(failed),
@@ -193,19 +198,43 @@ impl Wire {
         }
     }
 
+    /// What [`Wire::piece`] waits for, to be polled.
+    pub(super) fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
+        self.poll_driver(cx);
+        Pin::new(body).poll_frame(cx).map_err(Failed::from)
+    }
+
+    fn poll_driver(&mut self, cx: &mut Context<'_>) {
+        self.ended = self.ended || Pin::new(&mut self.driver).poll(cx).is_ready();
+    }
+
+    /// Whether it can take another request at once, because the last answer and the request before
+    /// it have come to their end.
+    pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> bool {
+        self.poll_driver(cx);
+        !self.ended && self.sender.is_ready()
+    }
+
+    /// The connection itself, once an answer has made it something else than HTTP.
+    pub(super) async fn upgraded(mut self) -> Result<(TcpStream, Bytes), Failed> {
+        poll_fn(|cx| self.driver.poll_without_shutdown(cx)).await?;
+        let parts = self.driver.into_parts();
+        Ok((parts.io.into_inner(), parts.read_buf))
+    }
+
     /// Whether a request can be sent, after a look at what has happened to the connection.
     async fn is_ready(&mut self) -> bool {
-        poll_fn(|cx| {
-            self.ended = self.ended || Pin::new(&mut self.driver).poll(cx).is_ready();
-            Poll::Ready(!self.ended && self.sender.is_ready())
-        })
-        .await
+        poll_fn(|cx| Poll::Ready(self.poll_idle(cx))).await
     }
 }
 
 /// Waits for `what` while it moves the connection.
 async fn driven<F: Future>(
-    driver: &mut http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
+    driver: &mut http1::Connection<TokioIo<TcpStream>, HttpBody>,
     ended: &mut bool,
     what: F,
 ) -> F::Output {
@@ -269,7 +298,7 @@ mod tests {
 
     async fn call(pool: &Pool) -> Result<String, Failed> {
         let request = Request::post("/").header("host", "x");
-        let message = request.body(Full::default()).unwrap();
+        let message = request.body(HttpBody::default()).unwrap();
         let (mut wire, response) = pool.send(message).await?;
         let mut body = response.into_body();
         let mut text = Vec::new();
@@ -318,6 +347,6 @@ mod tests {
         assert!(matches!(call(&pool).await, Err(Failed::Lost)));
         let nobody = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
         let pool = Pool::new(nobody, None, Duration::ZERO);
-        assert!(matches!(call(&pool).await, Err(Failed::Refused(_))));
+        assert!(matches!(call(&pool).await, Err(Failed::Refused(..))));
     }
 }

@@ -308,6 +308,88 @@ pub struct ExtendedMetaData {
     pub custom_container_config: CustomContainerConfig,
     /// How its health is checked.
     pub custom_health_check: CustomHealthCheck,
+    /// `POST /init`.
+    #[serde(skip_serializing_if = "Initializer::is_default")]
+    pub initializer: Initializer,
+    /// How it is told to end.
+    #[serde(skip_serializing_if = "RuntimeGracefulShutdown::is_default")]
+    pub runtime_graceful_shutdown: RuntimeGracefulShutdown,
+    /// What it can reach.
+    #[serde(skip_serializing_if = "NetworkController::is_default")]
+    pub network_controller: NetworkController,
+    /// Directories of the host that it sees.
+    #[serde(skip_serializing_if = "MountConfig::is_default")]
+    pub mount_config: MountConfig,
+    /// What it may write in all, in MB: 512 (also for 0) or 10240.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub ephemeral_storage: i64,
+}
+
+/// The initializer of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Initializer {
+    /// `-` makes `POST /init` a part of the start, `none` leaves it out; empty tries it once for an
+    /// image that takes events.
+    pub initializer_handler: String,
+    /// Seconds, 1 to 300; 3 when absent.
+    pub initializer_timeout: i64,
+}
+
+/// How a container is told to end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct RuntimeGracefulShutdown {
+    /// Seconds that it may take after `GET /shutdown`; 0 does not ask it.
+    pub max_shutdown_timeout: i64,
+}
+
+/// What a container can reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct NetworkController {
+    /// Whether it reaches nothing outside.
+    pub disable_public_network: bool,
+}
+
+/// Directories of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct MountConfig {
+    /// At most five.
+    pub func_mounts: Vec<FuncMount>,
+}
+
+/// A directory of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct FuncMount {
+    /// `host`.
+    pub mount_type: String,
+    /// Its name in the operator's list.
+    pub mount_resource: String,
+    /// Where the container sees it.
+    pub local_mount_path: String,
+}
+
+/// What is left out of JSON when it says nothing.
+macro_rules! is_default {
+    ($($name:ident)*) => {
+        $(impl $name {
+            fn is_default(&self) -> bool {
+                *self == Self::default()
+            }
+        })*
+    };
+}
+is_default!(Initializer RuntimeGracefulShutdown NetworkController MountConfig);
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_nothing(value: &i64) -> bool {
+    *value == 0
 }
 
 /// How a container runs.
@@ -466,6 +548,30 @@ impl Shape for FunctionRequest {
                         value("failureThreshold"),
                     ]),
                 ),
+                Field(
+                    "initializer",
+                    Below::Object(&[value("initializer_handler"), value("initializer_timeout")]),
+                ),
+                Field(
+                    "runtime_graceful_shutdown",
+                    Below::Object(&[value("maxShutdownTimeout")]),
+                ),
+                Field(
+                    "network_controller",
+                    Below::Object(&[value("disable_public_network")]),
+                ),
+                Field(
+                    "mount_config",
+                    Below::Object(&[Field(
+                        "func_mounts",
+                        Below::List(&[
+                            value("mount_type"),
+                            value("mount_resource"),
+                            value("local_mount_path"),
+                        ]),
+                    )]),
+                ),
+                value("ephemeral_storage"),
             ]),
         ),
     ];
@@ -594,6 +700,21 @@ pub struct FunctionObject {
     pub sandbox_type: String,
     /// When it was registered.
     pub created: String,
+    /// The image, for a function that is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerObject>,
+}
+
+/// The image of a function, and what the function overrides of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ContainerObject {
+    /// What `image` stood for when the code was last changed, `sha256:…`; empty if the registry could
+    /// not be asked then.
+    pub image_digest: String,
+    /// The settings, as registered.
+    #[serde(flatten)]
+    pub settings: ExtendedMetaData,
 }
 
 /// A layer of a function.

@@ -7,6 +7,7 @@
 //!
 //! [`identity`] is the one place that decides who is asking.
 
+mod container;
 mod decode;
 mod error;
 mod explorer;
@@ -19,12 +20,14 @@ mod reservation;
 mod reservations;
 mod router;
 
+pub use container::{Violation, check_container};
 pub use error::{Class, Error, ErrorBody, Operation};
 pub use function::{
-    Amounts, AutoScaleConfig, CustomContainerConfig, CustomHealthCheck, DeleteAnswer, Device,
-    ExtendedMetaData, FuncLayer, FunctionAnswer, FunctionList, FunctionListAnswer, FunctionObject,
-    FunctionPage, FunctionRequest, Mount, PageInfo, PublishRequest, ResourceAffinitySelector,
-    Rootfs, S3CodePath, StorageInfo, UpdateAnswer,
+    Amounts, AutoScaleConfig, ContainerObject, CustomContainerConfig, CustomHealthCheck,
+    DeleteAnswer, Device, ExtendedMetaData, FuncLayer, FuncMount, FunctionAnswer, FunctionList,
+    FunctionListAnswer, FunctionObject, FunctionPage, FunctionRequest, Initializer, Mount,
+    MountConfig, NetworkController, PageInfo, PublishRequest, ResourceAffinitySelector, Rootfs,
+    RuntimeGracefulShutdown, S3CodePath, StorageInfo, UpdateAnswer,
 };
 pub use functions::{FunctionsApi, functions_router};
 pub use identity::Caller;

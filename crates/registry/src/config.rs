@@ -47,6 +47,7 @@ pub(crate) const MAX_TIMEOUT: i64 = 8_640_000;
 const RUNTIMES: &[&str] = &[
     "cpp11",
     "cpp11-bin",
+    "custom image",
     "custom runtime",
     "custom-runtime",
     "go1.13",

@@ -239,6 +239,7 @@ impl Registry {
         }
         rules::late(draft.record.kind(), &draft.record.function_version)?;
         let mut version = draft.record.clone();
+        self.pin_if_loose(&mut version.function_version).await?;
         version.function_version.version = label.to_string();
         version.function_version.description = request.version_desc.clone().unwrap_or_default();
         version.function_version.publish_time = now.to_string();
@@ -408,6 +409,7 @@ impl FunctionsApi for Registry {
             kind,
         );
         rules::late(kind, &version)?;
+        self.pin(&mut version, environment.as_ref()).await?;
         self.seal(caller, &name, &mut version, environment)?;
         let record = Record::new(function, version);
         let mut then = Self::puts(caller, &name, &record);
@@ -459,6 +461,7 @@ impl FunctionsApi for Registry {
                 kind,
             );
             rules::late(kind, version)?;
+            self.pin(version, request.environment.as_ref()).await?;
             self.seal(caller, &name, version, request.environment.clone())?;
             let then = Self::puts(caller, &name, &record);
             if self

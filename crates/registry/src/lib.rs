@@ -13,6 +13,7 @@ mod clock;
 mod config;
 mod fingerprint;
 mod functions;
+mod image;
 mod index;
 mod keyring;
 mod keys;
@@ -35,6 +36,7 @@ pub use bugle_store::BoxFuture;
 pub use catalogue::{Batch, Catalogue, Event};
 pub use clock::{Clock, SystemClock};
 pub use config::Config;
+pub use image::{Resolve, Resolved, unresolved};
 pub use keyring::{Error as KeyringError, Keyring};
 pub use specification::{is_published, specification};
 
@@ -51,6 +53,7 @@ pub struct Registry {
     clock: Arc<dyn Clock>,
     index: Arc<Index>,
     after_commit: AfterCommit,
+    resolve: Resolve,
     /// The latest revision of a draft that was deleted: one that is registered again under its name
     /// begins after it, so that an old revision never fits it.
     deleted: Mutex<Option<RevisionId>>,
@@ -69,7 +72,7 @@ impl std::fmt::Debug for Registry {
 const ATTEMPTS: usize = 32;
 
 impl Registry {
-    /// A registry over `store`. The future that comes with it reads what is there, follows further
+    /// A registry over `store`; `resolve` asks registries of images. The future that comes with it reads what is there, follows further
     /// changes, and must run as long as the registry is used: lists and answers to changes wait
     /// for it.
     pub fn open(
@@ -78,6 +81,7 @@ impl Registry {
         config: Config,
         clock: Arc<dyn Clock>,
         after_commit: AfterCommit,
+        resolve: Resolve,
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
         let index = Index::new();
         let follow = Arc::clone(&index).follow(Arc::clone(&store));
@@ -88,6 +92,7 @@ impl Registry {
             clock,
             index,
             after_commit,
+            resolve,
             deleted: Mutex::new(None),
         };
         (Arc::new(registry), follow)

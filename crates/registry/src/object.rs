@@ -3,6 +3,7 @@
 use bugle_api::{Caller, Error, FuncLayer, FunctionObject, Rootfs};
 use bugle_types::{BUSINESS, Code, FunctionName};
 
+use crate::image;
 use crate::keyring::Keyring;
 use crate::record::Record;
 
@@ -94,6 +95,7 @@ pub(crate) fn object(
         priority_az: version.priority_az.clone(),
         sandbox_type: version.sandbox_type.clone(),
         created: function.create_time.clone(),
+        container: image::shown(version),
     })
 }
 

@@ -61,19 +61,8 @@ fn faas(caller: &Caller, name: &FunctionName, record: &Record) -> Value {
 }
 
 fn extended_faas(version: &VersionPart) -> Value {
-    let hook = |key: &str, default: i64| match version.extended_handler.get(key) {
-        Some(handler) => {
-            let timeout = version
-                .extended_timeout
-                .get(key)
-                .copied()
-                .unwrap_or(default);
-            (handler.as_str(), timeout)
-        }
-        None => ("", 0),
-    };
-    let (initializer, initializer_timeout) = hook("initializer", INITIALIZER_TIMEOUT);
-    let (pre_stop, pre_stop_timeout) = hook("pre_stop", 0);
+    let (initializer, initializer_timeout) = hook(version, "initializer", INITIALIZER_TIMEOUT);
+    let (pre_stop, pre_stop_timeout) = hook(version, "pre_stop", 0);
     let mut extended = json!({
         "image_name": "", "role": {"xrole": "", "app_xrole": ""}, "func_vpc": null,
         "endpoint_tenant_vpc": null, "mount_config": null,
@@ -95,6 +84,51 @@ fn extended_faas(version: &VersionPart) -> Value {
         when_set(extended, version);
     }
     extended
+}
+
+/// A handler that runs outside of calls, and its time limit in seconds.
+fn hook<'a>(version: &'a VersionPart, key: &str, default: i64) -> (&'a str, i64) {
+    let Some(handler) = version.extended_handler.get(key) else {
+        return ("", 0);
+    };
+    let timeout = version.extended_timeout.get(key).copied();
+    (handler, timeout.unwrap_or(default))
+}
+
+/// What is published of an image beside the original's settings, in the original's places where it
+/// has one.
+fn container(extended: &mut Map<String, Value>, version: &VersionPart) {
+    let Some(container) = &version.container else {
+        return;
+    };
+    let (initializer, timeout) = hook(version, "initializer", INITIALIZER_TIMEOUT);
+    let (pre_stop, pre_stop_timeout) = hook(version, "pre_stop", 0);
+    for (name, value) in [
+        ("image_digest", json!(container.image_digest)),
+        (
+            "initializer",
+            json!({"initializer_handler": initializer, "initializer_timeout": timeout}),
+        ),
+        (
+            "pre_stop",
+            json!({"pre_stop_handler": pre_stop, "pre_stop_timeout": pre_stop_timeout}),
+        ),
+        (
+            "runtime_graceful_shutdown",
+            json!(container.runtime_graceful_shutdown),
+        ),
+        (
+            "network_controller",
+            json!({
+                "disable_public_network": container.network_controller.disable_public_network,
+                "trigger_access_vpcs": null,
+            }),
+        ),
+        ("mount_config", json!(container.mount_config)),
+        ("ephemeral_storage", json!(container.ephemeral_storage)),
+    ] {
+        extended.insert(name.to_owned(), value);
+    }
 }
 
 fn other(caller: &Caller, name: &FunctionName, record: &Record, kind: Kind) -> Value {
@@ -153,6 +187,7 @@ fn other(caller: &Caller, name: &FunctionName, record: &Record, kind: Kind) -> V
 }
 
 fn when_set(extended: &mut Map<String, Value>, version: &VersionPart) {
+    container(extended, version);
     if !version.priority_az.is_empty() {
         extended.insert("priority_az".to_owned(), version.priority_az.clone().into());
     }

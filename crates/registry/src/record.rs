@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use bugle_api::{
-    Amounts, AutoScaleConfig, CustomContainerConfig, CustomHealthCheck, Device, Error, Rootfs,
+    Amounts, AutoScaleConfig, CustomContainerConfig, CustomHealthCheck, Device, Error, MountConfig,
+    NetworkController, Rootfs, RuntimeGracefulShutdown,
 };
 use bugle_types::{Code, Kind, RevisionId, SealedEnvironment, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -80,8 +81,23 @@ pub(crate) struct VersionPart {
     pub(crate) rootfs_spec_meta: Rootfs,
     pub(crate) custom_container_config: CustomContainerConfig,
     pub(crate) custom_health_check: CustomHealthCheck,
+    /// Of a function that is an image, and of no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) container: Option<ContainerPart>,
     pub(crate) is_func_public: bool,
     pub(crate) sandbox_type: String,
+}
+
+/// What is kept of an image beside the original's settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ContainerPart {
+    /// What the image's name stood for; empty if nobody could tell.
+    pub(crate) image_digest: String,
+    pub(crate) runtime_graceful_shutdown: RuntimeGracefulShutdown,
+    pub(crate) network_controller: NetworkController,
+    pub(crate) mount_config: MountConfig,
+    pub(crate) ephemeral_storage: i64,
 }
 
 /// Where the code is.

@@ -1,5 +1,6 @@
 //! What a request may say (contract 3.1, 3.2), and the record it makes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bugle_api::{
@@ -7,9 +8,9 @@ use bugle_api::{
 };
 use bugle_types::{FunctionName, Kind, Runtime};
 
-use crate::Config;
 use crate::config::MAX_TIMEOUT;
 use crate::record::{Package, VersionPart};
+use crate::{Config, image};
 
 const HANDLER_LENGTH: usize = 64;
 const DESCRIPTION_LENGTH: usize = 1024;
@@ -120,7 +121,8 @@ fn settings(
     resources(config, request)?;
     if purpose == Purpose::Register {
         let runtime = request.runtime.as_deref().unwrap_or_default();
-        if !config.runtimes.iter().any(|known| known == runtime) {
+        let name = canonical_runtime(runtime);
+        if !config.runtimes.iter().any(|known| *known == *name) {
             return Err(Error::field(format!("runtime {runtime} is not valid")));
         }
     }
@@ -287,9 +289,17 @@ fn rootfs(rootfs: &Rootfs) -> Result<(), Error> {
     Err(Error::parameter(broken))
 }
 
+/// The runtime of images may be spelled in any case.
+fn canonical_runtime(runtime: &str) -> Cow<'_, str> {
+    match Runtime::from_name(runtime) {
+        image @ Runtime::Image(_) => image.to_string().into(),
+        _ => runtime.into(),
+    }
+}
+
 /// The runtime under the name that the kind uses (contract 2.8).
 pub(crate) fn normal_runtime(kind: Kind, runtime: &str) -> String {
-    match (kind, runtime) {
+    match (kind, &*canonical_runtime(runtime)) {
         (Kind::Faas, "java1.8") => "java8",
         (Kind::Faas, other) => other,
         (_, "java8") => "java1.8",
@@ -365,9 +375,7 @@ pub(crate) fn apply(
     version.auto_scale_config = timers(&request.auto_scale_config.unwrap_or_default());
     version.device = request.device.unwrap_or_default();
     version.rootfs_spec_meta = with_runtime(request.rootfs.unwrap_or_default());
-    let container = request.extended_meta_data.unwrap_or_default();
-    version.custom_container_config = container.custom_container_config;
-    version.custom_health_check = container.custom_health_check;
+    image::apply(version, request.extended_meta_data);
     version.hook_handler = hooks(
         kind,
         &version.runtime,

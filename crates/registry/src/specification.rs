@@ -5,10 +5,16 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use bugle_api::{
+    CustomContainerConfig, CustomHealthCheck, FuncMount, MountConfig, NetworkController,
+    RuntimeGracefulShutdown,
+};
 use bugle_store::{Error, KeyValue, Revision, Store};
 use bugle_types::{
-    CodeLocation, CpuMillis, FunctionId, FunctionSpec, Generation, Hook, InstanceLabel, Kind,
-    LabelledScale, MemoryMib, Resources, Runtime, Scale, SealedEnvironment,
+    CodeLocation, ContainerNetwork, ContainerSpec, CpuMillis, DEFAULT_CONTAINER_DISK_MIB,
+    DEFAULT_CONTAINER_USER, FunctionId, FunctionSpec, Generation, HealthCheck, Hook, ImageRuntime,
+    Initialization, InstanceLabel, Kind, LabelledScale, MemoryMib, Mount, Resources, Runtime,
+    Scale, SealedEnvironment,
 };
 use serde::Deserialize;
 
@@ -181,6 +187,13 @@ fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<Func
     };
     let seconds = |number: i64| Duration::from_secs(u64::try_from(number).unwrap_or(0));
     let extended = &value.extended_meta_data;
+    let (runtime, code) = match extended.container(&meta.runtime) {
+        Some((runtime, container)) => (runtime, CodeLocation::Image(Box::new(container))),
+        None => (
+            Runtime::from_name(&meta.runtime),
+            code(&value.code_meta_data),
+        ),
+    };
     let hook = |handler: &str, timeout: i64| {
         let handler = handler.to_owned();
         (!handler.is_empty()).then(|| Hook {
@@ -192,12 +205,13 @@ fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<Func
         id: id.clone(),
         kind,
         generation: Generation(meta.revision_id.as_str().into()),
-        runtime: Runtime::from_name(&meta.runtime),
+        runtime,
         handler: meta.handler.clone(),
         initializer: hook(
             &extended.initializer.initializer_handler,
             extended.initializer.initializer_timeout,
-        ),
+        )
+        .filter(|_| is_initialized(&code)),
         pre_stop: hook(
             &extended.pre_stop.pre_stop_handler,
             extended.pre_stop.pre_stop_timeout,
@@ -215,7 +229,7 @@ fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<Func
         },
         labels: Vec::new(),
         idle: (meta.idle_time > 0).then(|| seconds(meta.idle_time)),
-        code: code(&value.code_meta_data),
+        code,
         environment: environment(&value.env_meta_data),
     })
 }
@@ -344,6 +358,109 @@ struct ExtendedMetaData {
     initializer: Initializer,
     pre_stop: PreStop,
     instance_meta_data: Option<InstanceMetaData>,
+    custom_container_config: CustomContainerConfig,
+    custom_health_check: CustomHealthCheck,
+    image_digest: String,
+    runtime_graceful_shutdown: RuntimeGracefulShutdown,
+    #[serde(deserialize_with = "or_default")]
+    network_controller: NetworkController,
+    #[serde(deserialize_with = "or_default")]
+    mount_config: MountConfig,
+    ephemeral_storage: i64,
+}
+
+/// The original writes null where there is nothing.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+impl ExtendedMetaData {
+    /// The runtime and the container of a function that is an image.
+    fn container(&self, runtime: &str) -> Option<(Runtime, ContainerSpec)> {
+        let config = &self.custom_container_config;
+        if config.image.is_empty() {
+            return None;
+        }
+        let Runtime::Image(kind) = Runtime::of_image(runtime) else {
+            return None;
+        };
+        let initialization = match (self.initializer.initializer_handler.trim(), kind) {
+            ("", ImageRuntime::Event) => Initialization::Auto,
+            ("", ImageRuntime::Http) | (NEVER, _) => Initialization::Never,
+            _ => Initialization::Strict,
+        };
+        let network = if self.network_controller.disable_public_network {
+            ContainerNetwork::None
+        } else {
+            ContainerNetwork::Nat
+        };
+        let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let disk = u32::try_from(self.ephemeral_storage).unwrap_or(0);
+        let container = ContainerSpec {
+            image: config.image.clone(),
+            digest: filled(&self.image_digest),
+            command: config.command.clone().unwrap_or_default(),
+            args: config.args.clone().unwrap_or_default(),
+            working_dir: filled(&config.working_dir),
+            uid: user(config.uid),
+            gid: user(config.gid),
+            initialization,
+            network,
+            health: health(&self.custom_health_check),
+            shutdown: span(self.runtime_graceful_shutdown.max_shutdown_timeout),
+            disk_mib: if disk == 0 {
+                DEFAULT_CONTAINER_DISK_MIB
+            } else {
+                disk
+            },
+            mounts: self.mount_config.func_mounts.iter().map(mount).collect(),
+        };
+        Some((Runtime::Image(kind), container))
+    }
+}
+
+/// The handler that says that there is no initializer.
+const NEVER: &str = "none";
+
+/// Whether the initializer that is named is one: for an image a name can say that it has none.
+fn is_initialized(code: &CodeLocation) -> bool {
+    match code {
+        CodeLocation::Image(container) => container.initialization == Initialization::Strict,
+        _ => true,
+    }
+}
+
+/// -1 and 0 name nobody.
+fn user(id: i64) -> u32 {
+    u32::try_from(id)
+        .ok()
+        .filter(|id| *id != 0)
+        .unwrap_or(DEFAULT_CONTAINER_USER)
+}
+
+fn span(seconds: i64) -> Option<Duration> {
+    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+    seconds.map(Duration::from_secs)
+}
+
+/// Only a check that says everything is made.
+fn health(check: &CustomHealthCheck) -> Option<HealthCheck> {
+    Some(HealthCheck {
+        timeout: span(check.timeout_seconds)?,
+        period: span(check.period_seconds)?,
+        failures: NonZeroU32::new(u32::try_from(check.failure_threshold).ok()?)?,
+    })
+}
+
+fn mount(mount: &FuncMount) -> Mount {
+    Mount {
+        name: mount.mount_resource.clone(),
+        target: mount.local_mount_path.clone(),
+    }
 }
 
 #[derive(Default, Deserialize)]

@@ -183,6 +183,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         config.registry.clone(),
         Arc::new(SystemClock),
         after_commit,
+        bugle_registry::unresolved(),
     );
     let (functions, wanted) = Functions::new(Arc::clone(&shared));
     let follower = Follower {

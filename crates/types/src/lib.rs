@@ -17,6 +17,7 @@ mod code;
 mod container;
 mod error;
 mod function;
+mod image;
 mod name;
 mod report;
 mod resources;
@@ -35,6 +36,7 @@ pub use function::{
     CodeLocation, FunctionId, FunctionSpec, Generation, Hook, Kind, LabelledScale, Scale,
     SealedEnvironment,
 };
+pub use image::ImageReference;
 pub use name::{FunctionName, InstanceLabel, ProductId, TenantId};
 pub use report::report;
 pub use resources::{CpuMillis, MemoryMib, Resources};

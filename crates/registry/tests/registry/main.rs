@@ -7,6 +7,7 @@ mod clusters;
 mod fields;
 mod follower;
 mod following;
+mod images;
 mod kinds;
 mod lists;
 mod loading;
@@ -81,6 +82,14 @@ impl Desk {
     }
 
     async fn over(store: Arc<dyn Store>, config: Config) -> Self {
+        Self::resolving(store, config, bugle_registry::unresolved()).await
+    }
+
+    async fn resolving(
+        store: Arc<dyn Store>,
+        config: Config,
+        resolve: bugle_registry::Resolve,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let keyring = Arc::new(Keyring::open(folder.path()).unwrap());
         // 2026-03-01 09:33:28.978 UTC.
@@ -91,6 +100,7 @@ impl Desk {
             config,
             Arc::clone(&clock) as _,
             Arc::new(|_| Box::pin(async {})),
+            resolve,
         );
         let following = tokio::spawn(follow);
         // It begins, so that tests are about what comes then.

@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["types"]),
     ("registry", &["types", "api", "store"]),
     ("artifacts", &["types"]),
+    ("images", &["types", "artifacts"]),
     ("instances", &["types", "artifacts"]),
     // It sees the traits of `instances` and the simulated driver.
     ("scheduler", &["types", "instances"]),
@@ -31,6 +32,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "store",
             "registry",
             "artifacts",
+            "images",
             "instances",
             "scheduler",
             "gateway",

@@ -1,0 +1,567 @@
+//! The image store: what is here, what is fetched, who uses it.
+//!
+//! One short lock guards the table of images and layers ([`state`]); nothing is awaited and no layer
+//! is read under it. Work on a layer is guarded by a lock of that layer's own, so that two images
+//! that share one wait for each other; all who ask for one image at once share one pull. Pulls run in
+//! tasks of the runtime in which the store was opened and go on when those who asked give up.
+
+mod disk;
+mod layers;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::archive::{self, ArchivedImage};
+use crate::document::{Configuration, Platform};
+use crate::layer;
+use crate::progress::{LayerCounters, PullProgress, Pulls, Ticket};
+use crate::{Config, Digest, ImageConfig, ImageError, Reference};
+pub use disk::Origin;
+use disk::{Disk, ImageRecord, LayerRecord};
+pub use state::Prune;
+use state::{Doomed, Image, Layer, State};
+
+/// Layers of all pulls together that are worked on at once, for each of one pull.
+const PULLS_AT_ONCE: usize = 2;
+
+/// The store of a platform. Clones are the same store.
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    machine: Platform,
+    disk: Disk,
+    state: Mutex<State>,
+    pulls: Arc<Pulls>,
+    /// The lock of each layer that somebody works on.
+    layer_locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    /// Room for layers in work.
+    layers_at_once: Semaphore,
+    runtime: Handle,
+}
+
+/// An image whose layers are on disk and stay there as long as this value lives.
+#[derive(Clone, Debug)]
+pub struct ReadyImage {
+    /// What the image's tag meant, or what was asked for.
+    pub digest: Digest,
+    /// The layers in the format of overlayfs, lowest first; at least one.
+    pub layers: Vec<PathBuf>,
+    /// What the image says of how it wants to be run.
+    pub config: ImageConfig,
+    /// Keeps the layers.
+    pub hold: Arc<Hold>,
+}
+
+/// Keeps an image from being removed.
+#[derive(Debug)]
+pub struct Hold {
+    inner: Arc<Inner>,
+    image: Digest,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.inner.state.lock().release_image(self.image, now());
+    }
+}
+
+/// An image as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// Its digest.
+    pub digest: Digest,
+    /// The tags that mean it.
+    pub references: Vec<String>,
+    /// What its layers take on disk; what it shares counts for each image.
+    pub bytes: u64,
+    /// Seconds since 1970 when it came.
+    pub added: u64,
+    /// Seconds since 1970 when it was used last.
+    pub used: u64,
+    /// Whether anything runs from it.
+    pub in_use: bool,
+    /// Whether all of its layers are here.
+    pub whole: bool,
+    /// How it came.
+    pub origin: Origin,
+}
+
+/// What a clearing took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// The images.
+    pub images: Vec<Digest>,
+    /// What their layers took on disk.
+    pub bytes: u64,
+}
+
+impl ImageStore {
+    /// Opens the store in a folder, and makes it where there is none. What was not finished is
+    /// removed. One process at a time may have it open.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Storage`] when the folder cannot be used.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime; that runtime does the work.
+    pub fn open(folder: &Path, config: Config) -> Result<Self, ImageError> {
+        let disk = Disk::open(folder)?;
+        let state = State::new(disk.read()?);
+        let layers_at_once = Semaphore::new(config.parallel_layers.max(1) * PULLS_AT_ONCE);
+        let inner = Inner {
+            machine: Platform::here(),
+            config,
+            disk,
+            state: Mutex::new(state),
+            pulls: Arc::default(),
+            layer_locks: Mutex::default(),
+            layers_at_once,
+            runtime: Handle::current(),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Makes an image ready to run, and fetches what is missing. Where there is a `digest`, that image
+    /// is meant, whatever the tag says by now; otherwise a tag that is known here is not asked for
+    /// again.
+    ///
+    /// Dropping the future loses nothing: the pull goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] that says what to do.
+    #[expect(clippy::unused_async, reason = "fetching will await")]
+    pub async fn ready(
+        &self,
+        reference: &str,
+        digest: Option<&str>,
+    ) -> Result<ReadyImage, ImageError> {
+        let reference: Reference = reference.parse()?;
+        let pinned = match digest {
+            Some(text) => Some(text.parse::<Digest>().map_err(|_| ImageError::Reference {
+                text: text.to_owned(),
+                reason: "its digest is not sha256: and 64 hexadecimal digits",
+            })?),
+            None => reference.digest(),
+        };
+        let known = pinned.or_else(|| self.inner.meant_by(&reference));
+        if let Some(image) = known.and_then(|id| self.inner.hold(id)) {
+            return Ok(image);
+        }
+        Err(ImageError::NotHere {
+            name: reference.to_string(),
+        })
+    }
+
+    /// The pulls that run now.
+    pub fn pulls(&self) -> Vec<PullProgress> {
+        self.inner.pulls.snapshot()
+    }
+
+    /// All images, by digest.
+    pub fn list(&self) -> Vec<ImageInfo> {
+        let state = self.inner.state.lock();
+        let images = state.images.iter();
+        images.map(|(id, image)| info(&state, *id, image)).collect()
+    }
+
+    /// Reads the images of a `docker-archive` or an `oci-archive` into the store, where they stay
+    /// until they are removed. `name` is what the image shall be called, and is needed where the
+    /// archive does not say it.
+    ///
+    /// Dropping the future breaks the loading off.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] that says what is wrong with the archive.
+    pub async fn load(
+        &self,
+        file: File,
+        name: Option<&Reference>,
+    ) -> Result<Vec<ImageInfo>, ImageError> {
+        let inner = Arc::clone(&self.inner);
+        let images = blocking(move || inner.read_archive(file)).await??;
+        if let ([_, _, ..], Some(_)) = (&*images, name) {
+            let reason = "it has several images, and only one can have the name that was given";
+            return Err(ImageError::malformed("the archive", reason));
+        }
+        let mut loaded = Vec::new();
+        for mut image in images {
+            if let Some(name) = name {
+                image.names = vec![name.clone()];
+            }
+            if image.names.is_empty() {
+                let reason = "it does not say what its image is called; give it a name";
+                return Err(ImageError::malformed("the archive", reason));
+            }
+            loaded.push(self.load_one(image).await?);
+        }
+        Ok(loaded)
+    }
+
+    async fn load_one(&self, image: ArchivedImage) -> Result<ImageInfo, ImageError> {
+        let ArchivedImage {
+            names,
+            digest,
+            configuration,
+            layers,
+        } = image;
+        let name = names
+            .first()
+            .map_or_else(|| digest.to_string(), ToString::to_string);
+        let ticket = self.inner.pulls.begin(name);
+        let paired = configuration.paired(&layers)?;
+        let parts = paired
+            .into_iter()
+            .map(|(diff_id, (section, blob))| layers::Part {
+                diff_id,
+                blob: blob.map(|digest| (digest, section.length)),
+                length: section.length,
+                place: layers::Place::File(section.clone()),
+            });
+        let parts: Vec<_> = parts.collect();
+        let image = self
+            .inner
+            .assemble(&ticket, digest, configuration, parts, Origin::Loaded)
+            .await?;
+        let names = names.iter().filter_map(Reference::name).collect();
+        self.inner.name(names, digest).await?;
+        let state = self.inner.state.lock();
+        let found = state.images.get(&image.digest);
+        let found = found.ok_or_else(|| ImageError::NotHere {
+            name: digest.to_string(),
+        })?;
+        Ok(info(&state, digest, found))
+    }
+
+    /// Removes a tag, and the image with it where no other tag means it; or the image with this
+    /// digest.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::NotHere`], or [`ImageError::InUse`].
+    pub async fn remove(&self, name: &str) -> Result<Pruned, ImageError> {
+        let missing = || ImageError::NotHere {
+            name: name.chars().take(300).collect(),
+        };
+        let doomed = {
+            let mut state = self.inner.state.lock();
+            let id = if let Ok(id) = name.parse() {
+                id
+            } else {
+                let reference: Reference = name.parse()?;
+                let tag = reference.name().ok_or_else(missing)?;
+                let id = *state.references.get(&tag).ok_or_else(missing)?;
+                let same = |other: &&Digest| **other == id;
+                if state.references.values().filter(same).count() > 1 {
+                    state.references.remove(&tag);
+                    self.inner.disk.write_references(&state.references)?;
+                    return Ok(Pruned::default());
+                }
+                id
+            };
+            let image = state.images.get(&id).ok_or_else(missing)?;
+            if image.holds > 0 {
+                return Err(ImageError::InUse {
+                    name: name.to_owned(),
+                });
+            }
+            Doomed {
+                images: vec![id],
+                layers: state.unneeded(&BTreeSet::from([id])),
+            }
+        };
+        self.inner.clear(doomed).await
+    }
+
+    /// Removes images that are not needed. Those in `keep`, and those that instances run from, stay.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Storage`].
+    pub async fn prune(&self, which: Prune, keep: &BTreeSet<Digest>) -> Result<Pruned, ImageError> {
+        let doomed = self.inner.state.lock().prunable(which, keep);
+        self.inner.clear(doomed).await
+    }
+}
+
+fn info(state: &State, digest: Digest, image: &Image) -> ImageInfo {
+    let record = &image.record;
+    let distinct: BTreeSet<_> = record.layers.iter().collect();
+    let layers = distinct.into_iter().filter_map(|id| state.layers.get(id));
+    let references = state.references.iter().filter(|(_, id)| **id == digest);
+    ImageInfo {
+        digest,
+        references: references.map(|(name, _)| name.clone()).collect(),
+        bytes: layers.map(|layer| layer.record.bytes).sum(),
+        added: record.added,
+        used: image.used,
+        in_use: image.holds > 0,
+        whole: state.is_whole(record),
+        origin: record.origin,
+    }
+}
+
+impl Inner {
+    fn meant_by(&self, reference: &Reference) -> Option<Digest> {
+        let name = reference.name()?;
+        self.state.lock().references.get(&name).copied()
+    }
+
+    /// The image, if all of it is here.
+    fn hold(self: &Arc<Self>, id: Digest) -> Option<ReadyImage> {
+        let (record, stack) = {
+            let mut state = self.state.lock();
+            let record = state.hold_image(id, now())?;
+            let stack = state.stack(&record);
+            (record, stack)
+        };
+        self.disk.touch(id);
+        Some(ReadyImage {
+            digest: id,
+            layers: stack
+                .into_iter()
+                .map(|id| self.disk.layer_files(id))
+                .collect(),
+            config: record.config,
+            hold: Arc::new(Hold {
+                inner: Arc::clone(self),
+                image: id,
+            }),
+        })
+    }
+
+    /// Reads an archive's documents; one that is compressed as a whole is inflated first.
+    fn read_archive(&self, mut file: File) -> Result<Vec<ArchivedImage>, ImageError> {
+        let unreadable = |error: io::Error| ImageError::malformed("the archive", error.to_string());
+        let mut start = [0; 4];
+        let length = std::os::unix::fs::FileExt::read_at(&file, &mut start, 0);
+        let length = length.map_err(unreadable)?;
+        if layer::is_compressed(&start[..length]) {
+            let mut inflated = self.disk.unnamed_file()?;
+            let most = self.config.max_image_bytes();
+            let stream = layer::inflated(io::BufReader::new(file)).map_err(unreadable)?;
+            let mut stream = io::Read::take(stream, most.saturating_add(1));
+            let length = io::copy(&mut stream, &mut inflated).map_err(unreadable)?;
+            if length > most {
+                return Err(self.too_large("an archive"));
+            }
+            drop(stream);
+            file = inflated;
+        }
+        archive::images(file, &self.machine)
+    }
+
+    fn too_large(&self, what: &'static str) -> ImageError {
+        ImageError::TooLarge {
+            what,
+            limit_mib: self.config.max_image_mib,
+        }
+    }
+
+    /// Brings all layers of an image here and keeps it.
+    async fn assemble(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        id: Digest,
+        configuration: Configuration,
+        parts: Vec<layers::Part>,
+        origin: Origin,
+    ) -> Result<ReadyImage, ImageError> {
+        if parts.is_empty() {
+            let reason = "it has no layers, so there is nothing to run";
+            return Err(ImageError::malformed("the image", reason));
+        }
+        let compressed = parts
+            .iter()
+            .fold(0, |sum: u64, part| sum.saturating_add(part.length));
+        if compressed > self.config.max_image_bytes() {
+            return Err(self.too_large("layers"));
+        }
+        let counters: Vec<_> = parts
+            .iter()
+            .map(|part| LayerCounters::new(part.name(), part.length))
+            .collect();
+        ticket.pull.set_layers(counters.clone());
+        let inflated = Arc::new(AtomicU64::new(0));
+        let holds = layers::bring_all(self, parts, counters, &inflated).await?;
+        let record = ImageRecord {
+            origin,
+            added: now(),
+            compressed,
+            config: configuration.run,
+            layers: configuration.diff_ids,
+        };
+        let inner = Arc::clone(self);
+        blocking(move || inner.keep(id, record)).await??;
+        let image = self.hold(id).ok_or_else(|| ImageError::BrokenOff {
+            image: id.to_string(),
+        })?;
+        // Only now: between the two nobody may remove a layer.
+        drop(holds);
+        self.settle();
+        Ok(image)
+    }
+
+    fn keep(&self, id: Digest, mut record: ImageRecord) -> Result<(), ImageError> {
+        let mut state = self.state.lock();
+        let (holds, used) = match state.images.get(&id) {
+            Some(known) => {
+                // What came from a file may be nowhere else.
+                if known.record.origin == Origin::Loaded {
+                    record.origin = Origin::Loaded;
+                }
+                (known.holds, known.used)
+            }
+            None => (0, now()),
+        };
+        self.disk.write_image(id, &record)?;
+        let image = Image {
+            record,
+            used,
+            holds,
+        };
+        state.images.insert(id, image);
+        Ok(())
+    }
+
+    /// Makes these tags mean this image.
+    async fn name(self: &Arc<Self>, names: Vec<String>, id: Digest) -> Result<(), ImageError> {
+        let inner = Arc::clone(self);
+        let named = move || {
+            let mut state = inner.state.lock();
+            for name in names {
+                state.references.insert(name, id);
+            }
+            inner.disk.write_references(&state.references)
+        };
+        blocking(named).await?
+    }
+
+    /// What can wait until after a pull: old images go where there are too many, and what is new is
+    /// synced.
+    fn settle(self: &Arc<Self>) {
+        let inner = Arc::clone(self);
+        self.runtime.spawn_blocking(move || {
+            let doomed = inner.state.lock().over(inner.config.cache_bytes());
+            if let Err(error) = inner.clear_now(&doomed) {
+                tracing::warn!(%error, "old images cannot be removed");
+            }
+            if let Err(error) = inner.sync() {
+                tracing::warn!(%error, "layers are not synced");
+            }
+        });
+    }
+
+    fn sync(&self) -> Result<(), ImageError> {
+        let unsynced = |layer: &Layer| layer.record.unsynced_since_boot.is_some();
+        let mut records: BTreeMap<Digest, LayerRecord> = {
+            let state = self.state.lock();
+            let layers = state.layers.iter().filter(|(_, layer)| unsynced(layer));
+            layers
+                .map(|(id, layer)| (*id, layer.record.clone()))
+                .collect()
+        };
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.disk.sync_files()?;
+        let mut state = self.state.lock();
+        for (id, record) in &mut records {
+            // It may have been removed in the meantime, and its folder with it.
+            if let Some(layer) = state.layers.get_mut(id) {
+                record.unsynced_since_boot = None;
+                self.disk.write_layer(*id, record)?;
+                layer.record = record.clone();
+            }
+        }
+        Ok(())
+    }
+
+    async fn clear(self: &Arc<Self>, doomed: Doomed) -> Result<Pruned, ImageError> {
+        let inner = Arc::clone(self);
+        blocking(move || inner.clear_now(&doomed)).await?
+    }
+
+    /// Removes what nobody began to use since it was chosen.
+    fn clear_now(&self, chosen: &Doomed) -> Result<Pruned, ImageError> {
+        let (bytes, images, detached) = {
+            let mut state = self.state.lock();
+            let held = |id: &Digest| state.images.get(id).is_none_or(|image| image.holds > 0);
+            let images: BTreeSet<_> = chosen
+                .images
+                .iter()
+                .copied()
+                .filter(|id| !held(id))
+                .collect();
+            let unneeded: BTreeSet<_> = state.unneeded(&images).into_iter().collect();
+            let layers = chosen
+                .layers
+                .iter()
+                .copied()
+                .filter(|id| unneeded.contains(id));
+            let doomed = Doomed {
+                layers: layers.collect(),
+                images: images.into_iter().collect(),
+            };
+            if doomed == Doomed::default() {
+                return Ok(Pruned::default());
+            }
+            let bytes = doomed
+                .layers
+                .iter()
+                .map(|id| state.layers[id].record.bytes)
+                .sum();
+            state.forget(&doomed);
+            self.disk.write_references(&state.references)?;
+            for id in &doomed.images {
+                self.disk.remove_image(*id);
+            }
+            let layers = doomed.layers.iter();
+            let detached: Vec<_> = layers
+                .filter_map(|id| self.disk.detach_layer(*id))
+                .collect();
+            (bytes, doomed.images, detached)
+        };
+        // Files go after the lock.
+        drop(detached);
+        Ok(Pruned { images, bytes })
+    }
+}
+
+/// Does what blocks where blocking is allowed.
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ImageError> {
+    tokio::task::spawn_blocking(act)
+        .await
+        .map_err(|_| ImageError::BrokenOff {
+            image: "an image".to_owned(),
+        })
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}

@@ -209,7 +209,7 @@ impl Contents {
     fn docker(&self, machine: &Platform) -> Result<Vec<ArchivedImage>, ImageError> {
         let bytes = self.section("manifest.json")?.bytes("manifest.json")?;
         let saved: Vec<Saved> = serde_json::from_slice(&bytes)
-            .map_err(|error| ImageError::malformed("manifest.json", error.to_string()))?;
+            .map_err(|error| document::unreadable("manifest.json", &error))?;
         let image = |saved: Saved| {
             let bytes = self.section(&saved.config)?.bytes("the configuration")?;
             let sections = saved.layers.iter().map(|path| self.section(path));

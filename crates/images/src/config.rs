@@ -1,5 +1,8 @@
 //! What the operator may decide about images.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Container images: where they may come from and how much of them is kept.
@@ -17,8 +20,9 @@ pub struct Config {
     pub parallel_layers: usize,
     /// How long a registry may be silent before it is asked again, in seconds.
     pub silence_seconds: u64,
-    /// Registries that are spoken to without TLS, as `host` or `host:port`.
-    pub plain_http: Vec<String>,
+    /// Files in the form of docker's `config.json` with credentials for registries. `bugle login`
+    /// needs none.
+    pub credential_files: Vec<PathBuf>,
 }
 
 impl Default for Config {
@@ -29,7 +33,7 @@ impl Default for Config {
             max_layer_entries: 1_000_000,
             parallel_layers: 4,
             silence_seconds: 30,
-            plain_http: Vec::new(),
+            credential_files: Vec::new(),
         }
     }
 }
@@ -38,6 +42,11 @@ impl Config {
     /// The largest image in bytes.
     pub(crate) fn max_image_bytes(&self) -> u64 {
         self.max_image_mib.saturating_mul(1 << 20)
+    }
+
+    /// How long a registry may be silent.
+    pub(crate) fn silence(&self) -> Duration {
+        Duration::from_secs(self.silence_seconds.max(1))
     }
 
     /// What the cache may hold, in bytes.

@@ -122,8 +122,7 @@ impl Document {
     /// Reads a document by what it has; the media types that registries declare are not reliable.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
         let what = "the manifest";
-        let wire: Wire = serde_json::from_slice(bytes)
-            .map_err(|error| ImageError::malformed(what, error.to_string()))?;
+        let wire: Wire = serde_json::from_slice(bytes).map_err(|error| unreadable(what, &error))?;
         match (wire.manifests, wire.config, wire.layers) {
             (Some(manifests), None, None) => Ok(Self::Index(manifests)),
             (None, Some(config), Some(layers)) => {
@@ -142,6 +141,13 @@ impl Document {
             )),
         }
     }
+}
+
+/// Says where a document is wrong, and nothing of what it says there: it may not be the image's.
+pub(crate) fn unreadable(what: &str, error: &serde_json::Error) -> ImageError {
+    let (line, column) = (error.line(), error.column());
+    let reason = format!("it has not the form that it should, at line {line} column {column}");
+    ImageError::malformed(what, reason)
 }
 
 impl Manifest {
@@ -270,7 +276,7 @@ impl Configuration {
     /// Reads a configuration; one for other machines is an error.
     pub(crate) fn parse(bytes: &[u8], machine: &Platform) -> Result<Self, ImageError> {
         let wire: WireConfiguration = serde_json::from_slice(bytes)
-            .map_err(|error| ImageError::malformed("the configuration", error.to_string()))?;
+            .map_err(|error| unreadable("the configuration", &error))?;
         if !wire.platform.runs_on(machine) {
             return Err(ImageError::Platform {
                 wanted: machine.to_string(),

@@ -5,10 +5,10 @@
 //! came from a file. It does not mount and does not run anything.
 //!
 //! ```no_run
-//! # async fn example() -> Result<(), bugle_images::ImageError> {
+//! # async fn example(network: bugle_images::Network) -> Result<(), bugle_images::ImageError> {
 //! use bugle_images::{Config, ImageStore};
 //!
-//! let store = ImageStore::open("images".as_ref(), Config::default())?;
+//! let store = ImageStore::open("images".as_ref(), Config::default(), network)?;
 //! let image = store.ready("docker.io/library/nginx:1.27", None).await?;
 //! println!("{:?} over {:?}", image.config.entrypoint, image.layers);
 //! # Ok(())
@@ -23,7 +23,10 @@ mod error;
 mod layer;
 mod progress;
 mod reference;
+mod registry;
 mod store;
+#[cfg(test)]
+mod testing;
 
 pub use config::Config;
 pub use digest::{Digest, NotADigest};
@@ -31,4 +34,5 @@ pub use document::ImageConfig;
 pub use error::{ErrorKind, ImageError};
 pub use progress::{LayerProgress, PullProgress};
 pub use reference::Reference;
-pub use store::{Hold, ImageInfo, ImageStore, Origin, Prune, Pruned, ReadyImage};
+pub use registry::{Credentials, CredentialsError, Login, Network, NetworkError, Vault};
+pub use store::{Hold, ImageInfo, ImageStore, LoginError, Origin, Prune, Pruned, ReadyImage};

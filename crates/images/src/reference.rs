@@ -48,10 +48,29 @@ impl Reference {
         self.digest
     }
 
-    /// The reference without its digest, which is the name that a tag has in the store.
-    pub(crate) fn name(&self) -> Option<String> {
-        let tag = self.tag.as_ref()?;
-        Some(format!("{}/{}:{tag}", self.registry, self.repository))
+    /// What the store calls it: by its digest where there is one, else by its tag.
+    pub(crate) fn name(&self) -> String {
+        let Self {
+            registry,
+            repository,
+            tag,
+            digest,
+        } = self;
+        match (digest, tag) {
+            (Some(digest), _) => format!("{registry}/{repository}@{digest}"),
+            (None, Some(tag)) => format!("{registry}/{repository}:{tag}"),
+            (None, None) => format!("{registry}/{repository}"),
+        }
+    }
+
+    /// The same repository at one digest.
+    pub(crate) fn at(&self, digest: Digest) -> Self {
+        Self {
+            registry: self.registry.clone(),
+            repository: self.repository.clone(),
+            tag: None,
+            digest: Some(digest),
+        }
     }
 }
 

@@ -19,15 +19,18 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::archive::{self, ArchivedImage};
-use crate::document::{Configuration, Platform};
+use crate::document::{self, Configuration, Document, Platform};
 use crate::layer;
 use crate::progress::{LayerCounters, PullProgress, Pulls, Ticket};
-use crate::{Config, Digest, ImageConfig, ImageError, Reference};
+use crate::registry::{Registries, Repository};
+use crate::{Config, CredentialsError, Digest, ImageConfig, ImageError, Login, Network, Reference};
 pub use disk::Origin;
 use disk::{Disk, ImageRecord, LayerRecord};
 pub use state::Prune;
@@ -48,13 +51,18 @@ struct Inner {
     machine: Platform,
     disk: Disk,
     state: Mutex<State>,
+    registries: Arc<Registries>,
     pulls: Arc<Pulls>,
+    /// Fetches that somebody waits for, by what is fetched.
+    flights: Mutex<HashMap<String, Flight>>,
     /// The lock of each layer that somebody works on.
     layer_locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     /// Room for layers in work.
     layers_at_once: Semaphore,
     runtime: Handle,
 }
+
+type Flight = Shared<BoxFuture<'static, Result<ReadyImage, ImageError>>>;
 
 /// An image whose layers are on disk and stay there as long as this value lives.
 #[derive(Clone, Debug)]
@@ -67,6 +75,18 @@ pub struct ReadyImage {
     pub config: ImageConfig,
     /// Keeps the layers.
     pub hold: Arc<Hold>,
+}
+
+/// Why credentials are not kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoginError {
+    /// The registry does not accept them, or cannot be asked.
+    #[error(transparent)]
+    Registry(#[from] ImageError),
+    /// They cannot be kept.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
 }
 
 /// Keeps an image from being removed.
@@ -123,7 +143,8 @@ impl ImageStore {
     /// # Panics
     ///
     /// Outside of a tokio runtime; that runtime does the work.
-    pub fn open(folder: &Path, config: Config) -> Result<Self, ImageError> {
+    pub fn open(folder: &Path, config: Config, network: Network) -> Result<Self, ImageError> {
+        let registries = Registries::new(network, config.silence());
         let disk = Disk::open(folder)?;
         let state = State::new(disk.read()?);
         let layers_at_once = Semaphore::new(config.parallel_layers.max(1) * PULLS_AT_ONCE);
@@ -132,7 +153,9 @@ impl ImageStore {
             config,
             disk,
             state: Mutex::new(state),
+            registries: Arc::new(registries),
             pulls: Arc::default(),
+            flights: Mutex::default(),
             layer_locks: Mutex::default(),
             layers_at_once,
             runtime: Handle::current(),
@@ -151,7 +174,6 @@ impl ImageStore {
     /// # Errors
     ///
     /// [`ImageError`] that says what to do.
-    #[expect(clippy::unused_async, reason = "fetching will await")]
     pub async fn ready(
         &self,
         reference: &str,
@@ -169,9 +191,80 @@ impl ImageStore {
         if let Some(image) = known.and_then(|id| self.inner.hold(id)) {
             return Ok(image);
         }
-        Err(ImageError::NotHere {
-            name: reference.to_string(),
-        })
+        let wanted = match pinned {
+            Some(digest) => reference.at(digest),
+            None => reference,
+        };
+        self.inner.fetch_once(wanted).await
+    }
+
+    /// Fetches an image as its tag means it now, also where an older one is here.
+    ///
+    /// Dropping the future loses nothing: the pull goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] that says what to do.
+    pub async fn pull(&self, reference: &str) -> Result<ReadyImage, ImageError> {
+        self.inner.fetch_once(reference.parse()?).await
+    }
+
+    /// The digest that a reference means now, for those who want to stay with it. The registry is
+    /// asked, except for images that came from a file. Where it cannot be reached, what the tag meant
+    /// the last time counts.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Missing`] when the registry says so, and the others.
+    pub async fn resolve(&self, reference: &str) -> Result<Digest, ImageError> {
+        let reference: Reference = reference.parse()?;
+        let Some(tag) = reference.tag().filter(|_| reference.digest().is_none()) else {
+            let digest = reference.digest();
+            return digest.ok_or_else(|| ImageError::NotHere {
+                name: reference.to_string(),
+            });
+        };
+        let known = self.inner.meant_by(&reference);
+        if let Some(id) = known.filter(|id| self.inner.is_loaded(*id)) {
+            return Ok(id);
+        }
+        let repository = self.inner.registries.repository(&reference).await;
+        match (repository.digest(tag).await, known) {
+            (Err(ImageError::Unreachable { registry, reason }), Some(known)) => {
+                tracing::warn!(registry, reason, image = %reference, "an image is taken as known");
+                Ok(known)
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    /// Keeps credentials for a registry, after it accepted them.
+    ///
+    /// # Errors
+    ///
+    /// [`LoginError`].
+    pub async fn login(&self, registry: &str, login: Login) -> Result<(), LoginError> {
+        let registry = registry_name(registry)?;
+        self.inner.registries.try_login(&registry, &login).await?;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.registries.log_in(&registry, login)).await??;
+        Ok(())
+    }
+
+    /// Forgets the credentials for a registry, and says whether there were any.
+    ///
+    /// # Errors
+    ///
+    /// [`LoginError`].
+    pub async fn logout(&self, registry: &str) -> Result<bool, LoginError> {
+        let registry = registry_name(registry)?;
+        let inner = Arc::clone(&self.inner);
+        Ok(blocking(move || inner.registries.log_out(&registry)).await??)
+    }
+
+    /// The registries for which `login` keeps credentials.
+    pub fn logins(&self) -> Vec<String> {
+        self.inner.registries.credentials.registries()
     }
 
     /// The pulls that run now.
@@ -245,7 +338,7 @@ impl ImageStore {
             .inner
             .assemble(&ticket, digest, configuration, parts, Origin::Loaded)
             .await?;
-        let names = names.iter().filter_map(Reference::name).collect();
+        let names = names.iter().map(Reference::name).collect();
         self.inner.name(names, digest).await?;
         let state = self.inner.state.lock();
         let found = state.images.get(&image.digest);
@@ -271,7 +364,7 @@ impl ImageStore {
                 id
             } else {
                 let reference: Reference = name.parse()?;
-                let tag = reference.name().ok_or_else(missing)?;
+                let tag = reference.name();
                 let id = *state.references.get(&tag).ok_or_else(missing)?;
                 let same = |other: &&Digest| **other == id;
                 if state.references.values().filter(same).count() > 1 {
@@ -306,6 +399,23 @@ impl ImageStore {
     }
 }
 
+/// The registry of this name, as references spell it.
+fn registry_name(text: &str) -> Result<String, ImageError> {
+    let reference: Reference = format!("{text}/any").parse()?;
+    // A text with a path in it, or one that is no host, is part of a name.
+    let is_host = match reference.registry() {
+        "docker.io" => reference.repository() == "library/any",
+        _ => reference.repository() == "any",
+    };
+    if !is_host {
+        return Err(ImageError::Reference {
+            text: text.chars().take(300).collect(),
+            reason: "it is no registry, for instance registry.example.com:5000",
+        });
+    }
+    Ok(reference.registry().to_owned())
+}
+
 fn info(state: &State, digest: Digest, image: &Image) -> ImageInfo {
     let record = &image.record;
     let distinct: BTreeSet<_> = record.layers.iter().collect();
@@ -325,8 +435,101 @@ fn info(state: &State, digest: Digest, image: &Image) -> ImageInfo {
 
 impl Inner {
     fn meant_by(&self, reference: &Reference) -> Option<Digest> {
-        let name = reference.name()?;
-        self.state.lock().references.get(&name).copied()
+        self.state.lock().references.get(&reference.name()).copied()
+    }
+
+    fn is_loaded(&self, id: Digest) -> bool {
+        let state = self.state.lock();
+        let image = state.images.get(&id);
+        image.is_some_and(|image| image.record.origin == Origin::Loaded)
+    }
+
+    /// Fetches what is wanted, once for all who want it at the same time.
+    async fn fetch_once(self: &Arc<Self>, wanted: Reference) -> Result<ReadyImage, ImageError> {
+        let name = wanted.name();
+        let flight = {
+            let mut flights = self.flights.lock();
+            let running = flights.entry(name.clone());
+            running.or_insert_with(|| self.start(wanted, name)).clone()
+        };
+        flight.await
+    }
+
+    fn start(self: &Arc<Self>, wanted: Reference, name: String) -> Flight {
+        let inner = Arc::clone(self);
+        let broken = ImageError::BrokenOff {
+            image: name.clone(),
+        };
+        let task = self.runtime.spawn(async move {
+            let fetched = inner.fetch(&wanted).await;
+            // Whoever asks from now on asks anew.
+            inner.flights.lock().remove(&name);
+            match &fetched {
+                Ok(image) => tracing::info!(image = %wanted, digest = %image.digest, "pulled"),
+                Err(error) => {
+                    let error = bugle_types::report(error);
+                    tracing::info!(image = %wanted, error, "an image cannot be pulled");
+                }
+            }
+            fetched
+        });
+        task.map(move |ended| ended.unwrap_or(Err(broken)))
+            .boxed()
+            .shared()
+    }
+
+    async fn fetch(self: &Arc<Self>, wanted: &Reference) -> Result<ReadyImage, ImageError> {
+        let ticket = self.pulls.begin(wanted.to_string());
+        let repository = self.registries.repository(wanted).await;
+        let digest = wanted.digest();
+        let name = match (digest, wanted.tag()) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.unwrap_or_default().to_owned(),
+        };
+        let (id, bytes) = repository.manifest(&name, digest).await?;
+        let image = match self.hold(id) {
+            Some(image) => image,
+            None => self.fetch_content(&ticket, &repository, id, &bytes).await?,
+        };
+        self.name(vec![wanted.name()], id).await?;
+        Ok(image)
+    }
+
+    async fn fetch_content(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        repository: &Repository,
+        id: Digest,
+        bytes: &[u8],
+    ) -> Result<ReadyImage, ImageError> {
+        let manifest = match Document::parse(bytes)? {
+            Document::Manifest(manifest) => manifest,
+            Document::Index(entries) => {
+                let chosen = document::choose(&entries, &self.machine)?.digest;
+                let (_, bytes) = repository
+                    .manifest(&chosen.to_string(), Some(chosen))
+                    .await?;
+                match Document::parse(&bytes)? {
+                    Document::Manifest(manifest) => manifest,
+                    Document::Index(_) => {
+                        let reason = "it is an index where an image should be";
+                        return Err(ImageError::malformed("the manifest", reason));
+                    }
+                }
+            }
+        };
+        let bytes = repository.document(manifest.config.digest).await?;
+        let configuration = Configuration::parse(&bytes, &self.machine)?;
+        let paired = configuration.paired(&manifest.layers)?;
+        let parts = paired.into_iter().map(|(diff_id, layer)| layers::Part {
+            diff_id,
+            blob: Some((layer.digest, layer.size)),
+            length: layer.size,
+            place: layers::Place::Registry(repository.clone()),
+        });
+        let parts = parts.collect();
+        self.assemble(ticket, id, configuration, parts, Origin::Pulled)
+            .await
     }
 
     /// The image, if all of it is here.

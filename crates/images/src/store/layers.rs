@@ -15,6 +15,7 @@ use super::{Inner, blocking};
 use crate::archive::Section;
 use crate::layer::{self, Limits, Source, Unpacked};
 use crate::progress::LayerCounters;
+use crate::registry::{Repository, channel};
 use crate::{Digest, ImageError};
 
 /// A layer of an image that shall be here.
@@ -42,6 +43,8 @@ impl Part {
 pub(super) enum Place {
     /// In an archive.
     File(Section),
+    /// In a repository, under the blob's digest.
+    Registry(Repository),
 }
 
 /// Keeps a layer from being removed while its image is not there yet.
@@ -78,7 +81,7 @@ async fn bring(
     counters: Arc<LayerCounters>,
     inflated: Arc<AtomicU64>,
 ) -> Result<LayerHold, ImageError> {
-    let id = part.diff_id;
+    let (id, name) = (part.diff_id, part.name());
     let lock = inner.layer_lock(id);
     let _turn = lock.lock().await;
     if let Some(hold) = hold(inner, id, &inflated)? {
@@ -100,6 +103,11 @@ async fn bring(
                 counters: Arc::clone(&counters),
             };
             run(job, reader, std::future::ready(())).await?;
+        }
+        Place::Registry(repository) => {
+            let (sender, reader) = channel();
+            let feed = repository.download(name, part.length, &counters, sender);
+            run(job, reader, feed).await?;
         }
     }
     counters.done();

@@ -5,35 +5,9 @@ use std::io::{Seek as _, Write as _};
 use std::path::Path;
 
 use serde_json::json;
-use tar::{Builder, EntryType, Header};
 
 use super::*;
-
-/// A tar stream of some files.
-fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut builder = Builder::new(Vec::new());
-    for (path, data) in files {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(EntryType::Regular);
-        header.set_size(data.len() as u64);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        builder.append_data(&mut header, path, *data).unwrap();
-    }
-    builder.into_inner().unwrap()
-}
-
-fn configuration(layers: &[Vec<u8>]) -> Vec<u8> {
-    let ids: Vec<_> = layers.iter().map(|layer| Digest::of(layer)).collect();
-    let machine = Platform::here();
-    let text = json!({
-        "architecture": machine.architecture, "os": "linux", "rootfs": {"diff_ids": ids},
-        "config": {"Cmd": ["/app"]},
-    });
-    text.to_string().into_bytes()
-}
+use crate::testing::{configuration, tar};
 
 fn blob_path(bytes: &[u8]) -> String {
     format!("blobs/sha256/{}", Digest::of(bytes).hex())
@@ -86,7 +60,12 @@ fn as_file(files: &[(String, &[u8])]) -> File {
 }
 
 fn open(folder: &Path) -> ImageStore {
-    ImageStore::open(folder, Config::default()).unwrap()
+    open_with(folder, Config::default())
+}
+
+fn open_with(folder: &Path, config: Config) -> ImageStore {
+    let network = crate::testing::network(folder, &[]);
+    ImageStore::open(folder, config, network).unwrap()
 }
 
 fn read(image: &ReadyImage, layer: usize, path: &str) -> String {
@@ -155,21 +134,30 @@ async fn the_store_is_the_same_after_a_restart() {
 #[tokio::test]
 async fn a_layer_that_a_crash_of_the_machine_may_have_torn_is_thrown_away() {
     let folder = tempfile::tempdir().unwrap();
-    let (file, _) = oci_archive(&[tar(&[("a", b"x")])], Some("example.com/app:1"));
-    let store = open(folder.path());
-    store.load(file, None).await.unwrap();
-    let layer = fs::read_dir(folder.path().join("layers"))
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap();
-    let path = layer.path().join("layer.json");
-    let mut record: LayerRecord = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    record.unsynced_since_boot = Some("another boot".to_owned());
-    fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
-    let store = open(folder.path());
-    assert!(!store.list()[0].whole);
-    assert!(!layer.path().try_exists().unwrap());
+    let this_boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let boots = [
+        None,
+        Some(this_boot.trim().to_owned()),
+        Some("another".to_owned()),
+    ];
+    let path = |number: usize| {
+        let name = Digest::of(&[u8::try_from(number).unwrap()]).hex();
+        folder.path().join("layers").join(name)
+    };
+    for (number, unsynced_since_boot) in boots.into_iter().enumerate() {
+        fs::create_dir_all(path(number).join("fs")).unwrap();
+        let record = LayerRecord {
+            bytes: 1,
+            inflated: 1,
+            opaque: false,
+            unsynced_since_boot,
+        };
+        let text = serde_json::to_vec(&record).unwrap();
+        fs::write(path(number).join("layer.json"), text).unwrap();
+    }
+    open(folder.path());
+    let kept: Vec<_> = (0..3).map(|number| path(number).is_dir()).collect();
+    assert_eq!(kept, [true, true, false]);
 }
 
 #[tokio::test]
@@ -238,7 +226,7 @@ async fn an_image_above_the_limit_is_refused_before_and_while_it_is_unpacked() {
         max_image_mib: 1,
         ..Config::default()
     };
-    let store = ImageStore::open(folder.path(), config).unwrap();
+    let store = open_with(folder.path(), config);
     let half = tar(&[("a", &vec![1; 700 << 10])]);
     let rest = tar(&[("b", &vec![2; 700 << 10])]);
     let (file, _) = oci_archive(&[half, rest], Some("app:1"));

@@ -135,6 +135,7 @@ impl PythonDriver {
             } = &*driver.shared;
             if let Ok(zygote) = parents.base(version).await {
                 zygote.park(config.parked);
+                parents.library(version);
                 parents.grow_configured(version).await;
             }
         });
@@ -180,10 +181,9 @@ impl PythonDriver {
                 code.map_err(|error| StartError::Unsupported(bugle_types::report(&error)))?;
             let show = parents.confinement.shows_code();
             let tree = if show { Some(tree(&code)?) } else { None };
-            let wanted = match parents.packages.listing(version) {
-                Some(listing) => imports::wanted(&code, hooks(&wanted), &listing),
-                None => Wanted::default(),
-            };
+            let listing = parents.packages.listing(version);
+            let little = parents.little(version);
+            let wanted = imports::wanted(&code, hooks(&wanted), listing.as_deref(), &little);
             Ok((code, tree, wanted))
         });
         let (code, tree, wanted) = found

@@ -12,13 +12,12 @@ all that a cold start waits for.
 
 import ctypes
 import os
-import platform
 import resource
-import shutil
-import signal
 import stat
 import struct
 import threading
+
+import _signal
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REMOUNT, _MS_BIND, _MS_MOVE, _MS_REC, _MS_PRIVATE = 0x20, 0x1000, 0x2000, 0x4000, 0x40000
@@ -46,7 +45,7 @@ _LAST_CAPABILITY = 63
 
 _SYS_MOVE_MOUNT = 429
 _SYS_MOUNT_SETATTR = 442
-_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(platform.machine(), -1)
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(os.uname().machine, -1)
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x1 | 0x40
@@ -182,7 +181,7 @@ class Confinement(object):
         self._mount("tmpfs", etc, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=8m")
         for name in self._plan["mounts"]["copies"]:
             os.makedirs(os.path.dirname(etc + "/" + name), 0o755, exist_ok=True)
-            shutil.copyfile("/etc/" + name, etc + "/" + name)
+            _copy("/etc/" + name, etc + "/" + name)
         for name, text in self._plan["mounts"]["files"]:
             with open(etc + "/" + name, "w") as file:
                 file.write(text)
@@ -298,7 +297,7 @@ class Confinement(object):
         if plan["drop_capabilities"]:
             self._drop_capabilities()
         # A change of user takes both away. The second makes /proc/self one's own.
-        self._prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        self._prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL)
         self._prctl(_PR_SET_DUMPABLE, 1)
 
     def _show_code(self, code, code_fd):
@@ -368,6 +367,11 @@ def _lower_limit(kind, value):
     if hard != resource.RLIM_INFINITY:
         value = min(value, hard)
     resource.setrlimit(kind, (value, value))
+
+
+def _copy(source, target):
+    with open(source, "rb") as original, open(target, "wb") as copy:
+        copy.write(original.read())
 
 
 def _write(path, text):

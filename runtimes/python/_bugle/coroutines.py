@@ -5,7 +5,6 @@ The loop is uvloop's where the function brings it along, else asyncio's. The soc
 the loop says so and written directly; only what the kernel does not take waits for the loop.
 """
 
-import asyncio
 import collections
 import select
 import sys
@@ -21,6 +20,9 @@ try:
 except ImportError:
     ContextVar = None
 
+# Large; imported when the first host is made, where nobody has done it before.
+asyncio = None
+
 _monotonic = time.monotonic
 _pack_header = frames.HEADER.pack
 
@@ -29,6 +31,7 @@ class Host(object):
     """The calls of one instance."""
 
     def __init__(self, channel, output, function, handler):
+        _import_asyncio()
         self._channel = channel
         self._output = output
         self.function = function
@@ -285,6 +288,11 @@ class Writer(object):
         with self._lock:
             while self._unsent:
                 self._socket.sendall(self._unsent.popleft())
+
+
+def _import_asyncio():
+    global asyncio
+    import asyncio
 
 
 def _new_loop():

@@ -9,7 +9,6 @@ for themselves.
 import gc
 import json
 import os
-import random
 import signal
 import sys
 
@@ -28,11 +27,13 @@ class Growth(object):
         self._hooks = hooks
         self._generators = []
 
-    def run(self, names):
+    def run(self, wanted):
         """Imports the modules and returns, as JSON, everything that they have imported.
 
         Raises `Refused` with a line for the operator.
         """
+        import random
+
         known = set(sys.modules)
         before = _descriptors()
         handlers = _signal_handlers()
@@ -40,7 +41,7 @@ class Growth(object):
         random.Random.seed = self._watch_seed(seed)
         self._hooks.grow()
         try:
-            for name in names:
+            for name in wanted:
                 _import(name)
                 _look_around(name, before)
         finally:
@@ -51,12 +52,16 @@ class Growth(object):
                 signal.signal(number, handler)
         os.chdir("/")
         gc.collect()
-        return _names(set(sys.modules) - known)
+        return names(set(sys.modules) - known)
 
     def separate(self):
         """Gives a fork random numbers of its own."""
         for generator in self._generators:
             generator.seed()
+        # The generator of a fork continues that of its parent.
+        random = sys.modules.get("random")
+        if random is not None:
+            random.seed()
         numpy = sys.modules.get("numpy")
         if numpy is not None and "numpy.random" in sys.modules:
             numpy.random.seed()
@@ -118,7 +123,8 @@ def _signal_handlers():
     return found
 
 
-def _names(loaded):
+def names(loaded):
+    """The names as JSON, which the platform reads."""
     text = json.dumps(sorted(loaded)).encode("ascii")
     if len(text) > _MAX_NAMES:
         text = json.dumps(sorted({name.split(".")[0] for name in loaded})).encode("ascii")

@@ -4,7 +4,6 @@
 import atexit
 import json
 import os
-import random
 import sys
 import threading
 import time
@@ -96,8 +95,6 @@ def _enter(start, prctl):
     os.environ.update(start["environment"])
     if "TZ" in start["environment"]:
         time.tzset()
-    # The generator of a fork continues that of its parent.
-    random.seed()
     os.chdir(start["code"])
     if prctl is not None:
         name = ("py:" + start["function"]["name"]).encode("ascii", "replace")

@@ -2,9 +2,12 @@
 """Finds and imports the user's code."""
 
 import functools
-import inspect
 import os
 import sys
+import types
+
+# The flag of code that an `async def` makes, which is the same in every version.
+_CO_COROUTINE = 0x80
 
 
 class LoadError(Exception):
@@ -73,10 +76,21 @@ def _import(code, name):
 
 def is_coroutine_function(function):
     """Whether calling it makes a coroutine."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.iscoroutinefunction(function):
-        return True
-    return not inspect.isroutine(function) and inspect.iscoroutinefunction(
+    return _makes_coroutine(function) or _makes_coroutine(
         getattr(type(function), "__call__", None)
     )
+
+
+def _makes_coroutine(function):
+    """What `inspect` would say. That module is as large as the rest; it is used if it is there."""
+    while isinstance(function, (functools.partial, types.MethodType)):
+        if isinstance(function, functools.partial):
+            function = function.func
+        else:
+            function = function.__func__
+    inspect = sys.modules.get("inspect")
+    if inspect is not None:
+        # It knows of marks that only it can make.
+        return inspect.iscoroutinefunction(function)
+    code = getattr(function, "__code__", None)
+    return code is not None and bool(code.co_flags & _CO_COROUTINE)

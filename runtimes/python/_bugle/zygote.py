@@ -15,10 +15,14 @@ import json
 import os
 import resource
 import select
-import signal
 import socket
 import struct
 import sys
+
+# The module without the names of enumerations, which a fork would have to look up.
+import _signal
+
+from _bugle import growth
 
 # Requests: kind, id. Reports: kind, value, id, detail.
 _REQUEST = struct.Struct("<B7xQ")
@@ -31,9 +35,19 @@ _FORKED = 17
 _EXITED = 18
 _FORK_FAILED = 19
 
-# Imported once here instead of in every instance. Each of them is small or is wanted by nearly
-# every function that talks to a network; what costs more than it saves is the operator's to add.
-_PRELOAD = (
+# What every parent has beside what this package needs itself. A fork costs more with every module,
+# and most with those that are libraries of the system, so there are few.
+_LITTLE = (
+    "collections",
+    "copy",
+    "datetime",
+    "itertools",
+    "typing",
+)
+
+# The part of the standard library that one more parent has, for functions that import some of it.
+# What costs more than it saves is the operator's to add.
+_LIBRARY = (
     "asyncio",
     "base64",
     "bisect",
@@ -104,7 +118,7 @@ _PR_SET_PDEATHSIG = 1
 # The first message from the platform: how instances are confined, and what to import for them.
 _MAX_ORDER = 256 * 1024
 
-_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_IGNORED = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
 
 # Descriptors of an instance: 0 to 2, and its socket to the platform.
 DATA_FD = 3
@@ -116,13 +130,14 @@ def main(extra):
     control = _take_control_socket()
     order = json.loads(control.recv(_MAX_ORDER).decode("utf-8"))
     hooks = ForkHooks()
-    for name in _preload(extra):
+    _preload(_LITTLE)
+    for name in _preload(_LIBRARY, extra) if order["library"] else ():
         sys.stderr.write("cannot import %s\n" % name)
     zygote = Zygote(control, hooks, order["plan"])
     # From here on nothing of the platform can be found by name; what is loaded stays.
     del sys.path[0]
     sys.path.extend(order["packages"])
-    zygote.run(order["imports"])
+    zygote.run(order["library"], order["imports"])
 
 
 class ForkHooks(object):
@@ -177,9 +192,10 @@ def _close_inherited():
             pass
 
 
-def _preload(extra):
+def _preload(names, extra=()):
+    """Imports them; returns which of the extra ones there are not."""
     missing = []
-    for name in _PRELOAD + tuple(extra):
+    for name in tuple(names) + tuple(extra):
         try:
             __import__(name)
         except ImportError:
@@ -232,12 +248,11 @@ class Zygote(object):
         self._control = control
         self._hooks = hooks
         # Imported here and not above, so that its imports find the hooks' keeper.
-        from _bugle.growth import Growth
         from _bugle.instance import Instance
 
         self._confinement = _confine(plan)
         self._instance = Instance(self._confinement)
-        self._growth = Growth(hooks)
+        self._growth = growth.Growth(hooks)
         self._pid = os.getpid()
         self._prctl = _load_prctl()
         self._pids = {}  # id -> process id
@@ -246,16 +261,21 @@ class Zygote(object):
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
 
-    def run(self, imports):
+    def run(self, library, imports):
         """Imports these modules, then waits for requests and for ends; never returns."""
-        loaded = self._grow(imports) if imports else b""
+        if imports:
+            loaded = self._grow(imports)
+        elif library:
+            loaded = b""
+        else:
+            loaded = growth.names(set(sys.modules) | set(sys.builtin_module_names))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         # A service manager may signal every process of the service. The platform says when to end.
         for number in _IGNORED:
-            signal.signal(number, signal.SIG_IGN)
+            _signal.signal(number, _signal.SIG_IGN)
         # The handler does nothing: it exists so that the byte in the pipe ends the poll.
-        signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
-        signal.set_wakeup_fd(self._wake_write)
+        _signal.signal(_signal.SIGCHLD, lambda _signal, _frame: None)
+        _signal.set_wakeup_fd(self._wake_write)
         self._instance.warm_up()
         # What is alive now lives for ever: the collector of an instance must not touch it, or
         # every page of it would be copied.
@@ -330,15 +350,15 @@ class Zygote(object):
         try:
             os.setsid()
             if self._prctl is not None:
-                self._prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+                self._prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
                 # The parent may have ended before the line above. In a process namespace of its
                 # own an instance does not see its parent; it sees its socket close.
                 if os.getppid() not in (0, self._pid):
                     os._exit(1)
-            signal.set_wakeup_fd(-1)
-            for number in _IGNORED + (signal.SIGCHLD,):
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _signal.set_wakeup_fd(-1)
+            for number in _IGNORED + (_signal.SIGCHLD,):
+                _signal.signal(number, _signal.SIG_DFL)
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
             _arrange_descriptors(*fds)
             self._hooks.install()
             self._growth.separate()
@@ -386,14 +406,14 @@ def _kill(pid):
     # The group does not exist before the instance has made it.
     _kill_group(pid)
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, _signal.SIGKILL)
     except ProcessLookupError:
         pass
 
 
 def _kill_group(pid):
     try:
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(pid, _signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
 

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bugle_types::Resources;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 /// What a limit is for.
@@ -69,11 +70,29 @@ pub(crate) struct Cgroups {
     name: String,
     next: AtomicU64,
     processes: u32,
+    /// Groups without processes or limits. To make one and to remove it takes the kernel as long as
+    /// to start a process.
+    spare: Mutex<Vec<Spare>>,
 }
 
-/// One instance's group. It is removed when this is dropped and its processes are gone.
+/// A group that was used and can be again.
+#[derive(Debug)]
+struct Spare {
+    name: String,
+    /// The memory that is still charged to it, in bytes.
+    leftover: u64,
+}
+
+/// One instance's group. It is emptied when this is dropped and its processes are gone.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
+    place: Place,
+    leftover: u64,
+}
+
+/// Where a group is: the directory of this name in every tree.
+#[derive(Clone, Debug)]
+struct Place {
     shared: Arc<Cgroups>,
     name: String,
 }
@@ -95,6 +114,11 @@ static PLATFORMS: AtomicU64 = AtomicU64::new(0);
 
 /// The period of the processor limit, in microseconds: the kernel's own default.
 const PERIOD: u64 = 100_000;
+
+/// How many groups are kept, and what may be charged to one of them: the kernel lets go of some of
+/// what an instance used when it likes.
+const MAX_SPARE: usize = 32;
+const MAX_LEFTOVER: u64 = 1024 * 1024;
 
 /// How often and after which time a group is asked to go; the last processes of a killed instance
 /// need a moment.
@@ -157,6 +181,7 @@ impl Cgroups {
             name,
             next: AtomicU64::new(1),
             processes,
+            spare: Mutex::default(),
         };
         (Some(Arc::new(cgroups)), missing)
     }
@@ -167,15 +192,23 @@ impl Cgroups {
     ///
     /// A file could not be written; nothing of the group is left.
     pub(crate) fn enclose(self: &Arc<Self>, pid: u32) -> io::Result<Cgroup> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let group = Cgroup {
+        let spare = self.spare.lock().pop();
+        let is_new = spare.is_none();
+        let Spare { name, leftover } = spare.unwrap_or_else(|| Spare {
+            name: self.next.fetch_add(1, Ordering::Relaxed).to_string(),
+            leftover: 0,
+        });
+        let place = Place {
             shared: Arc::clone(self),
-            name: number.to_string(),
+            name,
         };
-        for (tree, dir) in group.dirs() {
-            fs::create_dir(&dir)?;
-            if tree.controllers.contains(&Controller::Processes) {
-                put(&dir, "pids.max", &self.processes.to_string())?;
+        let group = Cgroup { place, leftover };
+        for (tree, dir) in group.place.dirs() {
+            if is_new {
+                fs::create_dir(&dir)?;
+                if tree.controllers.contains(&Controller::Processes) {
+                    put(&dir, "pids.max", &self.processes.to_string())?;
+                }
             }
             put(&dir, "cgroup.procs", &pid.to_string())?;
         }
@@ -192,7 +225,7 @@ impl Drop for Cgroups {
     }
 }
 
-impl Cgroup {
+impl Place {
     fn dirs(&self) -> impl Iterator<Item = (&Tree, PathBuf)> {
         let of_platform = &self.shared.name;
         let dir = move |tree: &Tree| tree.own.join(of_platform).join(&self.name);
@@ -205,6 +238,59 @@ impl Cgroup {
         Some((tree.version, dir))
     }
 
+    /// Makes the group a spare one, or removes it, once its processes are gone. Blocks until then, but
+    /// for a second at most.
+    fn give_up(self) {
+        let has_room = || self.shared.spare.lock().len() < MAX_SPARE;
+        let leftover = (has_room() && self.becomes_empty()).then(|| self.reset());
+        match leftover.flatten() {
+            Some(leftover) => {
+                let name = self.name;
+                self.shared.spare.lock().push(Spare { name, leftover });
+            }
+            None => self.dirs().for_each(|(_, dir)| remove(&dir)),
+        }
+    }
+
+    /// Whether the group has no process, now or soon.
+    fn becomes_empty(&self) -> bool {
+        self.dirs().all(|(_, dir)| {
+            let procs = dir.join("cgroup.procs");
+            again(|| match fs::read_to_string(&procs) {
+                Ok(procs) => procs.is_empty().then_some(true),
+                Err(_) => Some(false),
+            })
+            .unwrap_or(false)
+        })
+    }
+
+    /// Takes the limits away; returns what is still charged. None if the group cannot be used again:
+    /// what version 2 has counted cannot be set back.
+    fn reset(&self) -> Option<u64> {
+        for (tree, dir) in self.dirs() {
+            if tree.version == Version::Two {
+                return None;
+            }
+            if tree.controllers.contains(&Controller::Processor) {
+                present(put(&dir, "cpu.cfs_quota_us", "-1")).ok()?;
+            }
+        }
+        let Some((_, dir)) = self.of(Controller::Memory) else {
+            return Some(0);
+        };
+        let usage = fs::read_to_string(dir.join("memory.usage_in_bytes")).ok()?;
+        let leftover = usage.trim().parse().ok()?;
+        if leftover > MAX_LEFTOVER || counted(Version::One, &dir).killed > 0 {
+            return None;
+        }
+        present(put(&dir, "memory.memsw.limit_in_bytes", "-1")).ok()?;
+        put(&dir, "memory.limit_in_bytes", "-1").ok()?;
+        put(&dir, "memory.max_usage_in_bytes", "0").ok()?;
+        Some(leftover)
+    }
+}
+
+impl Cgroup {
     /// Limits what is in the group to the resources of a function.
     ///
     /// # Errors
@@ -218,7 +304,7 @@ impl Cgroup {
 
     fn limit_memory(&self, bytes: u64) -> io::Result<()> {
         let bytes = bytes.to_string();
-        match self.of(Controller::Memory) {
+        match self.place.of(Controller::Memory) {
             None => Ok(()),
             Some((Version::One, dir)) => {
                 put(&dir, "memory.limit_in_bytes", &bytes)?;
@@ -235,7 +321,7 @@ impl Cgroup {
 
     /// Gives the group its part of a busy machine.
     fn weigh_processor(&self, millis: u64) -> io::Result<()> {
-        match self.of(Controller::Processor) {
+        match self.place.of(Controller::Processor) {
             None => Ok(()),
             Some((version, dir)) => weigh(version, &dir, millis),
         }
@@ -249,7 +335,7 @@ impl Cgroup {
     pub(crate) fn limit_processor(&self, millis: u32) -> io::Result<()> {
         // The kernel takes no less than a millisecond.
         let quota = (u64::from(millis) * PERIOD / 1000).max(1000);
-        match self.of(Controller::Processor) {
+        match self.place.of(Controller::Processor) {
             None => Ok(()),
             Some((Version::One, dir)) => put(&dir, "cpu.cfs_quota_us", &quota.to_string()),
             Some((Version::Two, dir)) => put(&dir, "cpu.max", &format!("{quota} {PERIOD}")),
@@ -258,53 +344,58 @@ impl Cgroup {
 
     /// What has been counted so far; zeros where nothing is.
     pub(crate) fn counted(&self) -> Counted {
-        let Some((version, dir)) = self.of(Controller::Memory) else {
-            return Counted::default();
-        };
-        let (peak, events) = match version {
-            Version::One => ("memory.max_usage_in_bytes", "memory.oom_control"),
-            Version::Two => ("memory.peak", "memory.events"),
-        };
-        let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
-        let killed = read(events)
-            .lines()
-            .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok());
-        Counted {
-            peak_memory: read(peak).trim().parse().unwrap_or(0),
-            killed: killed.unwrap_or(0),
-        }
+        let memory = self.place.of(Controller::Memory);
+        let mut counted =
+            memory.map_or_else(Counted::default, |(version, dir)| counted(version, &dir));
+        counted.peak_memory = counted.peak_memory.saturating_sub(self.leftover);
+        counted
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let dirs: Vec<PathBuf> = self.dirs().map(|(_, dir)| dir).collect();
-        let shared = Arc::clone(&self.shared);
-        let remove = move || {
-            remove(&dirs);
-            drop(shared);
-        };
+        let place = self.place.clone();
         match Handle::try_current() {
-            Ok(runtime) => _ = runtime.spawn_blocking(remove),
-            Err(_) => remove(),
+            Ok(runtime) => _ = runtime.spawn_blocking(move || place.give_up()),
+            Err(_) => place.give_up(),
         }
     }
 }
 
-/// Removes groups once their processes are gone. Blocks until then, but for a second at most.
-#[expect(clippy::disallowed_methods, reason = "runs where blocking is allowed")]
-fn remove(dirs: &[PathBuf]) {
-    for dir in dirs {
-        for _ in 0..ATTEMPTS {
-            match fs::remove_dir(dir) {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    std::thread::sleep(PAUSE);
-                }
-                // Gone, or nothing that trying again would change.
-                Ok(()) | Err(_) => break,
-            }
-        }
+fn counted(version: Version, dir: &Path) -> Counted {
+    let (peak, events) = match version {
+        Version::One => ("memory.max_usage_in_bytes", "memory.oom_control"),
+        Version::Two => ("memory.peak", "memory.events"),
+    };
+    let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
+    let killed = read(events)
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok());
+    Counted {
+        peak_memory: read(peak).trim().parse().unwrap_or(0),
+        killed: killed.unwrap_or(0),
     }
+}
+
+/// Removes a group once its processes are gone. Blocks until then, but for a second at most.
+fn remove(dir: &Path) {
+    again(|| match fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => None,
+        // Gone, or nothing that trying again would change.
+        Ok(()) | Err(_) => Some(()),
+    });
+}
+
+/// Tries until there is an answer, or for too long.
+#[expect(clippy::disallowed_methods, reason = "runs where blocking is allowed")]
+fn again<T>(attempt: impl Fn() -> Option<T>) -> Option<T> {
+    for _ in 0..ATTEMPTS {
+        if let Some(answer) = attempt() {
+            return Some(answer);
+        }
+        std::thread::sleep(PAUSE);
+    }
+    None
 }
 
 impl Tree {
@@ -514,11 +605,11 @@ mod tests {
             name: "bugle-1-2".to_owned(),
             next: AtomicU64::new(1),
             processes: 256,
+            spare: Mutex::default(),
         });
-        let group = Cgroup {
-            shared,
-            name: "7".to_owned(),
-        };
+        let name = "7".to_owned();
+        let place = Place { shared, name };
+        let group = Cgroup { place, leftover: 0 };
         let folder = dir.path().join("bugle-1-2/7");
         fs::create_dir_all(&folder).unwrap();
         for file in files {
@@ -588,6 +679,39 @@ mod tests {
         fs::write(folder.join("memory.peak"), "4096\n").unwrap();
         fs::write(folder.join("memory.events"), "oom 1\noom_kill 2\n").unwrap();
         assert_eq!(group.counted(), expected);
+    }
+
+    #[test]
+    fn a_group_that_is_given_up_is_used_again_without_its_limits() {
+        let files = ["cgroup.procs", "cpu.cfs_quota_us", "memory.limit_in_bytes"];
+        let (_dir, group, folder) = group(Version::One, &files);
+        fs::write(folder.join("memory.max_usage_in_bytes"), "900").unwrap();
+        fs::write(folder.join("memory.usage_in_bytes"), "300\n").unwrap();
+        let shared = Arc::clone(&group.place.shared);
+        drop(group);
+        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+        assert_eq!(files.map(read), ["", "-1", "-1"]);
+        let group = shared.enclose(42).unwrap();
+        assert_eq!(read("cgroup.procs"), "42");
+        fs::write(folder.join("memory.max_usage_in_bytes"), "1000").unwrap();
+        assert_eq!(group.counted().peak_memory, 700);
+    }
+
+    #[test]
+    fn a_group_that_ran_out_of_memory_or_keeps_much_is_not_used_again() {
+        for (killed, usage) in [("1", "0"), ("0", "5000000")] {
+            let files = ["cgroup.procs", "cpu.cfs_quota_us", "memory.limit_in_bytes"];
+            let (_dir, group, folder) = group(Version::One, &files);
+            fs::write(folder.join("memory.usage_in_bytes"), usage).unwrap();
+            fs::write(
+                folder.join("memory.oom_control"),
+                format!("oom_kill {killed}"),
+            )
+            .unwrap();
+            let shared = Arc::clone(&group.place.shared);
+            drop(group);
+            assert!(shared.spare.lock().is_empty(), "{killed} {usage}");
+        }
     }
 
     #[test]

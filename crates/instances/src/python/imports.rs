@@ -30,6 +30,8 @@ const CHANGES_THE_RULES: [&str; 3] = ["sys.path", "meta_path", "addsitedir"];
 /// What a start would have imported already.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
+    /// Whether there is something of the standard library that the least of parents lacks.
+    pub(super) library: bool,
     /// Modules of the operator's packages, each with the packages it is in.
     pub(super) modules: BTreeSet<String>,
     /// What the function's own code brings; nothing of that name may be there before.
@@ -39,13 +41,18 @@ pub(super) struct Wanted {
 }
 
 /// What the function with these hooks and the code in `code` imports. Blocks.
+///
+/// `listing` has the operator's packages, and `little` what every parent has.
 pub(super) fn wanted<'a>(
     code: &Path,
     hooks: impl Iterator<Item = &'a str>,
-    listing: &Listing,
+    listing: Option<&Listing>,
+    little: &HashSet<String>,
 ) -> Wanted {
     let mut scan = Scan {
         listing,
+        little,
+        library: false,
         roots: vec![code.to_owned()],
         own: HashSet::new(),
         modules: BTreeSet::new(),
@@ -60,17 +67,23 @@ pub(super) fn wanted<'a>(
         scan.read_all()
     });
     if found.is_none() {
-        return Wanted::default();
+        return Wanted {
+            library: true,
+            ..Wanted::default()
+        };
     }
     Wanted {
+        library: scan.library,
         modules: scan.modules,
         own: scan.own,
-        age: listing.age,
+        age: listing.map_or(0, |listing| listing.age),
     }
 }
 
 struct Scan<'a> {
-    listing: &'a Listing,
+    listing: Option<&'a Listing>,
+    little: &'a HashSet<String>,
+    library: bool,
     /// Where the function's own modules are.
     roots: Vec<PathBuf>,
     own: HashSet<String>,
@@ -104,6 +117,8 @@ impl Scan<'_> {
             if CHANGES_THE_RULES.iter().any(|one| text.contains(one)) {
                 return None;
             }
+            // What runs them is itself of the library.
+            self.library |= text.contains("async def ");
             for (module, name) in imports(&text) {
                 self.take(&absolute(&module, &package), name.as_deref());
             }
@@ -128,8 +143,10 @@ impl Scan<'_> {
             }
             return;
         }
-        self.listing
-            .add(inner.as_deref().unwrap_or(module), &mut self.modules);
+        self.library |= !self.little.contains(top);
+        if let Some(listing) = self.listing {
+            listing.add(inner.as_deref().unwrap_or(module), &mut self.modules);
+        }
     }
 
     /// Queues the files that importing `module` of the function's own code runs.
@@ -261,8 +278,26 @@ mod tests {
         ]);
         let code = files(code);
         let listing = Listing::of(packages.path());
-        let wanted = wanted(code.path(), [handler].into_iter(), &listing);
+        let none = HashSet::new();
+        let wanted = wanted(code.path(), [handler].into_iter(), Some(&listing), &none);
         wanted.modules.into_iter().collect()
+    }
+
+    fn wants_library(text: &str) -> bool {
+        let code = files(&[("main.py", text), ("own.py", "import json\n")]);
+        let little = HashSet::from(["json".to_owned(), "os".to_owned()]);
+        wanted(code.path(), ["main.handler"].into_iter(), None, &little).library
+    }
+
+    #[test]
+    fn the_library_is_wanted_for_what_not_every_parent_has() {
+        assert!(!wants_library("import os.path, json\nimport own\n"));
+        assert!(wants_library("import json, decimal\n"));
+        assert!(wants_library("from urllib import parse\n"));
+        assert!(wants_library(
+            "async def handler(event, context):\n    return 1\n"
+        ));
+        assert!(wants_library("import sys\nsys.path.insert(0, 'vendor')\n"));
     }
 
     #[test]
@@ -317,7 +352,8 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
         assert!(made.unwrap().success());
         let listing = Listing::of(code.path());
-        let found = wanted(code.path(), ["main.handler", "none"].into_iter(), &listing);
+        let (hooks, none) = (["main.handler", "none"].into_iter(), HashSet::new());
+        let found = wanted(code.path(), hooks, Some(&listing), &none);
         assert!(found.modules.is_empty());
     }
 }

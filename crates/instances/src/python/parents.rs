@@ -1,6 +1,6 @@
 //! The parents of instances: one for each interpreter in use, and more that have packages imported.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::imports::Wanted;
 use super::packages::Packages;
-use super::zygote::{self, Forked, Grown, Zygote};
+use super::zygote::{self, Forked, Grown, Load, Zygote};
 use super::{Config, Interpreter, discover, warm};
 use crate::StartError;
 use crate::confinement::{Confinement, Level};
@@ -38,6 +38,9 @@ pub(super) struct Parents {
 #[derive(Debug)]
 struct Slot {
     base: AsyncMutex<Base>,
+    /// What the base has imported; none before it has run.
+    little: Mutex<Arc<HashSet<String>>>,
+    library: Mutex<Library>,
     warm: Mutex<warm::Sets<Zygote>>,
 }
 
@@ -47,6 +50,40 @@ struct Base {
     interpreter: Option<Interpreter>,
     zygote: Option<Arc<Zygote>>,
     failed: Option<(Instant, String)>,
+}
+
+/// The parent that has the usual parts of the standard library. Starts do without as long as there
+/// is none.
+#[derive(Debug, Default)]
+enum Library {
+    #[default]
+    None,
+    Growing,
+    Grown(Arc<Zygote>),
+    Failed(Instant),
+}
+
+impl Library {
+    fn zygote(&self) -> Option<&Arc<Zygote>> {
+        match self {
+            Self::Grown(zygote) if !zygote.is_gone() => Some(zygote),
+            _ => None,
+        }
+    }
+
+    /// Whether the caller has to make it.
+    fn begin(&mut self) -> bool {
+        let wanting = match self {
+            Self::None => true,
+            Self::Growing => false,
+            Self::Grown(zygote) => zygote.is_gone(),
+            Self::Failed(at) => at.elapsed() >= BACK_OFF,
+        };
+        if wanting {
+            *self = Self::Growing;
+        }
+        wanting
+    }
 }
 
 impl Parents {
@@ -72,12 +109,17 @@ impl Parents {
         version: PythonVersion,
         wanted: Wanted,
     ) -> Result<(Forked, Arc<Zygote>), StartError> {
+        let library = wanted.library;
         if !wanted.modules.is_empty()
             && let Some(taken) = self.take_warm(version, wanted)
         {
             return Ok(taken);
         }
-        let zygote = self.base(version).await?;
+        let library = library.then(|| self.library(version)).flatten();
+        let zygote = match library {
+            Some(zygote) => zygote,
+            None => self.base(version).await?,
+        };
         let forked = zygote
             .take()
             .map_err(|error| StartError::Platform(format!("a socket for an instance: {error}")))?;
@@ -99,6 +141,45 @@ impl Parents {
         // It may have been retired a moment ago; then the start is an ordinary one.
         let forked = zygote.take().ok()?;
         Some((forked, zygote))
+    }
+
+    /// The parent with the library. One is made in the background if there is none.
+    pub(super) fn library(self: &Arc<Self>, version: PythonVersion) -> Option<Arc<Zygote>> {
+        let slot = self.slot(version);
+        let mut library = slot.library.lock();
+        if library.begin() {
+            let parents = Arc::clone(self);
+            Handle::current().spawn(async move { parents.grow_library(version).await });
+        }
+        library.zygote().cloned()
+    }
+
+    async fn grow_library(&self, version: PythonVersion) {
+        let slot = self.slot(version);
+        let grown = match self.interpreter(version, &slot).await {
+            Ok(interpreter) => self.start(&interpreter, Load::Library).await,
+            Err(error) => Err(bugle_types::report(&error)),
+        };
+        *slot.library.lock() = match grown {
+            Ok(((zygote, _), _)) => {
+                tracing::info!(runtime = %version, pid = zygote.pid(), "the library is warm");
+                zygote.park(self.config.parked);
+                Library::Grown(zygote)
+            }
+            Err(reason) => {
+                tracing::warn!(
+                    runtime = %version, reason,
+                    "the standard library is not imported ahead; functions that import much of it \
+                     start slower"
+                );
+                Library::Failed(Instant::now())
+            }
+        };
+    }
+
+    /// What the least of parents has imported.
+    pub(super) fn little(&self, version: PythonVersion) -> Arc<HashSet<String>> {
+        Arc::clone(&self.slot(version).little.lock())
     }
 
     /// Makes the parents that the operator wants from the beginning, one after the other.
@@ -138,7 +219,10 @@ impl Parents {
         let set: Vec<&str> = wanted.modules.iter().map(String::as_str).collect();
         let set = set.join(" ");
         let grown = match self.interpreter(version, &slot).await {
-            Ok(interpreter) => self.start(&interpreter, &wanted.modules).await,
+            Ok(interpreter) => {
+                let load = Load::Packages(&wanted.modules);
+                self.start(&interpreter, load).await
+            }
             Err(error) => Err(bugle_types::report(&error)),
         };
         let now = Instant::now();
@@ -164,6 +248,8 @@ impl Parents {
         let make = || {
             Arc::new(Slot {
                 base: AsyncMutex::default(),
+                little: Mutex::default(),
+                library: Mutex::default(),
                 warm: Mutex::new(warm::Sets::new(self.config.warm_sets)),
             })
         };
@@ -182,10 +268,10 @@ impl Parents {
         }
     }
 
-    /// The parent of `version`, started if there is none.
+    /// The parent of `version` that every start can be given, started if there is none.
     pub(super) async fn base(&self, version: PythonVersion) -> Result<Arc<Zygote>, StartError> {
-        let slot = self.slot(version);
-        let mut slot = slot.base.lock().await;
+        let all = self.slot(version);
+        let mut slot = all.base.lock().await;
         if let Some(zygote) = &slot.zygote
             && !zygote.is_gone()
         {
@@ -200,8 +286,9 @@ impl Parents {
             Some(interpreter) => interpreter.clone(),
             None => self.find_interpreter(version).await?,
         };
-        match self.start(&interpreter, &BTreeSet::new()).await {
-            Ok(((zygote, _), level)) => {
+        match self.start(&interpreter, Load::Little).await {
+            Ok(((zygote, little), level)) => {
+                *all.little.lock() = Arc::new(little);
                 let pid = zygote.pid();
                 tracing::info!(runtime = %version, pid, confinement = ?level, "interpreter is warm");
                 slot.interpreter = Some(interpreter);
@@ -220,7 +307,7 @@ impl Parents {
     async fn start(
         &self,
         interpreter: &Interpreter,
-        imports: &BTreeSet<String>,
+        load: Load<'_>,
     ) -> Result<(Grown, Level), String> {
         let Self {
             config,
@@ -239,7 +326,7 @@ impl Parents {
                 script,
                 preload: &config.preload,
                 packages: &packages,
-                imports,
+                load,
                 plan: &plan,
                 cgroups: confinement.cgroups(),
                 gate: confinement.gate(),

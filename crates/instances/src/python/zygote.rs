@@ -89,8 +89,8 @@ pub(super) struct Command<'a> {
     pub(super) preload: &'a [String],
     /// Where the operator's packages are.
     pub(super) packages: &'a [PathBuf],
-    /// Which of them to import.
-    pub(super) imports: &'a BTreeSet<String>,
+    /// What it has ready for its instances.
+    pub(super) load: Load<'a>,
     /// How its instances are confined.
     pub(super) plan: &'a Plan,
     /// Where its instances are limited.
@@ -101,12 +101,24 @@ pub(super) struct Command<'a> {
     pub(super) files: Option<Files>,
 }
 
+/// What a parent has imported before it forks. A fork pays for all of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Load<'a> {
+    /// What the platform's own side needs, and not much more.
+    Little,
+    /// The usual parts of the standard library.
+    Library,
+    /// Those, and these modules of the operator's packages.
+    Packages(&'a BTreeSet<String>),
+}
+
 /// The first message to a parent.
 #[derive(Serialize)]
 struct Order<'a> {
     plan: &'a Plan,
     packages: &'a [PathBuf],
-    imports: &'a BTreeSet<String>,
+    library: bool,
+    imports: Option<&'a BTreeSet<String>>,
 }
 
 impl Command<'_> {
@@ -115,14 +127,19 @@ impl Command<'_> {
         let order = serde_json::to_vec(&Order {
             plan: self.plan,
             packages: self.packages,
-            imports: self.imports,
+            library: !matches!(self.load, Load::Little),
+            imports: match self.load {
+                Load::Packages(modules) => Some(modules),
+                Load::Little | Load::Library => None,
+            },
         })?;
         rustix::net::send(control, &order, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 }
 
-/// A parent that can fork, and the modules that it has imported because it was told to.
+/// A parent that can fork, and modules that it has: all where that is little, and otherwise those
+/// that it has imported because it was told to.
 pub(super) type Grown = (Arc<Zygote>, HashSet<String>);
 
 #[derive(Debug)]

@@ -210,16 +210,17 @@ fn is_free(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize as _;
     use serde_json::{Value, json};
 
     use super::*;
 
-    fn check(settings: Value) -> Result<(), Violation> {
-        let settings: ExtendedMetaData = serde_json::from_value(settings).unwrap();
+    fn check(settings: &Value) -> Result<(), Violation> {
+        let settings: ExtendedMetaData = ExtendedMetaData::deserialize(settings).unwrap();
         check_container(&settings, ["A"]).map(|_| ())
     }
 
-    fn of(container: Value) -> Value {
+    fn of(container: &Value) -> Value {
         let mut all = json!({"image": "r.example/a:1"});
         for (key, value) in container.as_object().unwrap() {
             all[key] = value.clone();
@@ -229,10 +230,10 @@ mod tests {
 
     #[test]
     fn an_image_and_nothing_else_will_do() {
-        assert_eq!(check(of(json!({}))), Ok(()));
-        assert_eq!(check(json!({})), Err(Violation::NoImage));
+        assert_eq!(check(&of(&json!({}))), Ok(()));
+        assert_eq!(check(&json!({})), Err(Violation::NoImage));
         assert!(matches!(
-            check(of(json!({"image": "a b"}))),
+            check(&of(&json!({"image": "a b"}))),
             Err(Violation::Image(_))
         ));
     }
@@ -241,15 +242,15 @@ mod tests {
     fn command_arguments_and_directory_share_5120_characters() {
         let with = |letters: usize| {
             of(
-                json!({"command": ["/bin/sh", "ü"], "args": ["x".repeat(letters)],
+                &json!({"command": ["/bin/sh", "ü"], "args": ["x".repeat(letters)],
                 "working_dir": "/srv"}),
             )
         };
         // "/bin/sh,ü" has 9 characters, "/srv" 4.
-        assert_eq!(check(with(5120 - 13)), Ok(()));
-        assert_eq!(check(with(5121 - 13)), Err(Violation::Overrides(5121)));
+        assert_eq!(check(&with(5120 - 13)), Ok(()));
+        assert_eq!(check(&with(5121 - 13)), Err(Violation::Overrides(5121)));
         assert_eq!(
-            check(of(json!({"working_dir": "srv"}))),
+            check(&of(&json!({"working_dir": "srv"}))),
             Err(Violation::WorkingDir("srv".to_owned()))
         );
     }
@@ -257,21 +258,29 @@ mod tests {
     #[test]
     fn root_and_reserved_users_are_refused() {
         for id in [-1, 0, 1, 1001, 1003, 65_534] {
-            assert_eq!(check(of(json!({"uid": id, "gid": id}))), Ok(()), "{id}");
+            assert_eq!(check(&of(&json!({"uid": id, "gid": id}))), Ok(()), "{id}");
         }
         for id in [-2, 1000, 1002, 65_535] {
-            assert_eq!(check(of(json!({"uid": id}))), Err(Violation::User), "{id}");
-            assert_eq!(check(of(json!({"gid": id}))), Err(Violation::User), "{id}");
+            assert_eq!(
+                check(&of(&json!({"uid": id}))),
+                Err(Violation::User),
+                "{id}"
+            );
+            assert_eq!(
+                check(&of(&json!({"gid": id}))),
+                Err(Violation::User),
+                "{id}"
+            );
         }
     }
 
     #[test]
     fn mounts_go_where_no_system_is() {
         let at = |path: &str| {
-            let mut settings = of(json!({}));
+            let mut settings = of(&json!({}));
             settings["mount_config"] = json!({"func_mounts": [{"mount_type": "host",
                 "mount_resource": "data", "local_mount_path": path}]});
-            check(settings)
+            check(&settings)
         };
         for path in ["/mnt/data", "/libs", "/home/a/b", "/user"] {
             assert_eq!(at(path), Ok(()), "{path}");
@@ -300,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_platforms_variables_cannot_be_set() {
-        let settings: ExtendedMetaData = serde_json::from_value(of(json!({}))).unwrap();
+        let settings: ExtendedMetaData = serde_json::from_value(of(&json!({}))).unwrap();
         assert_eq!(
             check_container(&settings, ["RUNTIME_X"]),
             Err(Violation::Variable("RUNTIME_X".to_owned()))

@@ -23,7 +23,7 @@ const LOG_RESULT: HeaderName = HeaderName::from_static("x-log-result");
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const SUCCESS: HeaderValue = HeaderValue::from_static("0");
-const CLOSE: HeaderValue = HeaderValue::from_static("close");
+pub(crate) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Answers carry eight headers or fewer, beside those a handler chooses.
 const HEADERS: usize = 8;
@@ -256,7 +256,7 @@ pub(crate) fn failure(
 }
 
 /// One to three seconds, spread by trace id so that refused clients do not come back all at once.
-fn retry_after(trace: &str) -> HeaderValue {
+pub(crate) fn retry_after(trace: &str) -> HeaderValue {
     let spread: u32 = trace.bytes().map(u32::from).sum();
     HeaderValue::from(1 + spread % 3)
 }

@@ -67,6 +67,17 @@ impl Prepared {
         (body, reservation): (Bytes, Reservation),
     ) -> Result<Self, Failure> {
         let function = find(shared, &id).await?;
+        Self::with(shared, parts, function, head, (body, reservation))
+    }
+
+    /// A call of a function that was found.
+    pub(crate) fn with(
+        shared: &Shared,
+        parts: &Parts,
+        function: Function,
+        head: Head<'_>,
+        (body, reservation): (Bytes, Reservation),
+    ) -> Result<Self, Failure> {
         let spec = function.spec();
         let headers = &head.headers;
         if let Some(value) = headers.session {
@@ -98,7 +109,7 @@ impl Prepared {
     }
 }
 
-async fn find(shared: &Shared, id: &FunctionId) -> Result<Function, Failure> {
+pub(crate) async fn find(shared: &Shared, id: &FunctionId) -> Result<Function, Failure> {
     if let Some(function) = shared.scheduler.find(id) {
         return Ok(function);
     }
@@ -118,11 +129,30 @@ pub(crate) struct Counted {
 
 impl Counted {
     pub(crate) fn new(prepared: &Prepared) -> Self {
+        Self::since(prepared.arrived, &prepared.function)
+    }
+
+    /// A call that arrives now.
+    pub(crate) fn of(function: &Function) -> Self {
+        Self::since(Instant::now(), function)
+    }
+
+    fn since(arrived: Instant, function: &Function) -> Self {
         Self {
-            function: prepared.function.clone(),
-            arrived: prepared.arrived,
+            function: function.clone(),
+            arrived,
             outcome: Outcome::abandoned,
         }
+    }
+
+    pub(crate) fn counts_as(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    /// The client gets this failure, which is given back.
+    pub(crate) fn failed(mut self, failure: Failure) -> Failure {
+        self.outcome = failure.outcome();
+        failure
     }
 
     /// The client gets this end.
@@ -191,10 +221,15 @@ impl Call<'_> {
     /// Runs the call and makes the answer.
     pub(crate) async fn answer(self) -> Response<Payload> {
         let trace = Arc::clone(&self.prepared.trace);
+        self.ending().await.into_response(&trace)
+    }
+
+    /// Runs the call.
+    pub(crate) async fn ending(self) -> Ending {
         let mut counted = Counted::new(&self.prepared);
         let ending = self.run().await;
         counted.ends(&ending);
-        ending.into_response(&trace)
+        ending
     }
 
     async fn run(self) -> Ending {
@@ -225,21 +260,70 @@ pub(crate) async fn acquire(
     connection: &Connection,
     prepared: &Prepared,
 ) -> Result<Lease, Failure> {
-    let demand = Demand {
+    let slot = Slot {
+        function: &prepared.function,
         resources: prepared.resources.clone(),
         label: prepared.label.clone(),
-        deadline: Instant::now() + SCHEDULERS_BOUND,
     };
-    let mut slot = pin!(prepared.function.acquire(demand));
-    let leased = poll_fn(|cx| match slot.as_mut().poll(cx) {
-        Poll::Ready(leased) => Poll::Ready(Some(leased)),
-        Poll::Pending if connection.order() >= Order::GiveUp => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    });
-    match leased.await {
-        Some(Ok(lease)) => Ok(lease),
-        Some(Err(error)) => Err(prepared.failure(error)),
-        None => Err(Failure::shutting_down()),
+    slot.acquire(connection).await
+}
+
+/// What a call waits for.
+pub(crate) struct Slot<'a> {
+    function: &'a Function,
+    resources: Option<Resources>,
+    label: Option<InstanceLabel>,
+}
+
+impl<'a> Slot<'a> {
+    /// A slot of an instance like any other.
+    pub(crate) fn of(function: &'a Function) -> Self {
+        Self {
+            function,
+            resources: None,
+            label: None,
+        }
+    }
+
+    /// Waits for it. Dropping the future takes the call out of the queue.
+    pub(crate) async fn acquire(self, connection: &Connection) -> Result<Lease, Failure> {
+        let demand = Demand {
+            resources: self.resources,
+            label: self.label.clone(),
+            deadline: Instant::now() + SCHEDULERS_BOUND,
+        };
+        let mut slot = pin!(self.function.acquire(demand));
+        let leased = poll_fn(|cx| match slot.as_mut().poll(cx) {
+            Poll::Ready(leased) => Poll::Ready(Some(leased)),
+            Poll::Pending if connection.order() >= Order::GiveUp => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        match leased.await {
+            Some(Ok(lease)) => Ok(lease),
+            Some(Err(error)) => Err(refusal(error, self.function, self.label.as_ref())),
+            None => Err(Failure::shutting_down()),
+        }
+    }
+}
+
+/// Why there is no slot.
+fn refusal(error: AcquireError, function: &Function, label: Option<&InstanceLabel>) -> Failure {
+    match error {
+        AcquireError::Disabled => Failure::new(Code::MaxInstancesReached, error.to_string()),
+        AcquireError::UnknownLabel => {
+            demand::unknown_label(label.map_or("", InstanceLabel::as_str))
+        }
+        // 429 rather than the table's 500 for the scheduler's code, because nothing is broken:
+        // the function gets more calls than it can serve, and the client shall come back.
+        AcquireError::QueueFull { .. } => Failure::new(
+            Code::SchedulerInternal,
+            format!("pending queue full: {error}"),
+        )
+        .with_status(StatusCode::TOO_MANY_REQUESTS),
+        AcquireError::Timeout => Failure::new(Code::AcquireTimeout, error.to_string()),
+        AcquireError::Start(error) => error.into(),
+        AcquireError::Removed => not_found(&function.spec().id.to_string()),
+        AcquireError::ShuttingDown => Failure::shutting_down(),
     }
 }
 
@@ -272,26 +356,6 @@ impl Prepared {
         let ending = failure.into();
         self.log(&ending);
         ending
-    }
-
-    fn failure(&self, error: AcquireError) -> Failure {
-        match error {
-            AcquireError::Disabled => Failure::new(Code::MaxInstancesReached, error.to_string()),
-            AcquireError::UnknownLabel => {
-                demand::unknown_label(self.label.as_ref().map_or("", InstanceLabel::as_str))
-            }
-            // 429 rather than the table's 500 for the scheduler's code, because nothing is broken:
-            // the function gets more calls than it can serve, and the client shall come back.
-            AcquireError::QueueFull { .. } => Failure::new(
-                Code::SchedulerInternal,
-                format!("pending queue full: {error}"),
-            )
-            .with_status(StatusCode::TOO_MANY_REQUESTS),
-            AcquireError::Timeout => Failure::new(Code::AcquireTimeout, error.to_string()),
-            AcquireError::Start(error) => error.into(),
-            AcquireError::Removed => not_found(&self.function.spec().id.to_string()),
-            AcquireError::ShuttingDown => Failure::shutting_down(),
-        }
     }
 }
 
@@ -405,14 +469,14 @@ impl Ending {
 /// A call that was sent. If it is dropped before its end, it goes on by itself.
 ///
 /// Yields none when the connection is told to give up, at the end of a drain.
-struct Detaching<'a, F: Future<Output = Attempt> + Send + 'static> {
+pub(crate) struct Detaching<'a, F: Future + Send + 'static> {
     running: Option<Pin<Box<F>>>,
     shared: &'a Shared,
     connection: &'a Connection,
 }
 
-impl<'a, F: Future<Output = Attempt> + Send + 'static> Detaching<'a, F> {
-    fn new(running: F, shared: &'a Shared, connection: &'a Connection) -> Self {
+impl<'a, F: Future + Send + 'static> Detaching<'a, F> {
+    pub(crate) fn new(running: F, shared: &'a Shared, connection: &'a Connection) -> Self {
         Self {
             running: Some(Box::pin(running)),
             shared,
@@ -421,17 +485,17 @@ impl<'a, F: Future<Output = Attempt> + Send + 'static> Detaching<'a, F> {
     }
 }
 
-impl<F: Future<Output = Attempt> + Send + 'static> Future for Detaching<'_, F> {
-    type Output = Option<Attempt>;
+impl<F: Future + Send + 'static> Future for Detaching<'_, F> {
+    type Output = Option<F::Output>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Attempt>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
         let Some(running) = &mut self.running else {
             return Poll::Ready(None);
         };
         match running.as_mut().poll(cx) {
-            Poll::Ready(attempt) => {
+            Poll::Ready(output) => {
                 self.running = None;
-                Poll::Ready(Some(attempt))
+                Poll::Ready(Some(output))
             }
             Poll::Pending if self.connection.order() >= Order::GiveUp => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
@@ -439,7 +503,7 @@ impl<F: Future<Output = Attempt> + Send + 'static> Future for Detaching<'_, F> {
     }
 }
 
-impl<F: Future<Output = Attempt> + Send + 'static> Drop for Detaching<'_, F> {
+impl<F: Future + Send + 'static> Drop for Detaching<'_, F> {
     fn drop(&mut self) {
         let Some(running) = self.running.take() else {
             return;

@@ -29,6 +29,16 @@ pub struct Config {
     pub min_body_bytes_per_second: u32,
     /// Pause after which an event stream gets a comment line, so that proxies keep it, in seconds.
     pub event_keep_alive_seconds: u32,
+    /// The longest body that passes to or from a function's own server, in bytes. None of it is kept
+    /// in memory.
+    pub max_http_body_bytes: u64,
+    /// The domain below which a host names a function, `{function}.{service}.{tenant}.{domain}`;
+    /// empty for none.
+    pub http_domain: String,
+    /// How long nothing may move on an upgraded connection (WebSocket), in seconds.
+    pub tunnel_idle_seconds: u32,
+    /// How long an upgraded connection may last in all, in seconds.
+    pub tunnel_seconds: u32,
     /// How long running calls may take to finish once the gateway shuts down, in seconds.
     pub drain_seconds: u32,
 }
@@ -46,6 +56,10 @@ impl Default for Config {
             body_grace_seconds: 30,
             min_body_bytes_per_second: 1024,
             event_keep_alive_seconds: 15,
+            max_http_body_bytes: 200 << 20,
+            http_domain: "fn.localhost".to_owned(),
+            tunnel_idle_seconds: 300,
+            tunnel_seconds: 3600,
             drain_seconds: 30,
         }
     }
@@ -58,6 +72,14 @@ impl Config {
 
     pub(crate) fn event_keep_alive(&self) -> Duration {
         Duration::from_secs(self.event_keep_alive_seconds.max(1).into())
+    }
+
+    pub(crate) fn tunnel_idle(&self) -> Duration {
+        Duration::from_secs(self.tunnel_idle_seconds.max(1).into())
+    }
+
+    pub(crate) fn tunnel(&self) -> Duration {
+        Duration::from_secs(self.tunnel_seconds.max(1).into())
     }
 
     pub(crate) fn drain(&self) -> Duration {

@@ -5,12 +5,15 @@
 //! and tells them to end. So limits are kept to the second, and an idle connection costs nothing.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -67,6 +70,12 @@ pub(crate) struct Connection {
     order: AtomicU8,
     /// Whether the rest of the request is to be read before closing.
     linger: AtomicBool,
+    /// Whether the client sent more than it may to a function's server.
+    pub(crate) overran: AtomicBool,
+    /// When the answer that is being sent must have ended, on the sweep's clock; 0 for never.
+    end: AtomicU32,
+    /// The address of the client, as a header tells it.
+    pub(crate) peer: Option<HeaderValue>,
     task: AtomicWaker,
     clock: Arc<Clock>,
 }
@@ -102,6 +111,19 @@ impl Connection {
         self.linger.store(true, Ordering::Relaxed);
     }
 
+    /// An answer is being sent that may take so long, whether or not the client reads it.
+    pub(crate) fn ends_by(&self, left: Duration) {
+        let seconds = u32::try_from(left.as_secs()).unwrap_or(u32::MAX);
+        // One for the second that has begun, one for the sweep's own.
+        let end = self.clock.now().saturating_add(seconds).saturating_add(2);
+        self.end.store(end, Ordering::Relaxed);
+    }
+
+    /// That answer has ended.
+    pub(crate) fn has_no_end(&self) {
+        self.end.store(0, Ordering::Relaxed);
+    }
+
     pub(crate) fn order(&self) -> Order {
         match self.order.load(Ordering::Relaxed) {
             order if order == Order::Serve as u8 => Order::Serve,
@@ -125,6 +147,10 @@ impl Connection {
     fn is_late(&self, now: u32, config: &Config) -> bool {
         let blocked = self.blocked.load(Ordering::Relaxed);
         if blocked != 0 && now.saturating_sub(blocked - 1) > config.write_stall_seconds {
+            return true;
+        }
+        let end = self.end.load(Ordering::Relaxed);
+        if end != 0 && now > end {
             return true;
         }
         let limit = match self.phase() {
@@ -171,13 +197,17 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// Lists a new connection, which has yet to send its first request.
-    pub(crate) fn open(&self) -> Arc<Connection> {
+    pub(crate) fn open(&self, peer: Option<IpAddr>) -> Arc<Connection> {
+        let peer = peer.map(|address| address.to_canonical().to_string());
         let connection = Arc::new(Connection {
             phase: AtomicU8::new(Phase::Fresh as u8),
             since: AtomicU32::new(self.clock.now()),
             blocked: AtomicU32::new(0),
             order: AtomicU8::new(Order::Serve as u8),
             linger: AtomicBool::new(false),
+            overran: AtomicBool::new(false),
+            end: AtomicU32::new(0),
+            peer: peer.and_then(|address| HeaderValue::try_from(address).ok()),
             task: AtomicWaker::new(),
             clock: Arc::clone(&self.clock),
         });

@@ -38,6 +38,7 @@ pub(crate) struct Failure {
     message: Cow<'static, str>,
     detail: Option<Box<Detail>>,
     connection: After,
+    fss: Option<&'static str>,
 }
 
 /// What happens to the connection after the answer.
@@ -88,6 +89,7 @@ impl Failure {
             message: message.into(),
             detail: None,
             connection: After::Keep,
+            fss: None,
         }
     }
 
@@ -98,6 +100,19 @@ impl Failure {
     /// The same failure with another status than the table's; the caller says why.
     pub(crate) fn with_status(self, status: StatusCode) -> Self {
         Self { status, ..self }
+    }
+
+    /// The same failure with another code at FunctionGraph's interface than the verdict's.
+    pub(crate) fn with_fss(self, code: &'static str) -> Self {
+        Self {
+            fss: Some(code),
+            ..self
+        }
+    }
+
+    /// A code of its own at FunctionGraph's interface.
+    pub(crate) fn fss(&self) -> Option<&'static str> {
+        self.fss
     }
 
     pub(crate) fn closing(self) -> Self {
@@ -124,6 +139,25 @@ impl Failure {
             }
         };
         Self::new(Code::RequestTooLarge, message).closing()
+    }
+
+    /// What is sent to a function's server is larger than the limit. `actual` is how large it is,
+    /// where that is known.
+    pub(crate) fn http_body_too_large(limit: u64, actual: Option<u64>) -> Self {
+        let size = actual.map_or_else(String::new, |actual| format!(" of {actual} bytes"));
+        Self::new(
+            Code::RequestTooLarge,
+            format!("request body{size} exceeds the limit of {limit} bytes (max_http_body_bytes)"),
+        )
+        .closing()
+    }
+
+    /// A function's server answers with more than may pass.
+    pub(crate) fn response_too_large(actual: u64, limit: u64) -> Self {
+        Self::new(
+            Code::ResponseTooLarge,
+            format!("response body size {actual} exceeds the limit of {limit}"),
+        )
     }
 
     /// The body came slower than the limit. 408 rather than the table's 400: the request was not
@@ -167,6 +201,7 @@ impl Failure {
                 trace,
             })),
             connection: After::Keep,
+            fss: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -167,7 +168,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, shutdown: Cancellati
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => admit(&shared, stream),
+            Ok((stream, peer)) => admit(&shared, stream, peer),
             Err(error) => {
                 tracing::warn!(error = %error, "connection could not be accepted");
                 sleep(ACCEPT_BACKOFF).await;
@@ -176,7 +177,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, shutdown: Cancellati
     }
 }
 
-fn admit(shared: &Arc<Shared>, stream: TcpStream) {
+fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     if shared.open.load(Ordering::Relaxed) >= shared.config.max_connections {
         shared.metrics.refused.inc();
         if let Err(error) = refuse(stream) {
@@ -190,7 +191,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream) {
         return;
     }
     let place = Place::take(shared);
-    shared.tasks.spawn(converse(place, stream));
+    shared.tasks.spawn(converse(place, stream, peer));
 }
 
 /// Answers with one write that does not wait, and closes.
@@ -201,10 +202,10 @@ fn refuse(stream: TcpStream) -> io::Result<()> {
 }
 
 /// One of the places that `max_connections` counts.
-struct Place(Arc<Shared>);
+pub(crate) struct Place(Arc<Shared>);
 
 impl Place {
-    fn take(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn take(shared: &Arc<Shared>) -> Self {
         shared.open.fetch_add(1, Ordering::Relaxed);
         shared.metrics.connections.inc();
         Self(Arc::clone(shared))
@@ -219,16 +220,17 @@ impl Drop for Place {
 }
 
 /// Serves the requests of one connection.
-async fn converse(place: Place, stream: TcpStream) {
+async fn converse(place: Place, stream: TcpStream, peer: SocketAddr) {
     let shared = &place.0;
-    let connection = shared.connections.open();
+    let connection = shared.connections.open(Some(peer.ip()));
     let metrics = Arc::clone(&shared.metrics);
     let socket = TokioIo::new(Socket::new(stream, Arc::clone(&connection), metrics));
     let service = service_fn(|request| {
         let (shared, connection) = (Arc::clone(shared), Arc::clone(&connection));
         async move { Ok::<_, Infallible>(serve::serve(&shared, &connection, request).await) }
     });
-    let mut http = pin!(shared.http.serve_connection(socket, service));
+    let http = shared.http.serve_connection(socket, service);
+    let mut http = pin!(http.with_upgrades());
     let mut is_finishing = false;
     let ended = poll_fn(|cx| {
         connection.listen(cx);

@@ -32,13 +32,16 @@ mod events;
 mod failure;
 mod gateway;
 mod head;
+mod http_function;
 mod metrics;
 mod payload;
 mod route;
 mod serve;
 mod session;
 mod streaming;
+mod structure;
 mod trace;
+mod verdict;
 
 pub use config::Config;
 pub use failure::status_of;

@@ -105,7 +105,11 @@ fn names_no_version(text: &str) -> bool {
         .is_ok_and(|urn| urn.version.is_none())
 }
 
-fn from_short(tenant: &str, namespace: &str, function: &str) -> Result<FunctionId, Failure> {
+pub(crate) fn from_short(
+    tenant: &str,
+    namespace: &str,
+    function: &str,
+) -> Result<FunctionId, Failure> {
     let (namespace, function) = (decoded(namespace)?, decoded(function)?);
     let (name, version) = match function.split_once(':') {
         Some((name, version)) => (name, Some(version)),

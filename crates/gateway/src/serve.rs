@@ -16,7 +16,7 @@ use crate::gateway::Shared;
 use crate::head::Head;
 use crate::payload::Payload;
 use crate::route::{Route, Target};
-use crate::{body, demand, events, streaming};
+use crate::{body, demand, events, http_function, streaming};
 
 /// The longest path with query, in bytes. The name of a function needs less than 300.
 const LONGEST_URI: usize = 8 << 10;
@@ -36,6 +36,10 @@ pub(crate) async fn serve(
 ) -> Response<Payload> {
     connection.enter(Phase::Busy);
     let (parts, body) = request.into_parts();
+    if let Some(target) = http_function::Target::of(&parts, &shared.config.http_domain) {
+        let response = http_function::serve(shared, connection, parts, &target, body).await;
+        return answered(shared, connection, response);
+    }
     let response = match Route::of(&parts.method, parts.uri.path()) {
         Route::Call(target) => invoke(shared, connection, &parts, target, body).await,
         Route::Health if shared.is_draining() => plain(StatusCode::SERVICE_UNAVAILABLE, ""),
@@ -47,9 +51,18 @@ pub(crate) async fn serve(
         }
         Route::Unknown => unknown(connection, &body),
     };
+    answered(shared, connection, response)
+}
+
+fn answered(
+    shared: &Shared,
+    connection: &Connection,
+    response: Response<Payload>,
+) -> Response<Payload> {
     shared.metrics.answered(response.status());
-    // A stream of events keeps the connection busy until its end.
-    if matches!(response.body(), Payload::Whole(_)) {
+    // What streams, or is no longer HTTP, keeps the connection busy until its end.
+    let goes_on = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if matches!(response.body(), Payload::Whole(_)) && !goes_on {
         connection.enter(Phase::Open);
     }
     response

@@ -58,7 +58,11 @@ impl<'a> Client<'a> {
         let (name, query) = target.split_at(target.find('?').unwrap_or(target.len()));
         let request = Request::builder()
             .method(method.to_uppercase().parse::<Method>().unwrap())
-            .uri(path.replace("{name}", name) + query)
+            .uri(
+                path.replace("{name}", name)
+                    .replace("{project_id}", "default")
+                    + query,
+            )
             .header("x-tenant-id", &self.tenant)
             .body(body)
             .unwrap();

@@ -122,6 +122,7 @@ fn build() -> Outcome {
 /// The tests of the system that have no step of their own.
 const SYSTEM: &[&str] = &[
     "functions",
+    "function_graph",
     "http_functions",
     "streaming",
     "scaling",

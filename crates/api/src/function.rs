@@ -165,6 +165,19 @@ pub struct FunctionRequest {
     /// Container settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extended_meta_data: Option<ExtendedMetaData>,
+    /// Through which interface it came; never part of a body.
+    #[serde(skip)]
+    pub interface: Interface,
+}
+
+/// The interface that a registration came through: each has its own rule for names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interface {
+    /// openYuanrong's.
+    #[default]
+    OpenYuanrong,
+    /// FunctionGraph's, whose names may have a `_` inside.
+    FunctionGraph,
 }
 
 /// A package in an object store.
@@ -323,6 +336,13 @@ pub struct ExtendedMetaData {
     /// What it may write in all, in MB: 512 (also for 0) or 10240.
     #[serde(skip_serializing_if = "is_nothing")]
     pub ephemeral_storage: i64,
+    /// The agency that FunctionGraph's clients name; kept, and without meaning here.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub xrole: String,
+    /// The variables that FunctionGraph's clients named as secrets: their values are not given back
+    /// there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secret_variables: Vec<String>,
 }
 
 /// The initializer of an image.
@@ -572,6 +592,8 @@ impl Shape for FunctionRequest {
                     )]),
                 ),
                 value("ephemeral_storage"),
+                value("xrole"),
+                value("secret_variables"),
             ]),
         ),
     ];
@@ -712,6 +734,12 @@ pub struct ContainerObject {
     /// What `image` stood for when the code was last changed, `sha256:…`; empty if the registry could
     /// not be asked then.
     pub image_digest: String,
+    /// `POST /pre-stop`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub pre_stop_handler: String,
+    /// Seconds.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub pre_stop_timeout: i64,
     /// The settings, as registered.
     #[serde(flatten)]
     pub settings: ExtendedMetaData,

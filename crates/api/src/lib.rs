@@ -13,6 +13,7 @@ mod error;
 mod explorer;
 mod function;
 mod functions;
+mod graph;
 pub mod identity;
 pub mod operator;
 mod query;
@@ -25,11 +26,15 @@ pub use error::{Class, Error, ErrorBody, Operation};
 pub use function::{
     Amounts, AutoScaleConfig, ContainerObject, CustomContainerConfig, CustomHealthCheck,
     DeleteAnswer, Device, ExtendedMetaData, FuncLayer, FuncMount, FunctionAnswer, FunctionList,
-    FunctionListAnswer, FunctionObject, FunctionPage, FunctionRequest, Initializer, Mount,
-    MountConfig, NetworkController, PageInfo, PublishRequest, ResourceAffinitySelector, Rootfs,
-    RuntimeGracefulShutdown, S3CodePath, StorageInfo, UpdateAnswer,
+    FunctionListAnswer, FunctionObject, FunctionPage, FunctionRequest, Initializer, Interface,
+    Mount, MountConfig, NetworkController, PageInfo, PublishRequest, ResourceAffinitySelector,
+    Rootfs, RuntimeGracefulShutdown, S3CodePath, StorageInfo, UpdateAnswer,
 };
 pub use functions::{FunctionsApi, functions_router};
+pub use graph::{
+    CodeUpdate, ConfigUpdate, CreateRequest, CustomImage, GraphError, GraphFunction,
+    GraphFunctions, graph_router,
+};
 pub use identity::Caller;
 pub use query::{DeleteQuery, GetQuery, ListQuery, Page};
 pub use reservation::{

@@ -87,6 +87,14 @@ impl Default for Page {
 }
 
 impl Page {
+    /// A page by its number, from 1, and its size.
+    pub(crate) fn number(number: usize, size: usize) -> Self {
+        Self {
+            index: number.to_string(),
+            size: size.to_string(),
+        }
+    }
+
     pub(crate) fn new(parameters: &Parameters) -> Self {
         let default = Self::default();
         Self {

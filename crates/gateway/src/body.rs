@@ -85,6 +85,13 @@ pub(crate) fn check_declared<B: Body>(body: &B, config: &Config) -> Result<(), F
     ))
 }
 
+/// A body that is there already, with what covers it.
+pub(crate) fn reserve(body: Bytes, budget: &Arc<Budget>) -> Result<(Bytes, Reservation), Failure> {
+    let mut reserved = budget.reserve_nothing();
+    reserved.grow(body.len())?;
+    Ok((body, reserved))
+}
+
 /// Reads a body to its end. The reservation covers it for as long as it is kept.
 pub(crate) async fn read<B>(
     mut body: B,

@@ -216,6 +216,15 @@ impl Failure {
         )
     }
 
+    /// The type of the exception and its stack trace, of what user code reported.
+    pub(crate) fn of_user(&self) -> (Option<&str>, Option<&str>) {
+        let detail = self.detail.as_deref();
+        (
+            detail.and_then(|detail| detail.kind.as_deref()),
+            detail.and_then(|detail| detail.trace.as_deref()),
+        )
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }

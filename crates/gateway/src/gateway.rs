@@ -5,14 +5,18 @@ use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
 use bugle_instances::BoxFuture;
 use bugle_scheduler::Scheduler;
 use bugle_types::FunctionId;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -24,6 +28,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::body::Budget;
 use crate::connection::{Connection, Connections, Order, Phase, Socket};
+use crate::function_graph::Route;
+use crate::payload::Broken;
 use crate::trace::TraceIds;
 use crate::{Config, Metrics, serve};
 
@@ -51,6 +57,21 @@ const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 /// no such function.
 pub type Load = Arc<dyn Fn(&FunctionId) -> BoxFuture<'static, ()> + Send + Sync>;
 
+/// Keeps an event that is to be delivered later, under its request id; it is kept when the future is
+/// done.
+pub type AcceptEvent = Arc<
+    dyn Fn(FunctionId, Bytes, Arc<str>) -> BoxFuture<'static, Result<(), Refused>> + Send + Sync,
+>;
+
+/// Why an event is not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// So many wait already.
+    Full(usize),
+    /// It cannot be kept; the text is for the operator.
+    Broken(String),
+}
+
 /// The HTTP data plane.
 #[derive(Clone)]
 pub struct Gateway {
@@ -69,6 +90,8 @@ pub(crate) struct Shared {
     pub(crate) scheduler: Scheduler,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) load: Load,
+    /// Who takes events that are delivered later, once there is somebody.
+    pub(crate) events: OnceLock<AcceptEvent>,
     pub(crate) ids: TraceIds,
     pub(crate) budget: Arc<Budget>,
     /// Connections, and calls whose client left.
@@ -99,6 +122,7 @@ impl Gateway {
             scheduler,
             metrics: Arc::new(metrics),
             load,
+            events: OnceLock::new(),
             ids: TraceIds::default(),
             tasks: TaskTracker::new(),
             http,
@@ -109,6 +133,28 @@ impl Gateway {
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// Leaves asynchronous invocations to `accept`; the first that is named is.
+    pub fn leave_events_to(&self, accept: AcceptEvent) {
+        let _ = self.shared.events.set(accept);
+    }
+
+    /// Whether a request is an invocation of FunctionGraph's, which another listener may leave to
+    /// [`Gateway::answer`].
+    pub fn is_invocation<B>(request: &Request<B>) -> bool {
+        Route::of(request.method(), request.uri().path()).is_some()
+    }
+
+    /// Answers an invocation that came to another listener. To be run on the gateway's runtime.
+    pub async fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> Response<UnsyncBoxBody<Bytes, Broken>> {
+        let connection = self.shared.connections.open(None);
+        connection.enter(Phase::Busy);
+        let response = serve::serve(&self.shared, &connection, request).await;
+        response.map(UnsyncBoxBody::new)
     }
 
     /// Serves connections of `listeners` on the runtime it is called in, until `shutdown`; then

@@ -41,7 +41,7 @@ use crate::payload::Payload;
 
 pub(crate) use relay::Relay;
 pub(crate) use response::failure;
-pub(crate) use target::Target;
+pub(crate) use target::{Target, refuse_platform_paths};
 use upload::Upload;
 
 /// What an exchange holds until it has ended: dropping it gives the slot back.
@@ -85,7 +85,7 @@ pub(crate) async fn serve(
             };
             return event::serve(shared, connection, function, request).await;
         }
-        target::refuse_platform_paths(target.place(&parts.uri).path, &spec)?;
+        refuse_platform_paths(target.place(&parts.uri).path, &spec)?;
         let body = upload(shared, connection, body)?;
         address(&mut parts, target, connection)?;
         let exchange = Exchange {
@@ -163,11 +163,11 @@ fn address(parts: &mut Parts, target: &Target, connection: &Connection) -> Resul
 }
 
 /// One request, with what it needs to be answered.
-struct Exchange<'a> {
-    shared: &'a Arc<Shared>,
-    connection: &'a Arc<Connection>,
-    function: Function,
-    trace: Arc<str>,
+pub(crate) struct Exchange<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) connection: &'a Arc<Connection>,
+    pub(crate) function: Function,
+    pub(crate) trace: Arc<str>,
 }
 
 /// What became of sending a request to an instance.
@@ -179,7 +179,12 @@ enum Attempt {
 }
 
 impl Exchange<'_> {
-    async fn run(self, mut parts: Parts, body: HttpBody) -> Result<Response<Payload>, Failure> {
+    /// Sends the request, and answers when the head of the server's answer is there.
+    pub(crate) async fn run(
+        self,
+        mut parts: Parts,
+        body: HttpBody,
+    ) -> Result<Response<Payload>, Failure> {
         let upgrade: Option<OnUpgrade> = parts.extensions.remove();
         let is_head = parts.method == Method::HEAD;
         let mut counted = Counted::of(&self.function);

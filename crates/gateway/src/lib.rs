@@ -30,6 +30,7 @@ mod connection;
 mod demand;
 mod events;
 mod failure;
+mod function_graph;
 mod gateway;
 mod head;
 mod http_function;
@@ -45,5 +46,6 @@ mod verdict;
 
 pub use config::Config;
 pub use failure::status_of;
-pub use gateway::{Gateway, Load};
+pub use gateway::{AcceptEvent, Gateway, Load, Refused};
 pub use metrics::Metrics;
+pub use payload::Broken;

@@ -23,7 +23,7 @@ pub(crate) enum Payload {
 /// An answer that will not come to its end; the client's connection is closed in the middle of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the answer did not come to its end")]
-pub(crate) struct Broken;
+pub struct Broken;
 
 impl Body for Payload {
     type Data = Bytes;

@@ -16,7 +16,7 @@ use crate::gateway::Shared;
 use crate::head::Head;
 use crate::payload::Payload;
 use crate::route::{Route, Target};
-use crate::{body, demand, events, http_function, streaming};
+use crate::{body, demand, events, function_graph, http_function, streaming};
 
 /// The longest path with query, in bytes. The name of a function needs less than 300.
 const LONGEST_URI: usize = 8 << 10;
@@ -38,6 +38,10 @@ pub(crate) async fn serve(
     let (parts, body) = request.into_parts();
     if let Some(target) = http_function::Target::of(&parts, &shared.config.http_domain) {
         let response = http_function::serve(shared, connection, parts, &target, body).await;
+        return answered(shared, connection, response);
+    }
+    if let Some(route) = function_graph::Route::of(&parts.method, parts.uri.path()) {
+        let response = function_graph::serve(shared, connection, &parts, &route, body).await;
         return answered(shared, connection, response);
     }
     let response = match Route::of(&parts.method, parts.uri.path()) {

@@ -1,6 +1,7 @@
 //! The shapes of an API gateway: the event that a request becomes, and the response structure that
 //! becomes an answer (contract `container-image` 6.1, 7).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -214,6 +215,82 @@ fn headers(value: Option<Value>) -> Result<Vec<(String, String)>, Malformed> {
     Ok(all)
 }
 
+/// A request that an event asks to be made: how an HTTP function is called through an invocation.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    /// With the query.
+    pub(crate) target: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Bytes,
+}
+
+impl Asked {
+    /// Reads the event of an API gateway; every field may be missing.
+    pub(crate) fn read(event: &[u8]) -> Result<Self, String> {
+        let not_an_event = |why: &str| format!("body is not an API gateway event: {why}");
+        let value: Value =
+            serde_json::from_slice(event).map_err(|error| not_an_event(&error.to_string()))?;
+        let Value::Object(mut fields) = value else {
+            return Err(not_an_event("it is no object"));
+        };
+        let mut text = |name: &str, default: &str| match fields.remove(name) {
+            None | Some(Value::Null) => Ok(default.to_owned()),
+            Some(Value::String(text)) if text.is_empty() => Ok(default.to_owned()),
+            Some(Value::String(text)) => Ok(text),
+            Some(_) => Err(not_an_event(&format!("{name} is no text"))),
+        };
+        let method = text("httpMethod", "POST")?;
+        let path = text("path", "/")?;
+        let body = text("body", "")?;
+        let body = match fields.get("isBase64Encoded") {
+            Some(Value::Bool(true)) => BASE64
+                .decode(body)
+                .map_err(|_| not_an_event("its body is not base64 as isBase64Encoded says"))?
+                .into(),
+            _ => Bytes::from(body),
+        };
+        let pairs = |value| headers(value).map_err(|error| not_an_event(&error.to_string()));
+        let query: Vec<String> = pairs(fields.remove("queryStringParameters"))?
+            .into_iter()
+            .map(|(name, value)| format!("{}={}", encoded(&name), encoded(&value)))
+            .collect();
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        let mark = if query.is_empty() { "" } else { "?" };
+        Ok(Self {
+            method,
+            target: format!("{slash}{path}{mark}{}", query.join("&")),
+            headers: pairs(fields.remove("headers"))?,
+            body,
+        })
+    }
+}
+
+fn encoded(text: &str) -> Cow<'_, str> {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).into()
+}
+
+/// An answer of an HTTP function as the response structure, for who called it through an invocation.
+pub(crate) fn wrap(status: u16, headers: &HeaderMap, body: &[u8]) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Wire {
+        status_code: u16,
+        headers: ByName,
+        body: String,
+        is_base64_encoded: bool,
+    }
+    let wire = Wire {
+        status_code: status,
+        headers: ByName::of_headers(headers),
+        body: BASE64.encode(body),
+        is_base64_encoded: true,
+    };
+    serde_json::to_vec(&wire)
+        .expect("texts and maps of texts are always JSON")
+        .into()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -307,5 +384,35 @@ mod tests {
         assert_eq!(read(&no_base64), Err(Malformed::NoBase64));
         let headers = json!({"statusCode": 200, "headers": []});
         assert_eq!(read(&headers), Err(Malformed::Field("headers")));
+    }
+
+    #[test]
+    fn an_event_is_read_as_the_request_that_it_asks_for() {
+        let event = json!({"httpMethod": "GET", "path": "/a b", "body": "/wA=",
+            "isBase64Encoded": true, "headers": {"x": ["1", "2"]},
+            "queryStringParameters": {"q": ["ü", "&"], "e": ""}});
+        let asked = Asked::read(event.to_string().as_bytes()).unwrap();
+        assert_eq!(asked.method, "GET");
+        assert!(asked.target.starts_with("/a b?"), "{}", asked.target);
+        assert!(asked.target.contains("q=%C3%BC&q=%26"), "{}", asked.target);
+        assert_eq!(asked.headers.len(), 2);
+        assert_eq!(asked.body, &b"\xff\x00"[..]);
+
+        let nothing = Asked::read(b"{\"body\":null}").unwrap();
+        assert_eq!((&*nothing.method, &*nothing.target), ("POST", "/"));
+        assert!(Asked::read(b"[]").is_err());
+        assert!(Asked::read(b"{\"body\":\"{\",\"isBase64Encoded\":true}").is_err());
+    }
+
+    #[test]
+    fn an_answer_is_wrapped_with_repeated_headers_and_all_bytes() {
+        let mut headers = HeaderMap::new();
+        headers.append("set-cookie", "a".parse().unwrap());
+        headers.append("set-cookie", "b".parse().unwrap());
+        let body: Vec<u8> = (0..=255).collect();
+        let wrapped: Value = serde_json::from_slice(&wrap(418, &headers, &body)).unwrap();
+        assert_eq!(wrapped["statusCode"], 418);
+        assert_eq!(wrapped["headers"]["set-cookie"], json!(["a", "b"]));
+        assert_eq!(wrapped["body"], BASE64.encode(body));
     }
 }

@@ -77,6 +77,8 @@ pub(crate) fn apply(version: &mut VersionPart, requested: Option<ExtendedMetaDat
         network_controller: settings.network_controller,
         mount_config: settings.mount_config,
         ephemeral_storage: settings.ephemeral_storage,
+        xrole: settings.xrole,
+        secret_variables: settings.secret_variables,
     });
 }
 
@@ -98,14 +100,20 @@ fn settings(version: &VersionPart, container: &ContainerPart) -> ExtendedMetaDat
         network_controller: container.network_controller.clone(),
         mount_config: container.mount_config.clone(),
         ephemeral_storage: container.ephemeral_storage,
+        xrole: container.xrole.clone(),
+        secret_variables: container.secret_variables.clone(),
     }
 }
 
 /// What answers show of a version's container.
 pub(crate) fn shown(version: &VersionPart) -> Option<ContainerObject> {
     let container = version.container.as_ref()?;
+    let pre_stop = version.extended_handler.get("pre_stop");
+    let pre_stop_timeout = version.extended_timeout.get("pre_stop");
     Some(ContainerObject {
         image_digest: container.image_digest.clone(),
+        pre_stop_handler: pre_stop.cloned().unwrap_or_default(),
+        pre_stop_timeout: pre_stop_timeout.copied().unwrap_or(0),
         settings: settings(version, container),
     })
 }

@@ -98,6 +98,8 @@ pub(crate) struct ContainerPart {
     pub(crate) network_controller: NetworkController,
     pub(crate) mount_config: MountConfig,
     pub(crate) ephemeral_storage: i64,
+    pub(crate) xrole: String,
+    pub(crate) secret_variables: Vec<String>,
 }
 
 /// Where the code is.

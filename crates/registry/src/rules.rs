@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bugle_api::{
-    AutoScaleConfig, Error, FunctionRequest, ResourceAffinitySelector, Rootfs, S3CodePath,
+    AutoScaleConfig, Error, FunctionRequest, Interface, ResourceAffinitySelector, Rootfs,
+    S3CodePath,
 };
 use bugle_types::{FunctionName, Kind, Runtime};
 
@@ -78,7 +79,7 @@ fn fields(request: &FunctionRequest, purpose: Purpose) -> Result<(), Error> {
     if purpose == Purpose::Register {
         match request.name.as_deref().unwrap_or_default() {
             "" => violations.push("name: non zero value required".to_owned()),
-            name if name.parse::<FunctionName>().is_err() => {
+            name if !is_name(name, request.interface) => {
                 violations.push(NAME_FORMAT.to_owned());
             }
             _ => {}
@@ -92,6 +93,11 @@ fn fields(request: &FunctionRequest, purpose: Purpose) -> Result<(), Error> {
     }
     violations.sort();
     Err(Error::field(violations.join(";")))
+}
+
+fn is_name(name: &str, interface: Interface) -> bool {
+    name.parse::<FunctionName>().is_ok()
+        && (interface == Interface::FunctionGraph || !name.contains('_'))
 }
 
 fn is_pool_id(text: &str) -> bool {

@@ -59,6 +59,8 @@ pub struct ServerConfig {
     pub data_threads: usize,
     /// How long running calls may take to finish when the platform stops, in seconds.
     pub shutdown_grace_seconds: u64,
+    /// The region in the URNs of FunctionGraph's interface.
+    pub region: String,
 }
 
 impl Default for ServerConfig {
@@ -71,6 +73,7 @@ impl Default for ServerConfig {
             insecure_listen_without_authentication: false,
             data_threads: 0,
             shutdown_grace_seconds: 30,
+            region: "local".to_owned(),
         }
     }
 }

@@ -203,6 +203,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         bugle_gateway::Metrics::register(&mut metrics),
         load(functions.clone()),
     );
+    let invocations = control::Invocations::new(serving.clone(), data.handle().clone());
     let gateway_done = {
         let stop = gateway_stop.clone();
         // The listener must be registered with the runtime that serves it.
@@ -227,8 +228,9 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         metrics: Mutex::new(metrics),
         stop: tasks.stop_token(),
     };
-    let router = bugle_api::build(control::routes(registry, Arc::new(operator)));
-    let serve = control::serve(control_listener, router, tasks.stop_token());
+    let routes = control::routes(registry, Arc::new(operator), &config.server.region);
+    let router = bugle_api::build(routes);
+    let serve = control::serve(control_listener, router, invocations, tasks.stop_token());
     tasks.spawn("control", serve);
     let endpoints =
         Endpoints::write(&folder, control, gateway).map_err(|source| StartError::Folder {

@@ -17,6 +17,7 @@ mod code;
 mod container;
 mod error;
 mod function;
+mod graph;
 mod image;
 mod name;
 mod report;
@@ -36,6 +37,7 @@ pub use function::{
     CodeLocation, FunctionId, FunctionSpec, Generation, Hook, Kind, LabelledScale, Scale,
     SealedEnvironment,
 };
+pub use graph::{GraphUrn, ShownUrn};
 pub use image::ImageReference;
 pub use name::{FunctionName, InstanceLabel, ProductId, TenantId};
 pub use report::report;

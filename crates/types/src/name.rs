@@ -97,7 +97,8 @@ impl FromStr for ProductId {
 ///
 /// The wide grammar of the running reference (contract 2.8 `[wire]`, D5): the service is 1–16
 /// letters and digits; the name is 1–128 of `A-Z a-z 0-9 . -`, its first and last not `-`. The
-/// documented narrow form is a subset. A name without a service keeps its whole text as short name.
+/// documented narrow form is a subset. A name of FunctionGraph, which may have a `_` inside, is one
+/// in the `0@service@name` form. A name without a service keeps its whole text as short name.
 #[derive(
     Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -154,7 +155,9 @@ impl FromStr for FunctionName {
             .strip_prefix("0@")
             .and_then(|rest| rest.split_once('@'))
         {
-            Some((service, base)) => is_service(service) && is_base_name(base),
+            Some((service, base)) => {
+                is_service(service) && (is_base_name(base) || is_graph_name(base))
+            }
             None => dashed(text).is_some() || is_base_name(text),
         };
         if well_formed && text != RESERVED {
@@ -212,6 +215,13 @@ fn is_base_name(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
+/// A name of FunctionGraph (`container-image` contract 2.1): 1–60 of `A-Z a-z 0-9 _ -`, the first a
+/// letter, the last a letter or digit.
+pub(crate) fn is_graph_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && is_framed(text, 60, |c| matches!(c, b'-' | b'_'))
+}
+
 /// Whether `text` has 1 to `longest` letters, digits and `inner` bytes, and a letter or digit at
 /// both ends.
 pub(crate) fn is_framed(text: &str, longest: usize, inner: impl Fn(u8) -> bool) -> bool {
@@ -247,7 +257,15 @@ mod tests {
 
     #[test]
     fn the_wide_grammar_of_the_reference_is_accepted_and_no_more() {
-        for good in ["a", "0@S@F", "0-s-1.x", "0@svc@..", "A1", "0-a"] {
+        for good in [
+            "a",
+            "0@S@F",
+            "0-s-1.x",
+            "0@svc@..",
+            "A1",
+            "0-a",
+            "0@svc@a_b",
+        ] {
             assert!(good.parse::<FunctionName>().is_ok(), "{good}");
         }
         for bad in [
@@ -255,6 +273,10 @@ mod tests {
             "-a",
             "a-",
             "0@s_@f",
+            "0@svc@f_",
+            "0@svc@_f",
+            "0@svc@1_f",
+            "a_b",
             "0@svc@",
             "0@@f",
             "a/b",

@@ -18,7 +18,9 @@
 //! ```
 
 pub mod address;
+pub mod archive;
 mod copy;
+mod remove;
 mod roots;
 
 pub use copy::{CopyError, open_directory};

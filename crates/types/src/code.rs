@@ -55,6 +55,14 @@ codes! {
     PoolNotFound = 4120,
     /// The page cannot be served.
     PageInfoError = 4123,
+    /// A package has too many files.
+    ZipFileCountError = 4127,
+    /// A package has an entry whose name or kind is not allowed.
+    ZipFilePathError = 4128,
+    /// What is in a package is too large.
+    ZipFileUnzipSizeError = 4129,
+    /// A package is too large.
+    ZipFileSizeError = 4130,
     /// The revision is not the draft's.
     RevisionIDError = 4134,
     /// A URN of another tenant, or one that contradicts the qualifier.

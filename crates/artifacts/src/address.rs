@@ -127,6 +127,36 @@ pub enum Refused {
     },
 }
 
+impl Refused {
+    /// The same refusal once more, for somebody else.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Malformed { url } => Self::Malformed { url: url.clone() },
+            Self::Special {
+                host,
+                address,
+                what,
+            } => Self::Special {
+                host: host.clone(),
+                address: *address,
+                what,
+            },
+            Self::Unencrypted { host, port } => Self::Unencrypted {
+                host: host.clone(),
+                port: *port,
+            },
+            Self::Port { host, port } => Self::Port {
+                host: host.clone(),
+                port: *port,
+            },
+            Self::Unresolved { host, source } => Self::Unresolved {
+                host: host.clone(),
+                source: std::io::Error::new(source.kind(), source.to_string()),
+            },
+        }
+    }
+}
+
 /// The operator's decision. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Policy {

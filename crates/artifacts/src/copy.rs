@@ -1,4 +1,4 @@
-//! Copies a directory of code into the cache, once.
+//! Copies a directory of code into the cache.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+use crate::archive::Unpacked;
 
 /// The most that one function's code may hold, so that a wrong path does not fill the disk.
 const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
@@ -52,31 +54,14 @@ struct Total {
     entries: u64,
 }
 
-/// Makes `target` a copy of the directory `source`, unless it is there already.
-///
-/// The copy is made beside the target and then renamed, so that it is whole whenever it is there.
-pub(crate) fn once(source: &Path, target: &Path) -> Result<(), CopyError> {
-    if target.is_dir() {
-        return Ok(());
-    }
-    let parent = target.parent().unwrap_or(target);
-    fs::create_dir_all(parent).map_err(at(parent))?;
-    let unfinished = tempfile::Builder::new()
-        .prefix(".copy-")
-        .tempdir_in(parent)
-        .map_err(at(parent))?;
-    let inside = unfinished.path().join("code");
+/// Makes the empty directory `target` a copy of the directory `source` that nobody may write to.
+pub(crate) fn into(source: &Path, target: &Path) -> Result<Unpacked, CopyError> {
     let copy = Copy {
         root: source,
         total: Total::default(),
     };
     let opened = open_directory(source).map_err(at(source))?;
-    copy.run(&opened, &inside)?;
-    match fs::rename(&inside, target) {
-        // Another start was faster; its copy is as good.
-        Err(_) if target.is_dir() => Ok(()),
-        renamed => renamed.map_err(at(target)),
-    }
+    copy.run(&opened, target)
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> CopyError {
@@ -84,7 +69,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> CopyError {
     move |source| CopyError::Io { path, source }
 }
 
-/// Opens a directory by its path as [`CodeRoots::resolve`](crate::CodeRoots::resolve) gives it: one
+/// Opens a directory by its path as [`Code::directory`](crate::Code::directory) gives it: one
 /// without links. Where somebody has made a link of a part of it since, nothing is opened.
 ///
 /// # Errors
@@ -113,9 +98,13 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    fn run(mut self, source: &OwnedFd, target: &Path) -> Result<(), CopyError> {
+    fn run(mut self, source: &OwnedFd, target: &Path) -> Result<Unpacked, CopyError> {
         let root = self.root.to_owned();
-        self.directory(source, &root, target)
+        self.directory(source, &root, target)?;
+        Ok(Unpacked {
+            entries: self.total.entries,
+            bytes: self.total.bytes,
+        })
     }
 
     /// Copies what is in the opened directory, which is called `shown`.
@@ -125,7 +114,6 @@ impl Copy<'_> {
         shown: &Path,
         target: &Path,
     ) -> Result<(), CopyError> {
-        fs::create_dir(target).map_err(at(target))?;
         let entries = Dir::read_from(source).map_err(io::Error::from);
         for entry in entries.map_err(at(shown))? {
             let entry = entry.map_err(io::Error::from).map_err(at(shown))?;
@@ -139,7 +127,8 @@ impl Copy<'_> {
             }
             self.entry(source, name, &shown.join(name), &target.join(name))?;
         }
-        Ok(())
+        let sealed = fs::set_permissions(target, fs::Permissions::from_mode(0o555));
+        sealed.map_err(at(target))
     }
 
     fn entry(
@@ -158,7 +147,10 @@ impl Copy<'_> {
             opened.map_err(io::Error::from).map_err(at(shown))
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => self.directory(&open(OFlags::DIRECTORY)?, shown, target),
+            FileType::Directory => {
+                fs::create_dir(target).map_err(at(target))?;
+                self.directory(&open(OFlags::DIRECTORY)?, shown, target)
+            }
             FileType::RegularFile => self.file(open(OFlags::empty())?, shown, target),
             FileType::Symlink => {
                 let text = rustix::fs::readlinkat(source, name, Vec::new());
@@ -186,7 +178,8 @@ impl Copy<'_> {
             return Err(CopyError::TooLarge);
         }
         self.total.bytes += copied;
-        let mode = metadata.permissions().mode() & 0o777;
+        let program = metadata.permissions().mode() & 0o111 != 0;
+        let mode = if program { 0o555 } else { 0o444 };
         let changed = copy.set_permissions(fs::Permissions::from_mode(mode));
         changed.map_err(at(target))
     }
@@ -211,36 +204,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_directories_modes_and_inner_links_are_copied() {
+    fn files_directories_programs_and_inner_links_are_copied_and_sealed() {
         let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
+        let (source, target) = (dir.path().join("source"), dir.path().join("target"));
         fs::create_dir_all(source.join("sub")).unwrap();
+        fs::create_dir(&target).unwrap();
         fs::write(source.join("sub/run"), "#!").unwrap();
         fs::set_permissions(source.join("sub/run"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(source.join("data"), "1234").unwrap();
         symlink("sub/run", source.join("link")).unwrap();
-        let target = dir.path().join("cache/target");
-        once(&source, &target).unwrap();
+        let copied = into(&source, &target).unwrap();
+        assert_eq!((copied.entries, copied.bytes), (4, 6));
         assert_eq!(fs::read_to_string(target.join("link")).unwrap(), "#!");
-        let mode = fs::metadata(target.join("sub/run"))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o755);
-        assert_eq!(fs::read_dir(dir.path().join("cache")).unwrap().count(), 1);
+        let mode = |name: &str| {
+            let metadata = fs::metadata(target.join(name)).unwrap();
+            metadata.permissions().mode() & 0o7777
+        };
+        let modes = ["sub/run", "data", "sub", ""].map(mode);
+        assert_eq!(modes, [0o555, 0o444, 0o555, 0o555]);
+        crate::remove::tree(&target).unwrap();
     }
 
     #[test]
-    fn a_link_that_leads_out_is_refused_and_leaves_nothing() {
+    fn a_link_that_leads_out_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
+        let (source, target) = (dir.path().join("source"), dir.path().join("target"));
         fs::create_dir(&source).unwrap();
+        fs::create_dir(&target).unwrap();
         symlink("../../etc/passwd", source.join("link")).unwrap();
-        let target = dir.path().join("cache/target");
-        assert!(matches!(
-            once(&source, &target),
-            Err(CopyError::Link { .. })
-        ));
-        assert_eq!(fs::read_dir(dir.path().join("cache")).unwrap().count(), 0);
+        let copied = into(&source, &target);
+        assert!(matches!(copied, Err(CopyError::Link { .. })));
     }
 
     #[test]
@@ -265,8 +258,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("source");
         fs::create_dir(&source).unwrap();
+        fs::create_dir(dir.path().join("target")).unwrap();
         rustix::fs::mknodat(CWD, source.join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-        let copied = once(&source, &dir.path().join("cache/target"));
+        let copied = into(&source, &dir.path().join("target"));
         assert!(matches!(copied, Err(CopyError::Special { .. })));
     }
 }

@@ -16,7 +16,7 @@ pub(crate) fn tree(path: &Path) -> io::Result<()> {
 
 /// Gives the platform the right to write back in all directories below `path`, which is what a
 /// platform that is not root needs to remove them. Links are not followed.
-pub(crate) fn make_writable(path: &Path) {
+pub fn make_writable(path: &Path) {
     let is_directory = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
     if !is_directory {
         return;

@@ -34,6 +34,25 @@ pub struct MeasureInfo {
     pub detail: String,
 }
 
+/// A code package that was uploaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PackageInfo {
+    /// What `sha512sum` prints of it.
+    pub sha512: String,
+    /// Its length.
+    pub bytes: u64,
+    /// What a function is registered with to run it, beside `"storageType": "s3"`.
+    pub s3_code_path: crate::S3CodePath,
+}
+
+/// Answer of `GET /bugle/v1/packages`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PackageList {
+    /// The tenant's packages, at most 1,000, in order of their digests.
+    pub packages: Vec<PackageInfo>,
+}
+
 /// A runtime that can run here.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RuntimeInfo {

@@ -9,6 +9,7 @@ use std::io::{self, Read, Seek as _, Write as _};
 use std::path::Path;
 
 use bytes::{Buf as _, Bytes};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
 use crate::Error;
@@ -115,6 +116,14 @@ pub(crate) fn unpack_file(
     }
     expected.check(&digester.finish())?;
     Ok(archive::unpack(file, target, &expected.limits)?)
+}
+
+/// The next part of a file, full unless it is the last.
+pub(crate) async fn part(file: &mut tokio::fs::File, most: usize) -> Result<Bytes, Error> {
+    let mut part = Vec::with_capacity(most);
+    let read = file.take(most as u64).read_to_end(&mut part).await;
+    read.map_err(Error::Store)?;
+    Ok(part.into())
 }
 
 /// A file without a name on the file system of `target`.

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::address::{self, Policy};
 use crate::archive;
-use crate::receive::{Broken, Chunk};
+use crate::receive::{self, Broken, Chunk};
 use crate::{Config, Error};
 use http::{Connector, HttpClient, Seen};
 
@@ -185,14 +185,14 @@ impl S3 {
     pub(crate) async fn upload(
         &self,
         place: &Place,
-        mut part: impl AsyncFnMut(usize) -> Result<bytes::Bytes, Error>,
+        mut file: tokio::fs::File,
     ) -> Result<(), Error> {
         let seen = Arc::new(Seen::default());
         let (store, path) = self.open(place, &seen).await?;
         let failed = |error: object_store::Error| Error::Upload {
             why: seen.why(&error),
         };
-        let first = part(PART).await?;
+        let first = receive::part(&mut file, PART).await?;
         if first.len() < PART {
             store.put(&path, first.into()).await.map_err(failed)?;
             return Ok(());
@@ -202,7 +202,7 @@ impl S3 {
         while !next.is_empty() {
             let sent = upload.put_part(next.into()).await;
             next = match sent {
-                Ok(()) => part(PART).await?,
+                Ok(()) => receive::part(&mut file, PART).await?,
                 Err(error) => {
                     // What was sent costs until it is thrown away; the store may be gone, though.
                     let _ = upload.abort().await;

@@ -169,12 +169,8 @@ impl Uploads {
                 return Ok(());
             }
             let file = file.reopen().map_err(Error::Store)?;
-            let mut file = tokio::fs::File::from_std(file);
-            return self
-                .shared
-                .s3
-                .upload(&place, async |most| part(&mut file, most).await)
-                .await;
+            let file = tokio::fs::File::from_std(file);
+            return self.shared.s3.upload(&place, file).await;
         }
         let (shared, tenant, uploaded) =
             (Arc::clone(&self.shared), tenant.clone(), uploaded.clone());
@@ -444,18 +440,9 @@ fn sync_folder(folder: &Path) -> Result<(), Error> {
     opened.sync_all().map_err(Error::Store)
 }
 
-/// The next part of a file, full unless it is the last.
-async fn part(file: &mut tokio::fs::File, most: usize) -> Result<Bytes, Error> {
-    use tokio::io::AsyncReadExt as _;
-    let mut part = Vec::with_capacity(most);
-    let read = file.take(most as u64).read_to_end(&mut part).await;
-    read.map_err(Error::Store)?;
-    Ok(part.into())
-}
-
 async fn read_all(mut file: tokio::fs::File, chunks: mpsc::Sender<Chunk>) {
     loop {
-        let chunk = match part(&mut file, READ).await {
+        let chunk = match receive::part(&mut file, READ).await {
             Ok(chunk) if chunk.is_empty() => return,
             Ok(chunk) => Ok(chunk),
             Err(_) => Err(Broken),

@@ -12,6 +12,7 @@ mod manifest;
 mod names;
 mod near;
 mod output;
+mod package;
 #[cfg(test)]
 mod reference;
 mod session;

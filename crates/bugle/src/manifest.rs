@@ -112,8 +112,8 @@ impl Manifest {
         )))
     }
 
-    /// The request that registers the function, or updates it.
-    pub(crate) fn request(&self, folder: &Path, runtime: &str) -> FunctionRequest {
+    /// The request that registers the function, or updates it; where its code is is still missing.
+    pub(crate) fn request(&self, runtime: &str) -> FunctionRequest {
         let text = |number: u32| number.to_string();
         let hooks = [
             ("initializer", &self.initializer),
@@ -142,8 +142,6 @@ impl Manifest {
             environment: Some(self.environment.clone().unwrap_or_default()),
             extended_handler: Some(handlers.collect()),
             extended_timeout: Some(timeouts.collect()),
-            storage_type: Some("local".to_owned()),
-            code_path: Some(folder.to_string_lossy().into_owned()),
             ..FunctionRequest::default()
         }
     }

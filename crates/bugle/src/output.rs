@@ -78,6 +78,11 @@ pub(crate) fn table<const N: usize>(
     all.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// A number of bytes for people.
+pub(crate) fn bytes(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
 /// Shows that something takes long, if anybody watches; until it is dropped.
 pub(crate) struct Progress(Option<ProgressBar>);
 
@@ -91,6 +96,16 @@ impl Progress {
             .with_message(text.into());
         bar.enable_steady_tick(Duration::from_millis(100));
         Self(Some(bar))
+    }
+
+    /// Something that can be shared with whoever does the work.
+    pub(crate) fn sharer(&self) -> impl Fn(String) + Send + 'static {
+        let bar = self.0.clone();
+        move |text| {
+            if let Some(bar) = &bar {
+                bar.set_message(text);
+            }
+        }
     }
 
     /// Shows another text.

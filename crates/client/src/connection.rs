@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -89,8 +89,18 @@ impl Base {
     ///
     /// [`Error`]; a status of failure is an answer, not an error.
     pub async fn send(&self, call: Call) -> Result<Answer, Error> {
+        let body = Full::new(call.body.clone());
+        self.send_body(call, body).await
+    }
+
+    /// The same with another body than the request's own; its length is among the headers.
+    pub(crate) async fn send_body<B>(&self, call: Call, body: B) -> Result<Answer, Error>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let limit = call.limit;
-        let sent = tokio::time::timeout(limit, self.exchange(call)).await;
+        let sent = tokio::time::timeout(limit, self.exchange(call, body)).await;
         sent.unwrap_or_else(|_| {
             Err(Error::Timeout {
                 base: self.to_string(),
@@ -99,7 +109,11 @@ impl Base {
         })
     }
 
-    async fn exchange(&self, call: Call) -> Result<Answer, Error> {
+    async fn exchange<B>(&self, call: Call, body: B) -> Result<Answer, Error>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let base = self.to_string();
         let broken = |source| Error::Broken {
             base: self.to_string(),
@@ -117,12 +131,12 @@ impl Base {
             .await
             .map_err(broken)?;
         // It ends with the request and its answer; their errors are reported there.
-        tokio::spawn(connection);
+        tokio::spawn(async move { connection.await.is_ok() });
         let mut request = Request::builder()
             .method(call.method)
             .uri(call.path)
             .header(http::header::HOST, &self.authority)
-            .body(Full::new(call.body))
+            .body(body)
             .map_err(Error::Request)?;
         request.headers_mut().extend(call.headers);
         let response = sender.send_request(request).await.map_err(broken)?;

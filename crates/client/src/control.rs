@@ -2,21 +2,24 @@
 
 use std::time::Duration;
 
-use bugle_api::operator::{FunctionStatus, Info};
+use bugle_api::operator::{FunctionStatus, Info, PackageInfo, PackageList};
 use bugle_api::{
     ErrorBody, FunctionAnswer, FunctionListAnswer, FunctionObject, FunctionPage, FunctionRequest,
     PublishRequest, ReservationAnswer, ReservationList, ReservationRequest, UpdateAnswer,
 };
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Answer, Base, Call, Error};
+use crate::{Answer, Base, Call, Error, upload};
 
 /// How long the control API may take to answer.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long an upload may take until it is answered, its unpacking included.
+const UPLOAD: Duration = Duration::from_mins(15);
 
 /// Everything that names of functions are made of stays readable.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -190,6 +193,74 @@ impl Control {
     }
 }
 
+impl Control {
+    /// Whether the tenant has uploaded a package of this digest, as far as one can tell.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; that there is none is not one.
+    pub async fn has_package(&self, sha512: &str) -> Result<bool, Error> {
+        let call = self.call(Method::HEAD, package_path(sha512), None::<&()>);
+        let answer = self.base.send(call).await?;
+        match answer.status.as_u16() {
+            200 => Ok(true),
+            404 => Ok(false),
+            status => Err(Error::Unexpected {
+                base: self.base.to_string(),
+                status,
+                source: None,
+            }),
+        }
+    }
+
+    /// Uploads a package of this digest and length, without having it in memory. `sent` is told how
+    /// many bytes have been sent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Operation::send`].
+    pub async fn upload(
+        &self,
+        sha512: &str,
+        file: std::fs::File,
+        bytes: u64,
+        sent: impl Fn(u64) + Send + 'static,
+    ) -> Result<PackageInfo, Error> {
+        let mut call = self.call(Method::PUT, package_path(sha512), None::<&()>);
+        call.limit = UPLOAD;
+        call.headers.insert(CONTENT_LENGTH, bytes.into());
+        let answer = self.base.send_body(call, upload::body(file, sent)).await?;
+        let answer = checked(&self.base, answer).await?;
+        let status = answer.status.as_u16();
+        parse(&answer.bytes().await?).map_err(|source| Error::Unexpected {
+            base: self.base.to_string(),
+            status,
+            source: Some(source),
+        })
+    }
+
+    /// The uploaded packages of the tenant.
+    pub fn packages(&self) -> Operation<PackageList> {
+        self.get("/bugle/v1/packages".to_owned())
+    }
+
+    /// Removes an uploaded package.
+    pub fn delete_package(&self, sha512: &str) -> Operation<()> {
+        let call = self.call(Method::DELETE, package_path(sha512), None::<&()>);
+        self.operation(call, |_| Ok(()))
+    }
+
+    /// The bytes of an uploaded package, to be read as they come, see [`Operation::open`].
+    pub fn package(&self, sha512: &str) -> Operation<()> {
+        let call = self.call(Method::GET, package_path(sha512), None::<&()>);
+        self.operation(call, |_| Ok(()))
+    }
+}
+
+fn package_path(sha512: &str) -> String {
+    format!("/bugle/v1/packages/{}", segment(sha512))
+}
+
 type Read<T> = fn(&[u8]) -> Result<T, serde_json::Error>;
 
 /// An operation of the control API, ready to be sent or shown.
@@ -233,6 +304,11 @@ impl<T> Operation<T> {
 /// Sends a request whose answer says that it was carried out.
 async fn accepted(base: &Base, call: Call) -> Result<Answer, Error> {
     let answer = base.send(call).await?;
+    checked(base, answer).await
+}
+
+/// The answer, if it says that the request was carried out.
+async fn checked(base: &Base, answer: Answer) -> Result<Answer, Error> {
     let status = answer.status;
     if status.is_success() {
         return Ok(answer);

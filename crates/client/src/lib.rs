@@ -6,6 +6,7 @@
 mod connection;
 mod control;
 mod error;
+mod upload;
 
 pub use connection::{Answer, Base, Call};
 pub use control::{Control, Operation, invocation_path};

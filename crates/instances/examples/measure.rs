@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_artifacts::CodeRoots;
+use bugle_artifacts::{CodeRoots, Foundation, Packages};
 use bugle_instances::{
     CallRequest, Config, Confinement, ConfinementConfig, Driver, Instance, InstanceId, LogLine,
     LogSink, PythonDependencies, PythonDriver, ReplyBody, StartPhases, StartRequest, Surroundings,
@@ -72,7 +72,7 @@ impl Bench {
             ..Surroundings::default()
         };
         let dependencies = PythonDependencies {
-            roots: CodeRoots::new(&[dir.path().to_owned()], dir.path().join("cache")).unwrap(),
+            packages: packages(&dir),
             logs: Arc::new(Nowhere),
             open_environment: Arc::new(|_, _| Ok(BTreeMap::new())),
             confinement: Arc::new(
@@ -135,6 +135,17 @@ async fn call(instance: &dyn Instance) {
     };
     let reply = instance.call(request).await.unwrap();
     assert!(matches!(reply.body, ReplyBody::Json(_)));
+}
+
+fn packages(dir: &tempfile::TempDir) -> Packages {
+    let foundation = Foundation {
+        roots: CodeRoots::new(&[dir.path().to_owned()]).unwrap(),
+        cache: dir.path().join("cache"),
+        uploads: dir.path().join("uploads"),
+        addresses: bugle_artifacts::address::Config::default(),
+        environment: Vec::new(),
+    };
+    Packages::open(bugle_artifacts::Config::default(), foundation).unwrap()
 }
 
 fn micros(duration: Duration) -> u64 {

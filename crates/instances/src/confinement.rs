@@ -19,8 +19,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use bugle_artifacts::CodeRoots;
-
 use cgroup::Controller;
 pub(crate) use cgroup::{Cgroup, Cgroups, Counted};
 pub use config::{Config, Network, Processor};
@@ -89,7 +87,7 @@ pub struct Surroundings {
     /// Ports that instances may not connect to, beside those of the configuration.
     pub ports: BTreeSet<u16>,
     /// Where code may be.
-    pub code: Option<CodeRoots>,
+    pub code: Vec<PathBuf>,
 }
 
 /// Decides how instances are confined. One for all drivers of a platform.
@@ -217,10 +215,7 @@ impl Confinement {
         std::fs::create_dir_all(&own)
             .map_err(|error| format!("make {}: {error}", own.display()))?;
         let mut code = packages.to_owned();
-        if let Some(roots) = &self.surroundings.code {
-            code.extend_from_slice(roots.roots());
-            code.push(roots.copies());
-        }
+        code.extend_from_slice(&self.surroundings.code);
         Ok(Some(plan::files(&self.config, prefix, &own, &code)))
     }
 

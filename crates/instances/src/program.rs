@@ -22,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bugle_artifacts::CodeRoots;
+use bugle_artifacts::{Code, Packages};
 use bugle_types::{ProgramRuntime, Runtime};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
@@ -57,8 +57,8 @@ const SHOWN: usize = 1024;
 /// What a driver needs from the rest of the platform.
 #[derive(Clone)]
 pub struct ProgramDependencies {
-    /// Where code may be.
-    pub roots: CodeRoots,
+    /// Where code is.
+    pub packages: Packages,
     /// Where the lines of functions go.
     pub logs: Arc<dyn LogSink>,
     /// What opens a function's variables.
@@ -70,7 +70,7 @@ pub struct ProgramDependencies {
 impl fmt::Debug for ProgramDependencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProgramDependencies")
-            .field("roots", &self.roots)
+            .field("packages", &self.packages)
             .finish_non_exhaustive()
     }
 }
@@ -96,6 +96,7 @@ struct Launched {
     spawned: Spawned,
     port: Port,
     requests: Requests,
+    code: Code,
 }
 
 impl ProgramDriver {
@@ -121,11 +122,18 @@ impl ProgramDriver {
     }
 
     async fn start(&self, request: StartRequest) -> Result<Started, StartError> {
-        let began = Instant::now();
         let limit = self.shared.start_limit(&request);
+        let spec = &request.spec;
+        let packages = &self.shared.dependencies.packages;
+        let code = packages
+            .ready(&spec.id.tenant, &spec.code, &spec.generation)
+            .await;
+        let code = code.map_err(|error| StartError::Unsupported(bugle_types::report(&*error)))?;
+        // A download is not part of the start that the function's limits are about.
+        let began = Instant::now();
         let (shared, wanted) = (Arc::clone(&self.shared), request.clone());
         // The code may be on a file system that does not answer, and a new process takes a moment.
-        let launched = tokio::task::spawn_blocking(move || shared.launch(&wanted))
+        let launched = tokio::task::spawn_blocking(move || shared.launch(&wanted, code))
             .await
             .map_err(|error| StartError::Platform(error.to_string()))??;
         let process = began.elapsed();
@@ -154,7 +162,7 @@ impl ProgramDriver {
 
 impl Shared {
     /// Starts the process. Blocks.
-    fn launch(&self, request: &StartRequest) -> Result<Launched, StartError> {
+    fn launch(&self, request: &StartRequest, package: Code) -> Result<Launched, StartError> {
         let spec = &request.spec;
         let Runtime::Program(runtime) = spec.runtime else {
             let runtime = &spec.runtime;
@@ -163,9 +171,8 @@ impl Shared {
             )));
         };
         let dependencies = &self.dependencies;
-        let code = dependencies
-            .roots
-            .resolve(&spec.code, &spec.generation)
+        let code = package
+            .directory()
             .map_err(|error| StartError::Unsupported(bugle_types::report(&error)))?;
         let user = (dependencies.open_environment)(&spec.id, &spec.environment)
             .map_err(StartError::Platform)?;
@@ -204,6 +211,7 @@ impl Shared {
             spawned,
             port,
             requests,
+            code: package,
         })
     }
 
@@ -217,6 +225,7 @@ impl Shared {
             spawned,
             port,
             requests,
+            code,
         } = launched;
         let Spawned {
             process,
@@ -253,6 +262,7 @@ impl Shared {
             output,
             exit,
             _port: port,
+            _code: code,
         };
         let pidfd = watch_descriptor(pidfd).map_err(unwatchable)?;
         self.runtime.spawn(watched.run(pidfd));
@@ -388,6 +398,8 @@ struct Watched {
     exit: watch::Sender<Option<Exit>>,
     /// Nobody else's before the program is gone.
     _port: Port,
+    /// Stays where it is as long as the program may read it.
+    _code: Code,
 }
 
 impl Watched {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bugle_artifacts::Code;
 use bytes::BytesMut;
 use serde::Deserialize;
 use tokio::net::unix::pipe;
@@ -38,6 +39,8 @@ pub(crate) struct Pump {
     pub(crate) lines: Lines,
     /// Told once, at the end.
     pub(crate) exit: watch::Sender<Option<Exit>>,
+    /// Stays where it is as long as the process may read it.
+    pub(crate) _code: Code,
 }
 
 /// Whether an end of the conversation has more to say.

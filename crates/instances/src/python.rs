@@ -5,6 +5,7 @@
 //! the parent and one answer from the instance, and nothing at all to the parent when a parked
 //! process takes the function.
 
+mod compile;
 mod config;
 mod discover;
 mod imports;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_artifacts::{CodeRoots, open_directory};
+use bugle_artifacts::{Code, Packages, open_directory};
 use bugle_types::{FunctionSpec, PythonVersion, Runtime};
 use bytes::Bytes;
 use rustix::mount::OpenTreeFlags;
@@ -53,8 +54,8 @@ const PARK_AFTER: Duration = Duration::from_millis(10);
 
 /// What a driver needs from the rest of the platform.
 pub struct Dependencies {
-    /// Where code may be.
-    pub roots: CodeRoots,
+    /// Where code is.
+    pub packages: Packages,
     /// Where the lines of functions go.
     pub logs: Arc<dyn LogSink>,
     /// What opens a function's variables.
@@ -68,7 +69,7 @@ pub struct Dependencies {
 impl fmt::Debug for Dependencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dependencies")
-            .field("roots", &self.roots)
+            .field("packages", &self.packages)
             .field("runtime_dir", &self.runtime_dir)
             .finish_non_exhaustive()
     }
@@ -149,10 +150,21 @@ impl PythonDriver {
                 "{runtime} is not a Python runtime"
             )));
         };
-        let (message, code, wanted) = self.message(&request, version).await?;
+        let code = self.code(&request.spec).await?;
+        // A download is not part of the start that the function's limits are about.
+        let (message, tree, wanted) = self.message(&request, version, code.clone()).await?;
         let (forked, zygote) = self.shared.parents.take(version, wanted).await?;
         self.park_later(zygote);
-        self.bring_up(&request, forked, message, code, began).await
+        let given = Given {
+            message,
+            tree,
+            code: code.clone(),
+        };
+        let started = self.bring_up(&request, forked, given, began).await?;
+        if let Some(compilation) = code.compile_for(&version.to_string()) {
+            compile::begin(&self.shared.parents, version, compilation);
+        }
+        Ok(started)
     }
 
     /// Replaces what was taken, when the start and its first call need the processor no more.
@@ -164,19 +176,29 @@ impl PythonDriver {
         });
     }
 
+    /// The function's code, which is there when this returns.
+    async fn code(&self, spec: &FunctionSpec) -> Result<Code, StartError> {
+        let packages = &self.shared.dependencies.packages;
+        let ready = packages
+            .ready(&spec.id.tenant, &spec.code, &spec.generation)
+            .await;
+        ready.map_err(|error| StartError::Unsupported(bugle_types::report(&*error)))
+    }
+
     /// Everything the instance has to know, where its code is, and what the code imports.
     async fn message(
         &self,
         request: &StartRequest,
         version: PythonVersion,
+        code: Code,
     ) -> Result<(Vec<u8>, Option<OwnedFd>, Wanted), StartError> {
         let dependencies = &self.shared.dependencies;
         let spec = &request.spec;
-        let (roots, wanted) = (dependencies.roots.clone(), Arc::clone(spec));
+        let wanted = Arc::clone(spec);
         // The code may be on a file system that does not answer.
         let parents = Arc::clone(&self.shared.parents);
         let found = tokio::task::spawn_blocking(move || {
-            let code = roots.resolve(&wanted.code, &wanted.generation);
+            let code = code.directory();
             let code =
                 code.map_err(|error| StartError::Unsupported(bugle_types::report(&error)))?;
             let show = parents.confinement.shows_code();
@@ -202,8 +224,7 @@ impl PythonDriver {
         &self,
         request: &StartRequest,
         forked: Forked,
-        message: Vec<u8>,
-        code: Option<OwnedFd>,
+        given: Given,
         began: Instant,
     ) -> Result<Started, StartError> {
         let child = Arc::clone(&forked.child);
@@ -221,14 +242,20 @@ impl PythonDriver {
             exit.subscribe(),
         );
         self.limit(request, &child, forked.group).await?;
-        connection.send_start(message, code.as_ref().map(AsFd::as_fd));
-        drop(code);
+        let Given {
+            message,
+            tree,
+            code,
+        } = given;
+        connection.send_start(message, tree.as_ref().map(AsFd::as_fd));
+        drop(tree);
         let pump = Pump {
             connection,
             output,
             child: Arc::clone(&child),
             lines: self.lines(request),
             exit,
+            _code: code,
         };
         self.shared.runtime.spawn(pump.run());
         let limit = self.start_limit(request);
@@ -311,6 +338,14 @@ impl Driver for PythonDriver {
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Started, StartError>> {
         Box::pin(Self::start(self, request))
     }
+}
+
+/// What a process is given to become an instance.
+struct Given {
+    message: Vec<u8>,
+    /// The code, for a process that has to be shown it.
+    tree: Option<OwnedFd>,
+    code: Code,
 }
 
 /// The meta part of a READY frame.

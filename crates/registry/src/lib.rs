@@ -18,6 +18,7 @@ mod index;
 mod keyring;
 mod keys;
 mod object;
+mod packages;
 mod published;
 mod record;
 mod reservations;
@@ -38,6 +39,7 @@ pub use clock::{Clock, SystemClock};
 pub use config::Config;
 pub use image::{Resolve, Resolved, unresolved};
 pub use keyring::{Error as KeyringError, Keyring};
+pub use packages::objects_in_use;
 pub use specification::{is_published, specification};
 
 use index::Index;

@@ -25,6 +25,10 @@ pub struct Config {
     pub scheduler: bugle_scheduler::Config,
     /// Python instances.
     pub python: bugle_instances::Config,
+    /// Code packages.
+    pub packages: bugle_artifacts::Config,
+    /// Addresses that users name.
+    pub addresses: bugle_artifacts::address::Config,
     /// Instances that are programs of their own.
     pub programs: bugle_instances::ProgramConfig,
     /// How instances are confined.
@@ -279,6 +283,9 @@ impl Effective {
             for (key, value) in values {
                 let origin = self.origins.get(&format!("{section}.{key}"));
                 let origin = origin.map_or("default", |origin| origin.name());
+                let hidden = Value::String("(not shown)".to_owned());
+                let is_secret = key.contains("secret") && value.as_str() != Some("");
+                let value = if is_secret { &hidden } else { value };
                 let _ = writeln!(text, "{key} = {value}  # {origin}");
             }
         }

@@ -23,6 +23,7 @@ use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::operator::{self, Operator};
+use crate::packages::{self, Uploads};
 
 /// Connections that are served at once; more wait in the socket's queue.
 const CONNECTIONS: usize = 1024;
@@ -65,12 +66,14 @@ pub(crate) fn routes(
     registry: Arc<Registry>,
     operator: Arc<Operator>,
     region: &str,
+    uploads: Arc<Uploads>,
 ) -> OpenApiRouter {
     OpenApiRouter::new()
         .merge(graph_router(Arc::clone(&registry), region))
         .merge(functions_router().with_state(Arc::clone(&registry)))
         .merge(reservations_router().with_state(registry))
         .merge(operator::router().with_state(operator))
+        .merge(packages::router().with_state(uploads))
 }
 
 /// Serves connections until `stop`, then lets the open requests finish.

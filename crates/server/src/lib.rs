@@ -18,6 +18,7 @@ mod follow;
 mod health;
 pub mod logs;
 mod operator;
+mod packages;
 mod roots;
 mod tasks;
 pub mod telemetry;
@@ -29,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_artifacts::CodeRoots;
+use bugle_artifacts::{CodeRoots, Packages};
 use bugle_gateway::{Gateway, Load};
 use bugle_instances::{
     Confinement, Drivers, EnvironmentOpener, ProgramDependencies, ProgramDriver,
@@ -92,9 +93,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
-    /// A code root cannot be used.
-    #[error("a code root cannot be used")]
-    CodeRoots(#[source] bugle_artifacts::Error),
+    /// Code cannot be had: a code root, the cache, the store of packages.
+    #[error("code cannot be taken from where it is configured to be")]
+    Packages(#[source] bugle_artifacts::Error),
     /// The system gave no thread or no descriptor.
     #[error("the system does not give what the platform needs")]
     System(#[source] std::io::Error),
@@ -154,13 +155,13 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let applied = Applied::new();
     let logs = LogStore::open(folder.join("logs"), config.logs.clone(), &mut metrics);
     let data = DataPlane::start(config.server.data_threads).map_err(StartError::System)?;
-    let roots = code_roots(&config)?;
-    let confinement = confinement(&config, control, &roots)?;
+    let (packages, code) = packages(&config)?;
+    let confinement = confinement(&config, control, code)?;
     let (scheduler, drivers) = data_plane(
         &config,
         &data,
         Foundation {
-            roots,
+            packages: packages.clone(),
             confinement: Arc::clone(&confinement),
             keyring: Arc::clone(&keyring),
             logs: Arc::clone(&logs),
@@ -186,6 +187,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         bugle_registry::unresolved(),
     );
     let (functions, wanted) = Functions::new(Arc::clone(&shared));
+    let uploads = packages::Uploads::new(packages, Arc::clone(&shared), &mut metrics);
     let follower = Follower {
         store: shared,
         wanted,
@@ -228,7 +230,10 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         metrics: Mutex::new(metrics),
         stop: tasks.stop_token(),
     };
-    let routes = control::routes(registry, Arc::new(operator), &config.server.region);
+    let uploads = Arc::new(uploads);
+    let sweep = packages::sweep(Arc::clone(&uploads), tasks.stop_token());
+    let region = &config.server.region;
+    let routes = control::routes(registry, Arc::new(operator), region, uploads);
     let router = bugle_api::build(routes);
     let serve = control::serve(control_listener, router, invocations, tasks.stop_token());
     tasks.spawn("control", serve);
@@ -240,6 +245,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         })?;
     // What reads the store begins last: it would only compete with what the platform needs to serve.
     tasks.spawn("catalogue", follower.run());
+    tasks.spawn("packages", sweep);
     let stop = tasks.stop_token();
     tasks.spawn("index", async move {
         stop.run_until_cancelled(follow_index).await;
@@ -302,7 +308,8 @@ fn runtime_dir(config: &Config) -> PathBuf {
     config.server.data_dir.join("runtime")
 }
 
-fn code_roots(config: &Config) -> Result<CodeRoots, StartError> {
+/// The packages, and the folders below which code is.
+fn packages(config: &Config) -> Result<(Packages, Vec<PathBuf>), StartError> {
     let folder = &config.server.data_dir;
     let own_code = folder.join("code");
     std::fs::create_dir_all(&own_code).map_err(|source| StartError::Folder {
@@ -310,21 +317,32 @@ fn code_roots(config: &Config) -> Result<CodeRoots, StartError> {
         path: own_code,
         source,
     })?;
-    let roots = roots::code_roots(&config.server);
-    CodeRoots::new(&roots, folder.join("cache")).map_err(StartError::CodeRoots)
+    let roots = CodeRoots::new(&roots::code_roots(&config.server)).map_err(StartError::Packages)?;
+    let mut code = roots.roots().to_vec();
+    let foundation = bugle_artifacts::Foundation {
+        roots,
+        cache: folder.join("cache").join("code"),
+        uploads: folder.join("packages"),
+        addresses: config.addresses.clone(),
+        environment: packages::environment(),
+    };
+    let packages = Packages::open(config.packages.clone(), foundation);
+    let packages = packages.map_err(StartError::Packages)?;
+    code.push(packages.folder().to_owned());
+    Ok((packages, code))
 }
 
 /// How instances are confined; they reach neither the control API nor each other's programs.
 fn confinement(
     config: &Config,
     control: SocketAddr,
-    roots: &CodeRoots,
+    code: Vec<PathBuf>,
 ) -> Result<Arc<Confinement>, StartError> {
     let programs = config.programs.first_port..=config.programs.last_port;
     let surroundings = Surroundings {
         folder: runtime_dir(config),
         ports: programs.chain([control.port()]).collect(),
-        code: Some(roots.clone()),
+        code,
     };
     Confinement::new(config.confinement.clone(), surroundings)
         .map(Arc::new)
@@ -333,7 +351,7 @@ fn confinement(
 
 /// What the drivers of instances are built on.
 struct Foundation {
-    roots: CodeRoots,
+    packages: Packages,
     confinement: Arc<Confinement>,
     keyring: Arc<Keyring>,
     logs: Arc<LogStore>,
@@ -348,7 +366,7 @@ fn data_plane(
 ) -> Result<(Scheduler, Drivers), StartError> {
     let _entered = data.handle().enter();
     let Foundation {
-        roots,
+        packages,
         confinement,
         keyring,
         logs,
@@ -362,14 +380,14 @@ fn data_plane(
     let programs = ProgramDriver::new(
         config.programs.clone(),
         ProgramDependencies {
-            roots: roots.clone(),
+            packages: packages.clone(),
             logs: Arc::clone(&logs) as _,
             open_environment: Arc::clone(&open_environment),
             confinement: Arc::clone(&confinement),
         },
     );
     let dependencies = PythonDependencies {
-        roots,
+        packages,
         logs,
         open_environment,
         runtime_dir: runtime_dir.clone(),

@@ -142,7 +142,7 @@ async fn call(session: &Session, arguments: &Arguments, name: &str) -> Outcome {
 
 /// Deploys the function and says how to call it. Gives its name.
 async fn first(session: &Session, arguments: &Arguments) -> Outcome<String> {
-    let deployed = deploy::deploy(session, &arguments.folder).await?;
+    let deployed = deploy::deploy(session, &arguments.folder, deploy::Way::Nearest).await?;
     let function = deployed.function;
     let gateway = session.gateway().await?;
     let event = arguments.invoke.as_deref();
@@ -163,7 +163,7 @@ async fn redeploy(
         // What came meanwhile is in the folder already.
         while news.try_recv().is_ok() {}
         let before = taking_calls(session, name).await;
-        match deploy::deploy(session, &arguments.folder).await {
+        match deploy::deploy(session, &arguments.folder, deploy::Way::Nearest).await {
             Ok(deployed) => {
                 switch(session, name, &before).await;
                 session.note(&format!(

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::imports::Wanted;
 use super::packages::Packages;
 use super::zygote::{self, Forked, Grown, Load, Zygote};
-use super::{Config, Interpreter, discover, warm};
+use super::{Config, Interpreter, compile, discover, warm};
 use crate::StartError;
 use crate::confinement::{Confinement, Level};
 
@@ -343,6 +343,35 @@ impl Parents {
             if !refused || !confinement.refused(level, &problem) {
                 return Err(problem);
             }
+        }
+    }
+
+    /// A process that compiles sources for `version` and reaches nothing of the platform.
+    pub(super) async fn compiler(
+        &self,
+        version: PythonVersion,
+    ) -> Result<std::process::Child, StartError> {
+        let interpreter = self.interpreter(version, &self.slot(version)).await?;
+        let script = self.script.with_file_name("_bugle").join("compiling.py");
+        let confinement = Arc::clone(&self.confinement);
+        let failed = |reason: String| StartError::Platform(format!("compile a package: {reason}"));
+        let mut command = compile::command(&interpreter.path, &script);
+        let files = confinement
+            .files(Some(&interpreter.prefix), &[])
+            .map_err(failed)?;
+        let own = self.script.parent().map(std::path::Path::to_owned);
+        let spawned = tokio::task::spawn_blocking(move || {
+            confinement.gate().run(move || {
+                if let Some(mut files) = files {
+                    files.read.extend(own);
+                    files.refuse_others().map_err(std::io::Error::other)?;
+                }
+                command.spawn()
+            })?
+        });
+        match spawned.await {
+            Ok(spawned) => spawned.map_err(|error| failed(error.to_string())),
+            Err(error) => Err(failed(error.to_string())),
         }
     }
 

@@ -16,6 +16,7 @@ macro_rules! files {
 files! {
     "zygote.py",
     "_bugle/__init__.py",
+    "_bugle/compiling.py",
     "_bugle/confine.py",
     "_bugle/context.py",
     "_bugle/coroutines.py",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use bugle_artifacts::CodeRoots;
+use bugle_artifacts::{CodeRoots, Foundation, Packages};
 use bugle_instances::{
     CallError, CallRequest, Config, Confinement, ConfinementConfig, Driver, Instance, InstanceId,
     Interpreter, LogLine, LogSink, ProgramConfig, ProgramDependencies, ProgramDriver,
@@ -137,8 +137,15 @@ pub(crate) struct Running {
     pub(crate) phases: StartPhases,
 }
 
-fn roots(dir: &tempfile::TempDir) -> CodeRoots {
-    CodeRoots::new(&[dir.path().to_owned()], dir.path().join("cache")).unwrap()
+fn packages(dir: &tempfile::TempDir) -> Packages {
+    let foundation = Foundation {
+        roots: CodeRoots::new(&[dir.path().to_owned()]).unwrap(),
+        cache: dir.path().join("cache"),
+        uploads: dir.path().join("uploads"),
+        addresses: bugle_artifacts::address::Config::default(),
+        environment: Vec::new(),
+    };
+    Packages::open(bugle_artifacts::Config::default(), foundation).unwrap()
 }
 
 impl Machine {
@@ -178,11 +185,11 @@ impl Machine {
         let log = Arc::new(Log::default());
         let surroundings = Surroundings {
             folder: dir.path().join("run"),
-            code: Some(roots(&dir)),
+            code: vec![dir.path().to_owned()],
             ..Surroundings::default()
         };
         let dependencies = PythonDependencies {
-            roots: roots(&dir),
+            packages: packages(&dir),
             logs: Arc::clone(&log) as Arc<dyn LogSink>,
             open_environment: Arc::new(|_, sealed| {
                 let pairs = sealed.0.lines().filter_map(|line| line.split_once('='));
@@ -214,7 +221,7 @@ impl Machine {
     /// A driver for the other runtimes.
     pub(crate) fn programs(&self) -> ProgramDriver {
         let dependencies = ProgramDependencies {
-            roots: roots(&self.dir),
+            packages: packages(&self.dir),
             logs: Arc::clone(&self.log) as Arc<dyn LogSink>,
             open_environment: Arc::new(|_, _| Ok(BTreeMap::new())),
             confinement: Self::unconfined(),

@@ -133,6 +133,7 @@ const SYSTEM: &[&str] = &[
     "programs",
     "isolation",
     "loading",
+    "packages",
 ];
 
 fn system_tests() -> Outcome {

@@ -93,7 +93,7 @@ impl Prepared {
             arrived: head.arrived,
             envelope: head.into_envelope(parts),
             _reservation: reservation,
-            _in_flight: InFlight::new(&shared.metrics),
+            _in_flight: InFlight::new(shared),
         })
     }
 

@@ -26,6 +26,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::awake::Awake;
 use crate::body::Budget;
 use crate::connection::{Connection, Connections, Order, Phase, Socket};
 use crate::function_graph::Route;
@@ -93,6 +94,7 @@ pub(crate) struct Shared {
     /// Who takes events that are delivered later, once there is somebody.
     pub(crate) events: OnceLock<AcceptEvent>,
     pub(crate) ids: TraceIds,
+    pub(crate) awake: Arc<Awake>,
     pub(crate) budget: Arc<Budget>,
     /// Connections, and calls whose client left.
     pub(crate) tasks: TaskTracker,
@@ -124,6 +126,7 @@ impl Gateway {
             load,
             events: OnceLock::new(),
             ids: TraceIds::default(),
+            awake: Arc::default(),
             tasks: TaskTracker::new(),
             http,
             connections: Connections::default(),
@@ -167,6 +170,11 @@ impl Gateway {
             accepting.spawn(accept(Arc::clone(&shared), listener, shutdown.clone()));
         }
         let sweeper = sweep(&shared);
+        let window = Duration::from_micros(shared.config.awake_micros.into());
+        tokio::spawn({
+            let (awake, shutdown) = (Arc::clone(&shared.awake), shutdown.clone());
+            async move { awake.run(window, shutdown).await }
+        });
         tokio::select! {
             biased;
             () = shutdown.cancelled() => {}

@@ -200,7 +200,7 @@ impl Exchange<'_> {
                 Ok(lease) => lease,
                 Err(failure) => return Err(counted.failed(failure)),
             };
-            let in_flight = InFlight::new(&self.shared.metrics);
+            let in_flight = InFlight::new(self.shared);
             let sending = send(lease, exchange, counted, in_flight);
             let attempt = Detaching::new(sending, self.shared, self.connection).await;
             match attempt {

@@ -23,6 +23,7 @@
 //! ```
 
 mod answer;
+mod awake;
 mod body;
 mod call;
 mod config;

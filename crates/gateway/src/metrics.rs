@@ -12,6 +12,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::awake::UnderWay;
+use crate::gateway::Shared;
+
 /// The gateway's metrics. A clone counts into the same ones.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -52,18 +55,24 @@ enum StatusClass {
 
 /// Counts a call as being served until dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<Metrics>);
+pub(crate) struct InFlight {
+    metrics: Arc<Metrics>,
+    _under_way: UnderWay,
+}
 
 impl InFlight {
-    pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
-        metrics.in_flight.inc();
-        Self(Arc::clone(metrics))
+    pub(crate) fn new(shared: &Shared) -> Self {
+        shared.metrics.in_flight.inc();
+        Self {
+            metrics: Arc::clone(&shared.metrics),
+            _under_way: shared.awake.call(),
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.dec();
+        self.metrics.in_flight.dec();
     }
 }
 

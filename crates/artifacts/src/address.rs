@@ -157,6 +157,17 @@ impl Refused {
     }
 }
 
+/// An address as a target, and where it really is.
+fn direct(address: SocketAddr) -> (Target, IpAddr) {
+    let ip = special::unwrapped(address.ip());
+    let target = Target {
+        host: ip.to_string(),
+        port: address.port(),
+        encrypted: true,
+    };
+    (target, ip)
+}
+
 /// The operator's decision. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -240,6 +251,26 @@ impl Policy {
             });
         }
         Ok(())
+    }
+
+    /// Whether a program of a function may connect to `address` by itself: to any port of a public
+    /// address, and to what the operator lists.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] says what the operator would have to allow.
+    pub fn check_direct(&self, address: SocketAddr) -> Result<(), Refused> {
+        if self.lists(address) {
+            return Ok(());
+        }
+        let (target, ip) = direct(address);
+        special::refuse(&target, ip)
+    }
+
+    /// Whether the operator lists `address`.
+    pub fn lists(&self, address: SocketAddr) -> bool {
+        let (target, ip) = direct(address);
+        self.rules.iter().any(|rule| rule.covers(&target, ip))
     }
 
     /// The addresses of `target`, each of them checked. One that is refused refuses all.

@@ -285,6 +285,8 @@ fn cause_token(cause: &ExitCause) -> String {
         ExitCause::Code(code) => format!("exit {code}"),
         ExitCause::Signal(signal) => format!("signal {signal}"),
         ExitCause::OutOfMemory { .. } => "oom".to_owned(),
+        ExitCause::OutOfDisk { .. } => "disk".to_owned(),
+        ExitCause::Unhealthy { .. } => "unhealthy".to_owned(),
         ExitCause::Stopped => "stopped".to_owned(),
     }
 }
@@ -305,6 +307,9 @@ impl From<CallError> for Failure {
             }
             CallError::Exited(cause @ ExitCause::OutOfMemory { .. }) => {
                 Self::new(Code::OutOfMemory, message).with_cause(&cause)
+            }
+            CallError::Exited(cause @ ExitCause::OutOfDisk { .. }) => {
+                Self::new(Code::OutOfDisk, message).with_cause(&cause)
             }
             CallError::Exited(cause) => Self::new(Code::InstanceExited, message).with_cause(&cause),
             CallError::Protocol(_) => Self::new(Code::InstanceExited, message),
@@ -327,9 +332,13 @@ impl From<StartError> for Failure {
             StartError::Exited(cause @ ExitCause::OutOfMemory { .. }) => {
                 Self::new(Code::OutOfMemory, message).with_cause(&cause)
             }
+            StartError::Exited(cause @ ExitCause::OutOfDisk { .. }) => {
+                Self::new(Code::OutOfDisk, message).with_cause(&cause)
+            }
             StartError::Exited(cause) => {
                 Self::new(Code::InitializationFailed, message).with_cause(&cause)
             }
+            StartError::NotRunnable(_) => Self::new(Code::EntryNotFound, message),
             StartError::Unsupported(_) => Self::new(Code::NoInstanceAvailable, message),
             StartError::Platform(_) => {
                 // The cause may name the platform's own paths: it goes to the operator's log.
@@ -394,7 +403,15 @@ mod tests {
         let cases = [
             (ExitCause::Code(3), 1007, "exit 3"),
             (ExitCause::Signal(9), 1007, "signal 9"),
-            (ExitCause::OutOfMemory { limit_mib: 64 }, 4205, "oom"),
+            (
+                ExitCause::OutOfMemory {
+                    limit_mib: 64,
+                    used_bytes: 67_000_000,
+                },
+                4205,
+                "oom",
+            ),
+            (ExitCause::OutOfDisk { limit_mib: 512 }, 4207, "disk"),
             (ExitCause::Stopped, 1007, "stopped"),
         ];
         for (cause, code, token) in cases {

@@ -24,6 +24,8 @@ pub(crate) struct Child {
     parent: Weak<dyn Parent>,
     pid: AtomicU32,
     killed: AtomicBool,
+    /// Why the platform ended it, if not because it was to stop.
+    verdict: Mutex<Option<ExitCause>>,
     limits: Mutex<Option<Limits>>,
     ended: watch::Sender<Option<Ended>>,
 }
@@ -33,6 +35,16 @@ pub(crate) struct Child {
 struct Limits {
     group: Cgroup,
     memory_mib: u64,
+    blame: Blame,
+}
+
+/// Whose death for want of memory is that of the whole group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// That of the child itself.
+    Leader,
+    /// That of any process in the group: a child that ends after it, however, ended of it.
+    Anybody,
 }
 
 /// How a child ended, as far as the parent knows.
@@ -50,7 +62,7 @@ pub(crate) enum Ended {
 
 impl Ended {
     /// The same with what the group of the child has counted.
-    fn counted(self, counted: Counted, limit_mib: u64) -> Self {
+    fn counted(self, counted: Counted, limit_mib: u64, blame: Blame) -> Self {
         let Self::Status {
             status,
             peak_memory,
@@ -60,7 +72,7 @@ impl Ended {
         };
         let peak_memory = peak_memory.max(counted.peak_memory);
         let killed = ExitStatus::from_raw(status).signal() == Some(SIGKILL);
-        if killed && counted.killed > 0 {
+        if (killed || blame == Blame::Anybody) && counted.killed > 0 {
             return Self::OutOfMemory {
                 limit_mib,
                 peak_memory,
@@ -80,6 +92,7 @@ impl Child {
             parent,
             pid: AtomicU32::new(0),
             killed: AtomicBool::new(false),
+            verdict: Mutex::new(None),
             limits: Mutex::new(None),
             ended: watch::Sender::new(None),
         }
@@ -105,14 +118,26 @@ impl Child {
         }
     }
 
+    /// Ends the process at once, for a reason of its own making. The first reason stays.
+    pub(crate) fn condemn(&self, cause: ExitCause) {
+        self.verdict.lock().get_or_insert(cause);
+        if let Some(parent) = self.parent.upgrade() {
+            parent.kill(self.number);
+        }
+    }
+
     /// From now on an end is the platform's doing.
     pub(crate) fn expect_end(&self) {
         self.killed.store(true, Ordering::Relaxed);
     }
 
     /// Takes the group that the child is in, until the child has ended.
-    pub(crate) fn set_limits(&self, group: Cgroup, memory_mib: u64) {
-        *self.limits.lock() = Some(Limits { group, memory_mib });
+    pub(crate) fn set_limits(&self, group: Cgroup, memory_mib: u64, blame: Blame) {
+        *self.limits.lock() = Some(Limits {
+            group,
+            memory_mib,
+            blame,
+        });
         if self.has_ended() {
             self.limits.lock().take();
         }
@@ -127,7 +152,7 @@ impl Child {
     pub(crate) fn set_ended(&self, ended: Ended) {
         let limits = self.limits.lock().take();
         let ended = match &limits {
-            Some(limits) => ended.counted(limits.group.counted(), limits.memory_mib),
+            Some(limits) => ended.counted(limits.group.counted(), limits.memory_mib, limits.blame),
             None => ended,
         };
         self.ended.send_replace(Some(ended));
@@ -164,9 +189,15 @@ impl Child {
             }
             Ended::NotForked(_) | Ended::Orphaned => 0,
         };
+        if let Some(cause) = self.verdict.lock().clone() {
+            return (cause, peak_memory);
+        }
         let cause = match ended {
             _ if self.killed.load(Ordering::Relaxed) => ExitCause::Stopped,
-            Ended::OutOfMemory { limit_mib, .. } => ExitCause::OutOfMemory { limit_mib },
+            Ended::OutOfMemory { limit_mib, .. } => ExitCause::OutOfMemory {
+                limit_mib,
+                used_bytes: peak_memory,
+            },
             Ended::Status { status, .. } => cause(ExitStatus::from_raw(status)),
             Ended::NotForked(_) | Ended::Orphaned => ExitCause::Signal(SIGKILL),
         };
@@ -227,7 +258,7 @@ mod tests {
 
     #[test]
     fn only_a_child_that_was_killed_for_memory_is_out_of_memory() {
-        let counted = |status, killed| {
+        let counted = |status, killed, blame| {
             let counted = Counted {
                 peak_memory: 70,
                 killed,
@@ -237,19 +268,20 @@ mod tests {
                 status,
                 peak_memory,
             }
-            .counted(counted, 64)
+            .counted(counted, 64, blame)
         };
         let out_of_memory = Ended::OutOfMemory {
             limit_mib: 64,
             peak_memory: 70,
         };
-        assert_eq!(counted(9, 1), out_of_memory);
+        assert_eq!(counted(9, 1, Blame::Leader), out_of_memory);
+        assert_eq!(counted(3 << 8, 1, Blame::Anybody), out_of_memory);
         for (status, killed) in [(9, 0), (3 << 8, 1), (11, 1)] {
             let expected = Ended::Status {
                 status,
                 peak_memory: 70,
             };
-            assert_eq!(counted(status, killed), expected);
+            assert_eq!(counted(status, killed, Blame::Leader), expected);
         }
     }
 }

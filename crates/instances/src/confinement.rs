@@ -9,7 +9,7 @@ mod cgroup;
 mod config;
 mod gate;
 mod plan;
-mod seccomp;
+pub(crate) mod seccomp;
 pub(crate) mod starter;
 
 use std::collections::BTreeSet;
@@ -19,8 +19,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::container::cell;
 use cgroup::Controller;
-pub(crate) use cgroup::{Cgroup, Cgroups, Counted};
+pub(crate) use cgroup::{Cgroup, Cgroups, Counted, Holds, started};
 pub use config::{Config, Network, Processor};
 pub(crate) use gate::{Files, Gate};
 pub(crate) use plan::Plan;
@@ -67,16 +68,22 @@ pub fn foresee(config: &Config) -> io::Result<Vec<Measure>> {
 
 /// Whether this process is to become a program instead of a platform; see [`become_program`].
 pub fn is_starter() -> bool {
-    std::env::args_os()
-        .next()
-        .is_some_and(|name| name == starter::NAME)
+    let name = std::env::args_os().next();
+    name.is_some_and(|name| name == starter::NAME || name == cell::NAME)
 }
 
 /// Confines this process as its standard input says and becomes that program. Returns only when it
 /// cannot, which it has told then.
 pub fn become_program() {
     // There is nobody to tell when nobody has said what to run.
-    _ = starter::run();
+    _ = if std::env::args_os()
+        .next()
+        .is_some_and(|name| name == cell::NAME)
+    {
+        cell::run()
+    } else {
+        starter::run()
+    };
 }
 
 /// What confinement is built on, and what instances are kept from.
@@ -165,6 +172,12 @@ impl Confinement {
     /// Where instances are limited, if they can be.
     pub(crate) fn cgroups(&self) -> Option<Arc<Cgroups>> {
         self.cgroups.clone()
+    }
+
+    /// The filter of system calls for containers, in hexadecimal; none on this kind of processor.
+    pub(crate) fn filter_of_containers() -> Option<String> {
+        let filter = seccomp::filter(seccomp::Profile::Container)?;
+        Some(plan::hexadecimal(&filter))
     }
 
     /// What a function's `cpu` means.

@@ -124,10 +124,22 @@ pub enum ExitCause {
     Code(i32),
     /// A signal ended it.
     Signal(i32),
-    /// It used more memory than its limit.
+    /// It used more memory than its limit: it, or a process that it had started.
     OutOfMemory {
         /// The limit.
         limit_mib: u64,
+        /// The most it ever used, in bytes.
+        used_bytes: u64,
+    },
+    /// It wrote more than it may.
+    OutOfDisk {
+        /// The limit.
+        limit_mib: u64,
+    },
+    /// Its server did not say that it is well, so often in a row.
+    Unhealthy {
+        /// How often it was asked.
+        failures: u32,
     },
     /// The platform asked it to stop, or killed it.
     Stopped,
@@ -138,7 +150,27 @@ impl fmt::Display for ExitCause {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
-            Self::OutOfMemory { limit_mib } => write!(f, "out of memory, limit {limit_mib} MB"),
+            Self::OutOfMemory {
+                limit_mib,
+                used_bytes,
+            } => {
+                let hundredths = used_bytes.saturating_mul(100) / (1024 * 1024);
+                let (whole, rest) = (hundredths / 100, hundredths % 100);
+                write!(
+                    f,
+                    "runtime memory limit exceeded, memory used: {whole}.{rest:02}MB, memory \
+                     limit: {limit_mib}MB"
+                )
+            }
+            Self::OutOfDisk { limit_mib } => {
+                write!(
+                    f,
+                    "disk limit exceeded: more than {limit_mib}MB were written"
+                )
+            }
+            Self::Unhealthy { failures } => {
+                write!(f, "GET /healthz failed {failures} times in a row")
+            }
             Self::Stopped => f.write_str("stopped by the platform"),
         }
     }
@@ -164,6 +196,10 @@ pub enum StartError {
     /// The instance ended while it started.
     #[error("the instance ended while it started: {0}")]
     Exited(ExitCause),
+    /// There is nothing to run: no such program, or one that cannot be executed (4001). The text
+    /// says what to do.
+    #[error("{0}")]
+    NotRunnable(String),
     /// The function cannot run here: no such interpreter, code path outside the code roots, … The
     /// text says what, where it was looked for, and what to do.
     #[error("{0}")]

@@ -2,7 +2,10 @@
 
 use bugle_types::Runtime;
 
-use crate::{BoxFuture, Driver, ProgramDriver, PythonDriver, StartError, StartRequest, Started};
+use crate::{
+    BoxFuture, ContainerDriver, Driver, ProgramDriver, PythonDriver, StartError, StartRequest,
+    Started,
+};
 
 /// Starts instances of every runtime that this build has.
 #[derive(Clone, Debug)]
@@ -11,11 +14,16 @@ pub struct Drivers {
     pub python: PythonDriver,
     /// `posix-custom-runtime` and `http`.
     pub programs: ProgramDriver,
+    /// `custom image`, and `http` where the function is an image. None where images are not held.
+    pub containers: Option<ContainerDriver>,
 }
 
 impl Drivers {
     /// Starts in the background what the first start of a function of this runtime needs.
     pub fn prepare(&self, runtime: &Runtime) {
+        if let (Runtime::Image(_), Some(containers)) = (runtime, &self.containers) {
+            return containers.prepare();
+        }
         self.python.prepare(runtime);
     }
 }
@@ -25,11 +33,14 @@ impl Driver for Drivers {
         match &request.spec.runtime {
             Runtime::Python(_) => Driver::start(&self.python, request),
             Runtime::Program(_) => Driver::start(&self.programs, request),
-            Runtime::Image(_) => unsupported(
-                "the function is a container image, and this build has no driver for containers; \
-                 register the program in it with the runtime http or posix-custom-runtime"
-                    .to_owned(),
-            ),
+            Runtime::Image(_) => match &self.containers {
+                Some(containers) => Driver::start(containers, request),
+                None => unsupported(
+                    "the function is a container image, and this platform holds no images; \
+                     register the program in it with the runtime http or posix-custom-runtime"
+                        .to_owned(),
+                ),
+            },
             Runtime::Other(name) => unsupported(format!(
                 "the runtime {name} cannot be run by this build, which runs python3.6 to \
                  python3.13, posix-custom-runtime and http; register the function with one of them"

@@ -14,6 +14,7 @@ mod call;
 mod child;
 mod confinement;
 mod connection;
+mod container;
 mod driver;
 mod drivers;
 mod environment;
@@ -31,6 +32,10 @@ pub use call::{CallError, CallRequest, Reply, ReplyBody, StreamPart, StreamSink}
 pub use confinement::{
     Config as ConfinementConfig, Confinement, Level, Measure, Network, Processor, Surroundings,
     become_program, foresee as foresee_confinement, is_starter,
+};
+pub use container::{
+    ContainerConfig, ContainerDependencies, ContainerDriver, ContainerRuntime, HostDirectory,
+    ImageConfig, Images, Rootfs,
 };
 pub use driver::{
     BoxFuture, Driver, Exit, ExitCause, Instance, InstanceId, LogLine, LogSink, LogStream,

@@ -7,29 +7,28 @@
 
 mod command;
 mod config;
-mod exchange;
-mod guard;
-mod instance;
-mod output;
+pub(crate) mod exchange;
+pub(crate) mod guard;
+pub(crate) mod instance;
+pub(crate) mod network;
+pub(crate) mod output;
 mod ports;
-mod process;
-mod request;
-mod wire;
+pub(crate) mod process;
+pub(crate) mod request;
+pub(crate) mod watch;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_artifacts::{Code, Packages};
 use bugle_types::{ProgramRuntime, Runtime};
-use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::child::{Child, Parent};
+use crate::child::Blame;
 use crate::confinement::{Cgroup, Confinement, Processor};
 use crate::environment::{EnvironmentOpener, environment};
 use crate::output::{Lines, LogLimits};
@@ -41,11 +40,10 @@ use crate::{
 pub use config::ProgramConfig;
 use guard::Guard;
 use instance::{NoAnswer, ProgramInstance};
-use output::Output;
 use ports::{Port, Ports};
 use process::{Launch, NotStarted, Spawned};
 use request::{Form, Requests};
-use wire::Pool;
+use watch::Served;
 
 /// The first pause before a program that does not listen yet is asked again, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -200,7 +198,6 @@ impl Shared {
             environment,
             directory: &code,
             resources: &request.resources,
-            port: port.number(),
         };
         let spawned = process::spawn(&launch, &self.guard, &dependencies.confinement);
         let spawned = spawned.map_err(|error| match error {
@@ -227,46 +224,18 @@ impl Shared {
             requests,
             code,
         } = launched;
-        let Spawned {
-            process,
-            pidfd,
-            stdout,
-            stderr,
-            group,
-            network,
-        } = spawned;
-        let unwatchable =
-            |error: std::io::Error| StartError::Platform(format!("watch a program: {error}"));
-        let output = Output::new(stdout, stderr, self.lines(request)).map_err(unwatchable)?;
-        let output = Arc::new(output);
-        let parent: Weak<dyn Parent> = Arc::downgrade(&process) as _;
-        let child = Arc::new(Child::new(0, parent));
-        child.set_pid(process.pid());
-        if let Some(group) = group {
-            child.set_limits(group, request.resources.memory.0);
-        }
-        let exit = watch::Sender::new(None);
-        let keep = Duration::from_millis(self.config.idle_connection_millis);
-        let instance = ProgramInstance {
+        let served = Served {
             id: request.id,
-            process: Arc::clone(&process),
-            child: Arc::clone(&child),
-            pool: Arc::new(Pool::new(port.address(), network, keep)),
+            spawned,
+            address: port.address(),
             requests,
-            output: Arc::clone(&output),
-            exit: exit.subscribe(),
+            lines: self.lines(request),
+            keep: Duration::from_millis(self.config.idle_connection_millis),
+            memory_mib: request.resources.memory.0,
+            blame: Blame::Leader,
         };
-        let watched = Watched {
-            process,
-            child,
-            output,
-            exit,
-            _port: port,
-            _code: code,
-        };
-        let pidfd = watch_descriptor(pidfd).map_err(unwatchable)?;
-        self.runtime.spawn(watched.run(pidfd));
-        Ok(instance)
+        let watched = served.watch(&self.runtime, (port, code));
+        watched.map_err(|error| StartError::Platform(format!("watch a program: {error}")))
     }
 
     /// From now on the program gets no more of the processor than its function was given.
@@ -375,11 +344,15 @@ async fn initialize(instance: &ProgramInstance) -> Result<(), StartError> {
 
 fn ended(instance: &ProgramInstance, what: &str, cause: ExitCause) -> StartError {
     match cause {
-        ExitCause::OutOfMemory { .. } | ExitCause::Stopped => StartError::Exited(cause),
-        ExitCause::Code(_) | ExitCause::Signal(_) => StartError::Initialization {
-            message: format!("{what}: {cause}"),
-            trace: instance.output.last_words(),
-        },
+        ExitCause::OutOfMemory { .. } | ExitCause::OutOfDisk { .. } | ExitCause::Stopped => {
+            StartError::Exited(cause)
+        }
+        ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::Unhealthy { .. } => {
+            StartError::Initialization {
+                message: format!("{what}: {cause}"),
+                trace: instance.output.last_words(),
+            }
+        }
     }
 }
 
@@ -387,45 +360,4 @@ impl Driver for ProgramDriver {
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Started, StartError>> {
         Box::pin(Self::start(self, request))
     }
-}
-
-/// What lives as long as the process.
-struct Watched {
-    process: Arc<process::Process>,
-    child: Arc<Child>,
-    output: Arc<Output>,
-    /// Told once, at the end.
-    exit: watch::Sender<Option<Exit>>,
-    /// Nobody else's before the program is gone.
-    _port: Port,
-    /// Stays where it is as long as the program may read it.
-    _code: Code,
-}
-
-impl Watched {
-    async fn run(self, pidfd: AsyncFd<OwnedFd>) {
-        let reading = async {
-            self.output.read().await;
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            biased;
-            // A descriptor that cannot be watched any more is as one that tells the end: `reap`
-            // kills the group first.
-            _ = pidfd.readable() => {}
-            () = reading => {}
-        }
-        self.child.set_ended(self.process.reap());
-        self.output.finish();
-        let (cause, peak_memory) = self.child.ended().await;
-        self.exit.send_replace(Some(Exit { cause, peak_memory }));
-    }
-}
-
-#[expect(
-    deprecated,
-    reason = "unsound for a type that changes its descriptor; an OwnedFd keeps the one it has"
-)]
-fn watch_descriptor(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(descriptor, tokio::io::Interest::READABLE)
 }

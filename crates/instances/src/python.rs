@@ -33,7 +33,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::child::Child;
+use crate::child::{Blame, Child};
 use crate::confinement::{Confinement, Processor};
 use crate::connection::{Connection, StartReport};
 use crate::environment::EnvironmentOpener;
@@ -294,7 +294,7 @@ impl PythonDriver {
         match group.await {
             Ok(Ok(group)) => {
                 group.limit(&request.resources).map_err(failed)?;
-                child.set_limits(group, request.resources.memory.0);
+                child.set_limits(group, request.resources.memory.0, Blame::Leader);
                 Ok(())
             }
             // What became of the process is told by whoever waits for it.

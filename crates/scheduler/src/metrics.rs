@@ -123,6 +123,8 @@ enum Cause {
     exit,
     signal,
     out_of_memory,
+    out_of_disk,
+    unhealthy,
     stopped,
 }
 
@@ -281,6 +283,8 @@ impl Metrics {
             ExitCause::Code(_) => Cause::exit,
             ExitCause::Signal(_) => Cause::signal,
             ExitCause::OutOfMemory { .. } => Cause::out_of_memory,
+            ExitCause::OutOfDisk { .. } => Cause::out_of_disk,
+            ExitCause::Unhealthy { .. } => Cause::unhealthy,
             ExitCause::Stopped => Cause::stopped,
         };
         self.exits.get_or_create(&CauseLabel { cause }).inc();

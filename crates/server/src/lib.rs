@@ -400,7 +400,11 @@ fn data_plane(
             source,
         }
     })?;
-    let drivers = Drivers { python, programs };
+    let drivers = Drivers {
+        python,
+        programs,
+        containers: None,
+    };
     let scheduler = Scheduler::new(
         config.scheduler.clone(),
         Arc::new(drivers.clone()),

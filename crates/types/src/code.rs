@@ -103,6 +103,8 @@ codes! {
     InitializationFailed = 4201,
     /// The instance ran out of memory.
     OutOfMemory = 4205,
+    /// The instance wrote more than it may.
+    OutOfDisk = 4207,
     /// The initializer took too long.
     InitializationTimeout = 4211,
     /// The instance ended during the call.

@@ -215,7 +215,10 @@ async fn a_call_whose_instance_ended_says_how_and_is_not_repeated() {
         (ExitCause::Code(3), (502, "1007"), "exit 3"),
         (ExitCause::Signal(9), (502, "1007"), "signal 9"),
         (
-            ExitCause::OutOfMemory { limit_mib: 128 },
+            ExitCause::OutOfMemory {
+                limit_mib: 128,
+                used_bytes: 1 << 27,
+            },
             (502, "4205"),
             "oom",
         ),

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,6 +67,9 @@ struct Tree {
 #[derive(Debug)]
 pub(crate) struct Cgroups {
     trees: Vec<Tree>,
+    /// Where the platform's own group is in the trees that it does not use. A container's runtime
+    /// uses them.
+    others: Vec<PathBuf>,
     /// The directory of this platform in each tree.
     name: String,
     next: AtomicU64,
@@ -95,6 +99,16 @@ pub(crate) struct Cgroup {
 struct Place {
     shared: Arc<Cgroups>,
     name: String,
+    holds: Holds,
+}
+
+/// What is in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holds {
+    /// Processes.
+    Processes,
+    /// A runtime, and the group that it makes for a container.
+    Runtime,
 }
 
 /// What a group has counted.
@@ -152,8 +166,13 @@ impl Cgroups {
         let name = format!("{PREFIX}{pid}-{}-{number}", started(pid));
         let mut usable = Vec::new();
         let mut missing = Vec::new();
+        let mut others = Vec::new();
         for tree in trees {
             remove_leftovers(&tree.own);
+            if tree.controllers.is_empty() {
+                others.push(tree.own);
+                continue;
+            }
             match tree.prepare(&name) {
                 Ok(()) => usable.push(tree),
                 Err(error) => {
@@ -178,6 +197,7 @@ impl Cgroups {
         }
         let cgroups = Self {
             trees: usable,
+            others,
             name,
             next: AtomicU64::new(1),
             processes,
@@ -192,6 +212,15 @@ impl Cgroups {
     ///
     /// A file could not be written; nothing of the group is left.
     pub(crate) fn enclose(self: &Arc<Self>, pid: u32) -> io::Result<Cgroup> {
+        self.enclose_all(pid, Holds::Processes)
+    }
+
+    /// The same for what may be a runtime that makes groups below its own.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::enclose`].
+    pub(crate) fn enclose_all(self: &Arc<Self>, pid: u32, holds: Holds) -> io::Result<Cgroup> {
         let spare = self.spare.lock().pop();
         let is_new = spare.is_none();
         let Spare { name, leftover } = spare.unwrap_or_else(|| Spare {
@@ -201,16 +230,28 @@ impl Cgroups {
         let place = Place {
             shared: Arc::clone(self),
             name,
+            holds,
         };
         let group = Cgroup { place, leftover };
         for (tree, dir) in group.place.dirs() {
             if is_new {
                 fs::create_dir(&dir)?;
-                if tree.controllers.contains(&Controller::Processes) {
-                    put(&dir, "pids.max", &self.processes.to_string())?;
-                }
             }
-            put(&dir, "cgroup.procs", &pid.to_string())?;
+            if tree.controllers.contains(&Controller::Processes) {
+                put(&dir, "pids.max", &self.processes.to_string())?;
+            }
+            let own = match (holds, tree.version) {
+                (Holds::Processes, _) | (_, Version::One) => dir,
+                (Holds::Runtime, Version::Two) => {
+                    // A group either has processes or passes controllers on. Runtimes make their
+                    // groups beside their own then.
+                    tree.pass_on(&dir)?;
+                    let below = dir.join("runtime");
+                    fs::create_dir(&below)?;
+                    below
+                }
+            };
+            put(&own, "cgroup.procs", &pid.to_string())?;
         }
         Ok(group)
     }
@@ -232,6 +273,10 @@ impl Place {
         self.shared.trees.iter().map(move |tree| (tree, dir(tree)))
     }
 
+    fn name_for_runtime(&self) -> String {
+        format!("{}-{}", self.shared.name, self.name)
+    }
+
     fn of(&self, controller: Controller) -> Option<(Version, PathBuf)> {
         let mut dirs = self.dirs();
         let (tree, dir) = dirs.find(|(tree, _)| tree.controllers.contains(&controller))?;
@@ -241,14 +286,28 @@ impl Place {
     /// Makes the group a spare one, or removes it, once its processes are gone. Blocks until then, but
     /// for a second at most.
     fn give_up(self) {
+        // What a runtime leaves in a group is its own affair.
+        let reusable = self.holds == Holds::Processes;
         let has_room = || self.shared.spare.lock().len() < MAX_SPARE;
-        let leftover = (has_room() && self.becomes_empty()).then(|| self.reset());
+        let leftover = (reusable && has_room() && self.becomes_empty()).then(|| self.reset());
         match leftover.flatten() {
             Some(leftover) => {
                 let name = self.name;
                 self.shared.spare.lock().push(Spare { name, leftover });
             }
-            None => self.dirs().for_each(|(_, dir)| remove(&dir)),
+            None => self.remove(),
+        }
+    }
+
+    fn remove(&self) {
+        for (_, dir) in self.dirs() {
+            remove(&dir);
+        }
+        if self.holds == Holds::Runtime {
+            let name = self.name_for_runtime();
+            for own in &self.shared.others {
+                remove(&own.join(&name));
+            }
         }
     }
 
@@ -291,6 +350,12 @@ impl Place {
 }
 
 impl Cgroup {
+    /// What a runtime in this group calls the one that it makes. By this name it is found in the
+    /// trees that only runtimes use.
+    pub(crate) fn name_for_runtime(&self) -> String {
+        self.place.name_for_runtime()
+    }
+
     /// Limits what is in the group to the resources of a function.
     ///
     /// # Errors
@@ -342,6 +407,36 @@ impl Cgroup {
         }
     }
 
+    /// Sets the most processes and threads, in place of what the operator has said of all groups.
+    ///
+    /// # Errors
+    ///
+    /// The file could not be written.
+    pub(crate) fn limit_processes(&self, most: u32) -> io::Result<()> {
+        match self.place.of(Controller::Processes) {
+            None => Ok(()),
+            Some((_, dir)) => put(&dir, "pids.max", &most.to_string()),
+        }
+    }
+
+    /// Becomes readable when the group is out of memory. None on version 2, where the kernel then
+    /// ends all of the group by itself, and where memory is not counted.
+    ///
+    /// # Errors
+    ///
+    /// The system has no descriptors.
+    pub(crate) fn out_of_memory(&self) -> io::Result<Option<OwnedFd>> {
+        use rustix::event::{EventfdFlags, eventfd};
+        let Some((Version::One, dir)) = self.place.of(Controller::Memory) else {
+            return Ok(None);
+        };
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let control = fs::File::open(dir.join("memory.oom_control"))?;
+        let line = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
+        put(&dir, "cgroup.event_control", &line)?;
+        Ok(Some(event))
+    }
+
     /// What has been counted so far; zeros where nothing is.
     pub(crate) fn counted(&self) -> Counted {
         let memory = self.place.of(Controller::Memory);
@@ -379,10 +474,14 @@ fn counted(version: Version, dir: &Path) -> Counted {
 
 /// Removes a group once its processes are gone. Blocks until then, but for a second at most.
 fn remove(dir: &Path) {
-    again(|| match fs::remove_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => None,
-        // Gone, or nothing that trying again would change.
-        Ok(()) | Err(_) => Some(()),
+    again(|| {
+        // What a container's runtime has made there, and did not live to remove.
+        remove_groups_in(dir);
+        match fs::remove_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => None,
+            // Gone, or nothing that trying again would change.
+            Ok(()) | Err(_) => Some(()),
+        }
     });
 }
 
@@ -479,7 +578,7 @@ fn present(written: io::Result<()>) -> io::Result<()> {
 }
 
 /// When a process started, in ticks since the machine did; with its id it is unique.
-fn started(pid: u32) -> u64 {
+pub(crate) fn started(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name is in parentheses and may hold anything.
     let after_name = stat.rsplit(')').next().unwrap_or_default();
@@ -511,15 +610,19 @@ fn remove_leftovers(own: &Path) {
 
 /// Removes a platform's directory and the groups in it, as far as they are empty.
 fn remove_with_groups(dir: &Path) {
-    for group in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if group.file_type().is_ok_and(|kind| kind.is_dir()) {
-            _ = fs::remove_dir(group.path());
-        }
-    }
+    remove_groups_in(dir);
     _ = fs::remove_dir(dir);
 }
 
-/// The trees that this process can make groups in, from `/proc/self/cgroup` and `mountinfo`.
+fn remove_groups_in(dir: &Path) {
+    for group in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if group.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_with_groups(&group.path());
+        }
+    }
+}
+
+/// All trees that this process is in, also those without a controller of ours, from `/proc/self/cgroup` and `mountinfo`.
 fn trees(groups: &str, mounts: &str) -> Vec<Tree> {
     let mut found: Vec<Tree> = Vec::new();
     for line in groups.lines() {
@@ -553,13 +656,11 @@ fn trees(groups: &str, mounts: &str) -> Vec<Tree> {
                 ours.filter(|one| offered.contains(&one.name())).collect()
             }
         };
-        if !controllers.is_empty() {
-            found.push(Tree {
-                version,
-                own,
-                controllers,
-            });
-        }
+        found.push(Tree {
+            version,
+            own,
+            controllers,
+        });
     }
     found
 }
@@ -602,13 +703,17 @@ mod tests {
         let (dir, tree) = tree(version);
         let shared = Arc::new(Cgroups {
             trees: vec![tree],
+            others: Vec::new(),
             name: "bugle-1-2".to_owned(),
             next: AtomicU64::new(1),
             processes: 256,
             spare: Mutex::default(),
         });
-        let name = "7".to_owned();
-        let place = Place { shared, name };
+        let place = Place {
+            shared,
+            name: "7".to_owned(),
+            holds: Holds::Processes,
+        };
         let group = Cgroup { place, leftover: 0 };
         let folder = dir.path().join("bugle-1-2/7");
         fs::create_dir_all(&folder).unwrap();
@@ -687,12 +792,15 @@ mod tests {
         let (_dir, group, folder) = group(Version::One, &files);
         fs::write(folder.join("memory.max_usage_in_bytes"), "900").unwrap();
         fs::write(folder.join("memory.usage_in_bytes"), "300\n").unwrap();
+        // What another kind of instance was given.
+        fs::write(folder.join("pids.max"), "1024").unwrap();
         let shared = Arc::clone(&group.place.shared);
         drop(group);
         let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
         assert_eq!(files.map(read), ["", "-1", "-1"]);
         let group = shared.enclose(42).unwrap();
         assert_eq!(read("cgroup.procs"), "42");
+        assert!(read("pids.max").starts_with("256"));
         fs::write(folder.join("memory.max_usage_in_bytes"), "1000").unwrap();
         assert_eq!(group.counted().peak_memory, 700);
     }
@@ -727,10 +835,11 @@ mod tests {
             .iter()
             .map(|tree| (tree.own.to_str().unwrap(), tree.controllers.as_slice()))
             .collect();
-        let expected: [(&str, &[Controller]); 3] = [
+        let expected: [(&str, &[Controller]); 4] = [
             ("/sys/fs/cgroup/pids/", &[Controller::Processes]),
             ("/sys/fs/cgroup/memory/a", &[Controller::Memory]),
             ("/sys/fs/cgroup/cpu/", &[Controller::Processor]),
+            ("/nowhere/unified/", &[]),
         ];
         assert_eq!(found, expected);
     }

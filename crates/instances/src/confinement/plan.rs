@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::gate::Files;
-use super::{Config, Level, Network, seccomp};
+use super::seccomp::{self, Profile};
+use super::{Config, Level, Network};
 
 const NEW_MOUNTS: u32 = 0x0002_0000;
 const NEW_CGROUPS: u32 = 0x0200_0000;
@@ -109,7 +110,7 @@ pub(super) fn plan(
     }
     let confined = level != Level::Off;
     let filter = if confined {
-        seccomp::filter().ok_or_else(|| {
+        seccomp::filter(Profile::Function).ok_or_else(|| {
             let processor = std::env::consts::ARCH;
             format!("there is no filter of system calls for {processor}; set confinement.enabled")
         })?
@@ -135,7 +136,7 @@ pub(super) fn plan(
     })
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         _ = write!(text, "{byte:02x}");

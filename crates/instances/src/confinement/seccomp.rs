@@ -9,6 +9,10 @@
 //! the filter is loaded before that, when nobody waits for it. The kernel asks both for a right that
 //! an instance does not have before it looks at anything else.
 //!
+//! A container is refused less ([`Profile::Container`]): what it runs was made to run in containers
+//! elsewhere, where it may trace its own processes and use any protocol of a family. It is alone in
+//! its namespaces, so what it may look at there is its own.
+//!
 //! The filter is made of a few forms of statements that jump at most over themselves, so that it
 //! can be read from top to bottom; the tests run it.
 
@@ -43,15 +47,28 @@ const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 
 /// Namespaces that `clone` could make; `CLONE_NEWTIME` cannot be given to it.
-const NEW_NAMESPACES: u32 = 0x7e02_0000;
+pub(crate) const NEW_NAMESPACES: u32 = 0x7e02_0000;
 
 /// Requests that type into a terminal: `TIOCSTI`, `TIOCLINUX`.
-const TYPE_INTO_TERMINAL: [u32; 2] = [0x5412, 0x541c];
+pub(crate) const TYPE_INTO_TERMINAL: [u32; 2] = [0x5412, 0x541c];
 
 /// `AF_UNIX`, `AF_INET`, `AF_INET6`.
 const FAMILIES: [u32; 3] = [1, 2, 10];
 /// The family of kernel interfaces, of which `NETLINK_ROUTE` (0) lists the machine's addresses.
 const NETLINK: u32 = 16;
+
+/// Whom a filter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// A function that shares namespaces with others.
+    Function,
+    /// An image, in namespaces of its own.
+    Container,
+}
+
+/// Emulations of old ways that programs may ask for without harm: Linux itself, that of 32 bits for
+/// addresses, and without randomness, as debuggers do.
+const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0x0004_0000];
 
 /// What differs between processors.
 struct Architecture {
@@ -64,6 +81,9 @@ struct Architecture {
     /// From here on the numbers are those of a second calling convention.
     foreign_from: Option<u32>,
     refused: &'static [u32],
+    /// Those of `refused` that a container may use: on its own processes, or as a way of asking what
+    /// the kernel then refuses to who has no capabilities.
+    in_containers: &'static [u32],
 }
 
 const CLONE3: u32 = 435;
@@ -104,6 +124,11 @@ const X86_64: Architecture = Architecture {
         303, 304, 300, // name_to_handle_at, open_by_handle_at, fanotify_init
         256, 279, // migrate_pages, move_pages
     ],
+    in_containers: &[
+        101, 310, 311, 312, // ptrace, process_vm_readv, process_vm_writev, kcmp
+        154, // modify_ldt
+        303, // name_to_handle_at
+    ],
 };
 
 #[cfg(any(target_arch = "aarch64", test))]
@@ -128,7 +153,76 @@ const AARCH64: Architecture = Architecture {
         264, 265, 262, // name_to_handle_at, open_by_handle_at, fanotify_init
         238, 239, // migrate_pages, move_pages
     ],
+    in_containers: &[
+        117, 270, 271, 272, // ptrace, process_vm_readv, process_vm_writev, kcmp
+        264, // name_to_handle_at
+    ],
 };
+
+/// The calls that containers are refused, by their names on whatever processor; for runtimes that
+/// make a filter of names.
+pub(crate) const REFUSED_IN_CONTAINERS: [&str; 60] = [
+    "_sysctl",
+    "acct",
+    "add_key",
+    "adjtimex",
+    "bpf",
+    "chroot",
+    "clock_adjtime",
+    "clock_settime",
+    "create_module",
+    "delete_module",
+    "fanotify_init",
+    "finit_module",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "init_module",
+    "io_uring_enter",
+    "io_uring_register",
+    "io_uring_setup",
+    "ioperm",
+    "iopl",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "lookup_dcookie",
+    "migrate_pages",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "move_pages",
+    "nfsservctl",
+    "open_by_handle_at",
+    "open_tree",
+    "perf_event_open",
+    "pidfd_getfd",
+    "pivot_root",
+    "process_mrelease",
+    "query_module",
+    "quotactl",
+    "quotactl_fd",
+    "reboot",
+    "request_key",
+    "setdomainname",
+    "sethostname",
+    "setns",
+    "settimeofday",
+    "swapoff",
+    "swapon",
+    "sysfs",
+    "syslog",
+    "umount",
+    "umount2",
+    "unshare",
+    "uselib",
+    "userfaultfd",
+    "ustat",
+    "vhangup",
+    "listmount",
+    "statmount",
+];
 
 #[cfg(target_arch = "x86_64")]
 const HERE: Option<&Architecture> = Some(&X86_64);
@@ -138,8 +232,8 @@ const HERE: Option<&Architecture> = Some(&AARCH64);
 const HERE: Option<&Architecture> = None;
 
 /// The program for this machine, as the kernel takes it; none for other kinds of processors.
-pub(super) fn filter() -> Option<Vec<u8>> {
-    HERE.map(|on| bytes(&program(on)))
+pub(super) fn filter(profile: Profile) -> Option<Vec<u8>> {
+    HERE.map(|on| bytes(&program(on, profile)))
 }
 
 fn bytes(program: &[Instruction]) -> Vec<u8> {
@@ -190,7 +284,7 @@ const fn skip_if(value: u32, skip: u8) -> Instruction {
     }
 }
 
-fn program(on: &Architecture) -> Vec<Instruction> {
+fn program(on: &Architecture, profile: Profile) -> Vec<Instruction> {
     let refuse = give(ERRNO | EPERM);
     let mut program = vec![
         load(ARCHITECTURE),
@@ -201,62 +295,78 @@ fn program(on: &Architecture) -> Vec<Instruction> {
     if let Some(foreign) = on.foreign_from {
         program.extend([unless(JUMP_AT_LEAST, foreign, 1), give(KILL)]);
     }
-    for &number in on.refused.iter().chain(REFUSED_EVERYWHERE) {
+    let spared = match profile {
+        Profile::Function => &[],
+        Profile::Container => on.in_containers,
+    };
+    let refused = on.refused.iter().chain(REFUSED_EVERYWHERE);
+    for &number in refused.filter(|number| !spared.contains(number)) {
         program.extend([unless(JUMP_EQUAL, number, 1), refuse]);
     }
     // Its flags are in memory, where a filter cannot look. C libraries then use clone.
     program.extend([unless(JUMP_EQUAL, CLONE3, 1), give(ERRNO | ENOSYS)]);
-    let rules: [(u32, &[Instruction]); 4] = [
-        (
-            on.clone,
-            &[
-                load(argument(0)),
-                unless(JUMP_ANY_BIT, NEW_NAMESPACES, 1),
-                refuse,
-            ],
-        ),
-        (
-            on.ioctl,
-            &[
-                load(argument(1)),
-                skip_if(TYPE_INTO_TERMINAL[0], 1),
-                unless(JUMP_EQUAL, TYPE_INTO_TERMINAL[1], 1),
-                refuse,
-            ],
-        ),
-        (
-            on.socket,
-            &[
-                load(argument(0)),
-                skip_if(FAMILIES[0], 6),
-                skip_if(FAMILIES[1], 5),
-                skip_if(FAMILIES[2], 4),
-                unless(JUMP_EQUAL, NETLINK, 2),
-                load(argument(2)),
-                skip_if(0, 1),
-                refuse,
-            ],
-        ),
-        (
-            // To ask for the present one, or for the usual one, is all that programs do.
-            on.personality,
-            &[
-                load(argument(0)),
-                skip_if(0, 2),
-                skip_if(u32::MAX, 1),
-                refuse,
-            ],
-        ),
-    ];
-    for (number, body) in rules {
+    for (number, body) in rules(on, profile) {
         // A body ends here whatever it finds, so the number need not be loaded again.
         let len = u8::try_from(body.len() + 1).unwrap_or(u8::MAX);
         program.push(unless(JUMP_EQUAL, number, len));
-        program.extend_from_slice(body);
+        program.extend(body);
         program.push(give(ALLOW));
     }
     program.push(give(ALLOW));
     program
+}
+
+/// What is refused by its arguments: the number of a call and what is done about it.
+fn rules(on: &Architecture, profile: Profile) -> [(u32, Vec<Instruction>); 4] {
+    let refuse = give(ERRNO | EPERM);
+    let clone = vec![
+        load(argument(0)),
+        unless(JUMP_ANY_BIT, NEW_NAMESPACES, 1),
+        refuse,
+    ];
+    let ioctl = vec![
+        load(argument(1)),
+        skip_if(TYPE_INTO_TERMINAL[0], 1),
+        unless(JUMP_EQUAL, TYPE_INTO_TERMINAL[1], 1),
+        refuse,
+    ];
+    // Whoever is alone in a network may ask for all that is in it.
+    let netlink = match profile {
+        Profile::Function => vec![
+            unless(JUMP_EQUAL, NETLINK, 2),
+            load(argument(2)),
+            skip_if(0, 1),
+            refuse,
+        ],
+        Profile::Container => vec![skip_if(NETLINK, 1), refuse],
+    };
+    let rest = u8::try_from(netlink.len()).unwrap_or(u8::MAX);
+    let mut socket = vec![load(argument(0))];
+    socket.extend((0..).zip(FAMILIES).map(|(at, family)| {
+        // Over the other families and all of what follows.
+        skip_if(family, 2 - at + rest)
+    }));
+    socket.extend(netlink);
+    let mut personality = vec![load(argument(0))];
+    match profile {
+        // To ask for the present one, or for the usual one, is all that functions do.
+        Profile::Function => personality.extend([skip_if(0, 2), skip_if(u32::MAX, 1)]),
+        Profile::Container => {
+            personality.extend(
+                (0..)
+                    .zip(PERSONALITIES)
+                    .map(|(at, one)| skip_if(one, 6 - at)),
+            );
+            personality.push(skip_if(u32::MAX, 1));
+        }
+    }
+    personality.push(refuse);
+    [
+        (on.clone, clone),
+        (on.ioctl, ioctl),
+        (on.socket, socket),
+        (on.personality, personality),
+    ]
 }
 
 #[cfg(test)]
@@ -298,7 +408,7 @@ mod tests {
     #[test]
     fn every_number_of_the_list_is_refused_and_no_other() {
         for on in [X86_64, AARCH64] {
-            let program = program(&on);
+            let program = program(&on, Profile::Function);
             let special = [on.clone, on.ioctl, on.socket, on.personality, CLONE3];
             for number in (0..600).filter(|number| !special.contains(number)) {
                 let listed = on.refused.contains(&number) || REFUSED_EVERYWHERE.contains(&number);
@@ -322,17 +432,33 @@ mod tests {
 
     #[test]
     fn another_architecture_or_convention_ends_the_process() {
-        assert_eq!(run(&program(&X86_64), 0x4000_0003, 1, [0; 3]), KILL);
         assert_eq!(
-            run(&program(&X86_64), X86_64.audit, 0x4000_0001, [0; 3]),
+            run(&program(&X86_64, Profile::Function), 0x4000_0003, 1, [0; 3]),
             KILL
         );
-        assert_eq!(run(&program(&AARCH64), X86_64.audit, 1, [0; 3]), KILL);
+        assert_eq!(
+            run(
+                &program(&X86_64, Profile::Function),
+                X86_64.audit,
+                0x4000_0001,
+                [0; 3]
+            ),
+            KILL
+        );
+        assert_eq!(
+            run(
+                &program(&AARCH64, Profile::Function),
+                X86_64.audit,
+                1,
+                [0; 3]
+            ),
+            KILL
+        );
     }
 
     #[test]
     fn a_thread_is_made_and_a_namespace_is_not() {
-        let program = program(&X86_64);
+        let program = program(&X86_64, Profile::Function);
         let clone = |flags| run(&program, X86_64.audit, X86_64.clone, [flags, 0, 0]);
         assert_eq!(clone(0x003d_0f00), ALLOW);
         assert_eq!(clone(17), ALLOW);
@@ -353,7 +479,7 @@ mod tests {
 
     #[test]
     fn sockets_are_of_the_usual_families() {
-        let program = program(&AARCH64);
+        let program = program(&AARCH64, Profile::Function);
         let socket = |family, protocol| {
             run(
                 &program,
@@ -373,8 +499,35 @@ mod tests {
     }
 
     #[test]
+    fn a_container_traces_itself_and_makes_no_namespaces() {
+        for on in [X86_64, AARCH64] {
+            let program = program(&on, Profile::Container);
+            let call = |number, arguments| run(&program, on.audit, number, arguments);
+            for &number in on.refused {
+                let spared = on.in_containers.contains(&number);
+                let expected = if spared { ALLOW } else { REFUSED };
+                assert_eq!(call(number, [0; 3]), expected, "{number}");
+            }
+            assert_eq!(call(on.clone, [0x1000_0011, 0, 0]), REFUSED);
+            for family in [1, 2, 10, 16] {
+                assert_eq!(call(on.socket, [family, 3, 12]), ALLOW, "{family}");
+            }
+            for family in [0, 3, 9, 17, 29, 38, 40, 44] {
+                assert_eq!(call(on.socket, [family, 3, 0]), REFUSED, "{family}");
+            }
+            for one in PERSONALITIES.into_iter().chain([u32::MAX]) {
+                assert_eq!(call(on.personality, [one, 0, 0]), ALLOW, "{one:#x}");
+            }
+            for one in [1, 0x0040_0000, 0x0004_0008] {
+                assert_eq!(call(on.personality, [one, 0, 0]), REFUSED, "{one:#x}");
+            }
+            assert_eq!(call(on.ioctl, [0, 0x5412, 0]), REFUSED);
+        }
+    }
+
+    #[test]
     fn nobody_types_into_a_terminal_or_changes_the_personality() {
-        let program = program(&X86_64);
+        let program = program(&X86_64, Profile::Function);
         let call = |number, arguments| run(&program, X86_64.audit, number, arguments);
         assert_eq!(call(X86_64.ioctl, [0, 0x5412, 0]), REFUSED);
         assert_eq!(call(X86_64.ioctl, [0, 0x541c, 0]), REFUSED);

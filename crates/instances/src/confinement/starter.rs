@@ -43,7 +43,7 @@ pub(crate) struct Launch {
 }
 
 /// A step that the kernel refused.
-type Refused = String;
+pub(crate) type Refused = String;
 
 /// Becomes the program; returns only what prevented it.
 pub(crate) fn run() -> Option<()> {
@@ -59,7 +59,7 @@ pub(crate) fn run() -> Option<()> {
 
 /// Closes what the platform's own parent may have left open: it is not for programs. What the
 /// platform itself has open does not get here.
-fn close_inherited() {
+pub(crate) fn close_inherited() {
     let open = fs::read_dir("/proc/self/fd")
         .into_iter()
         .flatten()
@@ -72,11 +72,11 @@ fn close_inherited() {
 }
 
 /// The same descriptor under another number, which the program does not get.
-fn keep(descriptor: impl AsFd) -> Option<OwnedFd> {
+pub(crate) fn keep(descriptor: impl AsFd) -> Option<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(descriptor, 3).ok()
 }
 
-trait Step<T> {
+pub(crate) trait Step<T> {
     /// Names what was attempted.
     fn step(self, what: impl AsRef<str>) -> Result<T, Refused>;
 }
@@ -174,7 +174,7 @@ impl Launch {
     }
 }
 
-fn limit(name: &str, value: u64) -> Result<(), Refused> {
+pub(crate) fn limit(name: &str, value: u64) -> Result<(), Refused> {
     let resource = match name {
         "CORE" => Resource::Core,
         "NOFILE" => Resource::Nofile,
@@ -192,7 +192,7 @@ fn limit(name: &str, value: u64) -> Result<(), Refused> {
     rustix::process::setrlimit(resource, limit).step(format!("limit {name}"))
 }
 
-fn unshare(namespaces: u32) -> Result<(), Refused> {
+pub(crate) fn unshare(namespaces: u32) -> Result<(), Refused> {
     unshare_these(UnshareFlags::from_bits_retain(namespaces)).step("make namespaces")
 }
 
@@ -384,18 +384,18 @@ impl Root<'_> {
     }
 }
 
-fn make_folder(path: &Path) -> Result<(), Refused> {
+pub(crate) fn make_folder(path: &Path) -> Result<(), Refused> {
     fs::create_dir_all(path).step(format!("make {}", path.display()))
 }
 
-fn remount_read_only(path: &Path, flags: MountFlags) -> Result<(), Refused> {
+pub(crate) fn remount_read_only(path: &Path, flags: MountFlags) -> Result<(), Refused> {
     let flags = flags | MountFlags::BIND | MountFlags::RDONLY;
     rustix::mount::mount_remount(path, flags, c"")
         .step(format!("make {} read-only", path.display()))
 }
 
 /// The instructions of a filter, from their hexadecimal form.
-fn filter(hexadecimal: &str) -> Option<Vec<sock_filter>> {
+pub(crate) fn filter(hexadecimal: &str) -> Option<Vec<sock_filter>> {
     let digits = hexadecimal.as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let bytes: Vec<u8> = digits.chunks(2).map(byte).collect::<Option<_>>()?;

@@ -36,17 +36,17 @@ const OF_THE_CONNECTION: [HeaderName; 7] = [
 
 /// One program as an exchange needs it. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Server {
-    pub(super) pool: Arc<Pool>,
-    pub(super) exit: watch::Receiver<Option<Exit>>,
-    pub(super) child: Arc<Child>,
+pub(crate) struct Server {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) exit: watch::Receiver<Option<Exit>>,
+    pub(crate) child: Arc<Child>,
     /// How long a program that ended may still be read from, and its end may still be unknown.
-    pub(super) linger: Duration,
+    pub(crate) linger: Duration,
 }
 
 impl Server {
     /// Sends a request and waits for the head of its answer.
-    pub(super) async fn exchange(
+    pub(crate) async fn exchange(
         &self,
         request: Arc<str>,
         message: Message,

@@ -30,7 +30,7 @@ done
 
 /// Knows the process groups of programs, and has a process that ends them after the platform.
 #[derive(Debug, Default)]
-pub(super) struct Guard(Mutex<State>);
+pub(crate) struct Guard(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -51,7 +51,7 @@ impl Guard {
     /// # Errors
     ///
     /// The shell cannot be started.
-    pub(super) fn add(&self, group: Pid) -> io::Result<()> {
+    pub(crate) fn add(&self, group: Pid) -> io::Result<()> {
         let group = group.as_raw_nonzero().get();
         let mut state = self.0.lock();
         state.groups.insert(group);
@@ -71,7 +71,7 @@ impl Guard {
 
     /// Forgets a group. To be called before its leader is reaped: after that the number may be
     /// somebody else's.
-    pub(super) fn remove(&self, group: Pid) {
+    pub(crate) fn remove(&self, group: Pid) {
         let group = group.as_raw_nonzero().get();
         let mut state = self.0.lock();
         state.groups.remove(&group);

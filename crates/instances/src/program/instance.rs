@@ -31,19 +31,19 @@ const MOST: usize = 6 * 1024 * 1024;
 const LINGER: Duration = Duration::from_millis(200);
 
 /// A program. It is killed when this is dropped.
-pub(super) struct ProgramInstance {
-    pub(super) id: InstanceId,
-    pub(super) process: Arc<Process>,
-    pub(super) child: Arc<Child>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) requests: Requests,
-    pub(super) output: Arc<Output>,
-    pub(super) exit: watch::Receiver<Option<Exit>>,
+pub(crate) struct ProgramInstance {
+    pub(crate) id: InstanceId,
+    pub(crate) process: Arc<Process>,
+    pub(crate) child: Arc<Child>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) requests: Requests,
+    pub(crate) output: Arc<Output>,
+    pub(crate) exit: watch::Receiver<Option<Exit>>,
 }
 
 /// Why a request has no answer.
 #[derive(Debug)]
-pub(super) enum NoAnswer {
+pub(crate) enum NoAnswer {
     /// The program has ended, or does not take connections any more. It got nothing.
     NotSent(ExitCause),
     /// The program ended after it got the request.
@@ -87,8 +87,14 @@ impl ProgramInstance {
         server.exchange(request, message, running).await
     }
 
+    /// Asks the program something about itself.
+    pub(crate) async fn get(&self, path: &'static str) -> Result<ReplyBody, NoAnswer> {
+        let message = self.requests.ask(path, &self.id.to_string());
+        self.exchange(message, None).await
+    }
+
     /// Sends a request and reads its answer.
-    pub(super) async fn exchange(
+    pub(crate) async fn exchange(
         &self,
         message: Message,
         stream: Option<&StreamSink>,
@@ -178,7 +184,7 @@ impl ProgramInstance {
         })
     }
 
-    pub(super) async fn end(&self) -> Exit {
+    pub(crate) async fn end(&self) -> Exit {
         const LOST: Exit = Exit {
             cause: ExitCause::Stopped,
             peak_memory: 0,

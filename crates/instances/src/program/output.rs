@@ -22,7 +22,7 @@ const PIECE: usize = 8 * 1024;
 const PIECES: usize = 8;
 
 /// The two pipes of a program.
-pub(super) struct Output {
+pub(crate) struct Output {
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
     state: Mutex<State>,
@@ -52,7 +52,7 @@ struct Running {
 }
 
 /// A call that runs, until this is dropped.
-pub(super) struct Call {
+pub(crate) struct Call {
     output: Arc<Output>,
     number: u64,
 }
@@ -61,7 +61,7 @@ impl Output {
     /// # Errors
     ///
     /// The system's limit of watched descriptors.
-    pub(super) fn new(stdout: OwnedFd, stderr: OwnedFd, lines: Lines) -> io::Result<Self> {
+    pub(crate) fn new(stdout: OwnedFd, stderr: OwnedFd, lines: Lines) -> io::Result<Self> {
         Ok(Self {
             stdout: pipe::Receiver::from_owned_fd(stdout)?,
             stderr: pipe::Receiver::from_owned_fd(stderr)?,
@@ -76,7 +76,7 @@ impl Output {
     }
 
     /// Counts a call as running.
-    pub(super) fn begin(self: &Arc<Self>, request: &Arc<str>) -> Call {
+    pub(crate) fn begin(self: &Arc<Self>, request: &Arc<str>) -> Call {
         let mut state = self.state.lock();
         let number = state.next;
         state.next += 1;
@@ -93,7 +93,7 @@ impl Output {
     }
 
     /// Waits until no call runs. Cancel safe.
-    pub(super) async fn until_idle(&self) {
+    pub(crate) async fn until_idle(&self) {
         loop {
             let told = self.idle.notified();
             if self.state.lock().running.is_empty() {
@@ -104,7 +104,7 @@ impl Output {
     }
 
     /// Reads until both pipes end. Cancel safe.
-    pub(super) async fn read(&self) {
+    pub(crate) async fn read(&self) {
         tokio::join!(
             self.read_one(&self.stdout, LogStream::Stdout),
             self.read_one(&self.stderr, LogStream::Stderr),
@@ -128,7 +128,7 @@ impl Output {
     }
 
     /// Takes what is in the pipes now.
-    pub(super) fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let mut piece = [0; PIECE];
         for (pipe, stream) in [
             (&self.stdout, LogStream::Stdout),
@@ -145,18 +145,18 @@ impl Output {
     }
 
     /// Takes what is left after the end of the program.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.drain();
         self.state.lock().lines.finish();
     }
 
     /// Adds a line of the platform to the function's log.
-    pub(super) fn say(&self, text: String) {
+    pub(crate) fn say(&self, text: String) {
         self.state.lock().lines.say(text);
     }
 
     /// The end of what the program has written so far.
-    pub(super) fn last_words(&self) -> Option<String> {
+    pub(crate) fn last_words(&self) -> Option<String> {
         self.drain();
         let tail = std::mem::take(&mut self.state.lock().last_words).into_bytes();
         let text = String::from_utf8_lossy(&tail);
@@ -181,7 +181,7 @@ impl State {
 
 impl Call {
     /// The end of what the program wrote while only this call ran.
-    pub(super) fn tail(self) -> Vec<u8> {
+    pub(crate) fn tail(self) -> Vec<u8> {
         self.output.drain();
         self.take().map_or_else(Vec::new, Tail::into_bytes)
     }

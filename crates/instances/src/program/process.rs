@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::guard::Guard;
+use super::network::Network;
 use crate::child::{Ended, Parent};
 use crate::confinement::starter::{self, REFUSED};
 use crate::confinement::{Cgroup, Confinement, Level};
@@ -34,36 +35,34 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// All that decides how a program's process is made.
 #[derive(Debug)]
-pub(super) struct Launch<'a> {
+pub(crate) struct Launch<'a> {
     /// The command line.
-    pub(super) argv: Vec<OsString>,
+    pub(crate) argv: Vec<OsString>,
     /// The whole environment.
-    pub(super) environment: BTreeMap<&'a str, String>,
+    pub(crate) environment: BTreeMap<&'a str, String>,
     /// The working directory.
-    pub(super) directory: &'a Path,
+    pub(crate) directory: &'a Path,
     /// What the instance may use.
-    pub(super) resources: &'a Resources,
-    /// Where it listens.
-    pub(super) port: u16,
+    pub(crate) resources: &'a Resources,
 }
 
 /// A process that was just started.
 #[derive(Debug)]
-pub(super) struct Spawned {
-    pub(super) process: Arc<Process>,
+pub(crate) struct Spawned {
+    pub(crate) process: Arc<Process>,
     /// Becomes readable when the process has ended.
-    pub(super) pidfd: OwnedFd,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
     /// What it is limited by.
-    pub(super) group: Option<Cgroup>,
+    pub(crate) group: Option<Cgroup>,
     /// Its network, unless that is the platform's own.
-    pub(super) network: Option<OwnedFd>,
+    pub(crate) network: Option<Arc<Network>>,
 }
 
 /// The leader of a process group. Dropping it ends the group.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     pid: Pid,
     guard: Arc<Guard>,
     life: Mutex<Life>,
@@ -78,7 +77,7 @@ enum Life {
 
 /// Why no process was made.
 #[derive(Debug)]
-pub(super) enum NotStarted {
+pub(crate) enum NotStarted {
     /// The program cannot be run.
     Program(String),
     /// The platform could not start anything.
@@ -93,7 +92,7 @@ pub(super) enum NotStarted {
 /// # Errors
 ///
 /// The program cannot be executed, or the system has no room for it.
-pub(super) fn spawn(
+pub(crate) fn spawn(
     launch: &Launch<'_>,
     guard: &Arc<Guard>,
     confinement: &Confinement,
@@ -121,7 +120,7 @@ pub(super) fn spawn(
 }
 
 /// A command that is run with nothing of the platform's.
-fn bare(program: &OsStr) -> Command {
+pub(crate) fn bare(program: &OsStr) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
@@ -148,7 +147,7 @@ fn spawn_free(
         let program = Path::new(program).display();
         NotStarted::Program(format!("{program} cannot be run: {error}"))
     })?;
-    own(child, guard, launch)
+    own(child, guard)
 }
 
 fn spawn_confined(
@@ -193,7 +192,7 @@ fn spawn_confined(
         }
         command.spawn()
     });
-    let mut spawned = own(child.and_then(identity).map_err(failed)?, guard, launch)?;
+    let mut spawned = own(child.and_then(identity).map_err(failed)?, guard)?;
     if let Some(cgroups) = confinement.cgroups() {
         let group = cgroups.enclose(spawned.process.pid()).map_err(failed)?;
         group.limit(launch.resources).map_err(failed)?;
@@ -208,7 +207,8 @@ fn spawn_confined(
     if said.is_empty() {
         if confinement.has_own_network() {
             let network = File::open(format!("/proc/{}/ns/net", spawned.process.pid()));
-            spawned.network = Some(network.map_err(failed)?.into());
+            let network = Network::new(network.map_err(failed)?.into());
+            spawned.network = Some(Arc::new(network));
         }
         return Ok(spawned);
     }
@@ -220,11 +220,11 @@ fn spawn_confined(
 }
 
 /// From here on the process ends when the value is dropped.
-fn own(
-    mut child: process::Child,
-    guard: &Arc<Guard>,
-    launch: &Launch<'_>,
-) -> Result<Spawned, NotStarted> {
+///
+/// # Errors
+///
+/// The guard cannot be told, or the system has no descriptors.
+pub(crate) fn own(mut child: process::Child, guard: &Arc<Guard>) -> Result<Spawned, NotStarted> {
     let failed = |error: io::Error| NotStarted::Platform(format!("start a program: {error}"));
     let pid = Pid::from_raw(child.id().cast_signed());
     let pid = pid.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
@@ -234,8 +234,7 @@ fn own(
         life: Mutex::new(Life::There),
     });
     guard.add(pid).map_err(failed)?;
-    let (port, memory) = (launch.port, launch.resources.memory.0);
-    tracing::debug!(pid = %pid, port, memory, "program started");
+    tracing::debug!(pid = %pid, "program started");
     let output = child.stdout.take().zip(child.stderr.take());
     let (stdout, stderr) = output.ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
@@ -257,21 +256,18 @@ impl Launch<'_> {
 }
 
 impl Process {
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().cast_unsigned()
     }
 
     /// Asks the whole group to end, or ends it where nobody would listen: the kernel keeps the first
     /// process of a namespace from signals that it does not handle.
-    pub(super) fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         let listens = fs::read_to_string(format!("/proc/{}/status", self.pid))
             .ok()
             .and_then(|status| {
-                let caught = status
-                    .lines()
-                    .find_map(|line| line.strip_prefix("SigCgt:"))?;
-                let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
-                Some(caught & (1 << (Signal::TERM.as_raw() - 1)) != 0)
+                // Who blocks it waits for it in another way.
+                Some(has_signal(&status, "SigCgt:")? || has_signal(&status, "SigBlk:")?)
             });
         self.signal(if listens == Some(false) {
             Signal::KILL
@@ -281,7 +277,7 @@ impl Process {
     }
 
     /// Sends a signal to the whole group; does nothing when it is gone.
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let life = self.life.lock();
         if *life == Life::There {
             // The leader is there at least as a zombie, so this can only fail where all members
@@ -292,7 +288,7 @@ impl Process {
 
     /// Ends what is left of the group, and takes the status of the leader, which has ended or does
     /// so at once.
-    pub(super) fn reap(&self) -> Ended {
+    pub(crate) fn reap(&self) -> Ended {
         let mut life = self.life.lock();
         if *life == Life::Reaped {
             return Ended::Orphaned;
@@ -308,6 +304,13 @@ impl Process {
             Ok(None) | Err(_) => Ended::Orphaned,
         }
     }
+}
+
+/// Whether `SIGTERM` is in one of the sets that the kernel shows of a process.
+fn has_signal(status: &str, set: &str) -> Option<bool> {
+    let set = status.lines().find_map(|line| line.strip_prefix(set))?;
+    let set = u64::from_str_radix(set.trim(), 16).ok()?;
+    Some(set & (1 << (Signal::TERM.as_raw() - 1)) != 0)
 }
 
 impl Parent for Process {
@@ -339,7 +342,6 @@ mod tests {
             environment: BTreeMap::from([("PATH", "/usr/bin:/bin".to_owned())]),
             directory: Path::new("/"),
             resources: &resources,
-            port: 1,
         };
         let config = ConfinementConfig {
             enabled: false,

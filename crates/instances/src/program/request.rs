@@ -43,7 +43,7 @@ const OF_THE_CONNECTION: [HeaderName; 11] = [
 
 /// How the body of a call reaches the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// As it came.
     Raw,
     /// Inside the event of an API gateway.
@@ -52,7 +52,7 @@ pub(super) enum Form {
 
 impl Form {
     /// What a function of this runtime with these variables gets.
-    pub(super) fn of(runtime: ProgramRuntime, variables: &BTreeMap<String, String>) -> Self {
+    pub(crate) fn of(runtime: ProgramRuntime, variables: &BTreeMap<String, String>) -> Self {
         let wants_raw = variables
             .get("DISABLE_APIG_FORMAT")
             .is_some_and(|value| value.eq_ignore_ascii_case("true"));
@@ -65,7 +65,7 @@ impl Form {
 
 /// Makes the requests of one instance.
 #[derive(Debug)]
-pub(super) struct Requests {
+pub(crate) struct Requests {
     form: Form,
     /// The path that is called.
     path: String,
@@ -90,7 +90,7 @@ impl Requests {
     /// # Errors
     ///
     /// A path or a name of the function that cannot be sent.
-    pub(super) fn new(
+    pub(crate) fn new(
         request: &StartRequest,
         form: Form,
         address: SocketAddrV4,
@@ -129,7 +129,7 @@ impl Requests {
     }
 
     /// The request that runs the initializer, if there is one.
-    pub(super) fn init(&self, request: &str) -> Option<Message> {
+    pub(crate) fn init(&self, request: &str) -> Option<Message> {
         let uri = self.init.as_ref()?.parse().ok()?;
         let mut headers = self.headers.clone();
         headers.insert(header::CONTENT_TYPE, JSON);
@@ -137,8 +137,25 @@ impl Requests {
         Some(message(uri, headers, Bytes::from_static(b"{}")))
     }
 
+    /// The same with this path for the initializer, or without one.
+    pub(crate) fn with_initializer(self, path: Option<&str>) -> Self {
+        Self {
+            init: path.map(str::to_owned),
+            ..self
+        }
+    }
+
+    /// A request of the platform's own, which asks the program about itself.
+    pub(crate) fn ask(&self, path: &'static str, request: &str) -> Message {
+        let mut headers = self.headers.clone();
+        identify(&mut headers, request);
+        let mut message = message(Uri::from_static(path), headers, Bytes::new());
+        *message.method_mut() = Method::GET;
+        message
+    }
+
     /// The request of a call.
-    pub(super) fn call(&self, call: &CallRequest) -> Message {
+    pub(crate) fn call(&self, call: &CallRequest) -> Message {
         // The gateway writes it; without one there is only the body.
         let envelope: Envelope<'_> = serde_json::from_slice(&call.meta).unwrap_or_default();
         let mut headers = self.headers.clone();
@@ -166,7 +183,7 @@ impl Requests {
     }
 
     /// The request of a caller of its own, with what every request has.
-    pub(super) fn exchange(&self, exchange: HttpExchange) -> Message {
+    pub(crate) fn exchange(&self, exchange: HttpExchange) -> Message {
         let HttpExchange {
             request,
             head,
@@ -262,7 +279,7 @@ fn leave_connection(headers: &mut HeaderMap) -> Option<HeaderValue> {
 }
 
 /// The headers that `Connection` names as its own.
-pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+pub(crate) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     options(headers)
         // What frames the message is not a caller's to take away.
         .filter(|name| !name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str()))

@@ -7,7 +7,6 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,11 +19,10 @@ use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustix::thread::LinkNameSpaceType;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::network::Network;
 use crate::HttpBody;
 
 /// The most headers of an answer, and their size together with the status line.
@@ -32,14 +30,14 @@ const MAX_HEADERS: usize = 128;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 /// A request as it is sent.
-pub(super) type Message = Request<HttpBody>;
+pub(crate) type Message = Request<HttpBody>;
 
 /// The connections to one program.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     address: SocketAddrV4,
     /// Where the program is, unless that is the platform's own network.
-    network: Option<Arc<OwnedFd>>,
+    network: Option<Arc<Network>>,
     keep: Duration,
     idle: Mutex<Vec<Idle>>,
 }
@@ -52,7 +50,7 @@ struct Idle {
 
 /// One connection. It carries one request at a time.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     sender: http1::SendRequest<HttpBody>,
     driver: http1::Connection<TokioIo<TcpStream>, HttpBody>,
     ended: bool,
@@ -60,7 +58,7 @@ pub(super) struct Wire {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(crate) enum Failed {
     /// No connection: the program got nothing, and the request is given back.
     Refused(io::Error, Box<Message>),
     /// The connection ended before the answer did.
@@ -69,32 +67,15 @@ pub(super) enum Failed {
     Malformed(String),
 }
 
-/// Connects in another network. A socket stays where it was made, so this needs a thread that goes
-/// there for a moment; the platform's own threads never leave their network.
-async fn connect_within(network: Arc<OwnedFd>, address: SocketAddr) -> io::Result<TcpStream> {
-    let (sender, receiver) = oneshot::channel();
-    let connect = move || -> io::Result<std::net::TcpStream> {
-        let kind = Some(LinkNameSpaceType::Network);
-        rustix::thread::move_into_link_name_space(network.as_fd(), kind)?;
-        let stream = std::net::TcpStream::connect(address)?;
-        stream.set_nonblocking(true)?;
-        Ok(stream)
-    };
-    std::thread::Builder::new()
-        .name("connect".to_owned())
-        .spawn(move || {
-            // Nobody waits any more when this fails.
-            _ = sender.send(connect());
-        })?;
-    let connected = receiver.await.map_err(io::Error::other)?;
-    TcpStream::from_std(connected?)
-}
-
 impl Pool {
-    pub(super) fn new(address: SocketAddrV4, network: Option<OwnedFd>, keep: Duration) -> Self {
+    pub(crate) fn new(
+        address: SocketAddrV4,
+        network: Option<Arc<Network>>,
+        keep: Duration,
+    ) -> Self {
         Self {
             address,
-            network: network.map(Arc::new),
+            network,
             keep,
             idle: Mutex::default(),
         }
@@ -103,7 +84,7 @@ impl Pool {
     /// Sends a request, and returns when the head of the answer is there.
     ///
     /// The request goes out before the first await point when an idle connection takes it.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         message: Message,
     ) -> Result<(Wire, Response<Incoming>), Failed> {
@@ -127,12 +108,17 @@ impl Pool {
     }
 
     /// A new connection.
-    pub(super) async fn connect(&self) -> io::Result<Wire> {
+    pub(crate) async fn connect(&self) -> io::Result<Wire> {
         let address = SocketAddr::V4(self.address);
         let stream = match &self.network {
             None => TcpStream::connect(address).await?,
-            Some(network) => connect_within(Arc::clone(network), address).await?,
+            Some(network) => network.connect(address).await?,
         };
+        Self::speak(stream).await
+    }
+
+    /// What speaks HTTP over a connection that was just made.
+    pub(crate) async fn speak(stream: TcpStream) -> io::Result<Wire> {
         if stream.local_addr()? == stream.peer_addr()? {
             // Nobody listens, and the kernel chose the very port that was called.
             return Err(io::ErrorKind::ConnectionRefused.into());
@@ -151,7 +137,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose answer was read to its end.
-    pub(super) fn put(&self, wire: Wire) {
+    pub(crate) fn put(&self, wire: Wire) {
         if wire.ended {
             return;
         }
@@ -185,7 +171,7 @@ impl Wire {
     }
 
     /// The next piece of an answer; none at its end.
-    pub(super) async fn piece(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, Failed> {
+    pub(crate) async fn piece(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, Failed> {
         loop {
             let frame = driven(&mut self.driver, &mut self.ended, body.frame()).await;
             let Some(frame) = frame else {
@@ -199,7 +185,7 @@ impl Wire {
     }
 
     /// What [`Wire::piece`] waits for, to be polled.
-    pub(super) fn poll_frame(
+    pub(crate) fn poll_frame(
         &mut self,
         body: &mut Incoming,
         cx: &mut Context<'_>,
@@ -214,13 +200,13 @@ impl Wire {
 
     /// Whether it can take another request at once, because the last answer and the request before
     /// it have come to their end.
-    pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> bool {
         self.poll_driver(cx);
         !self.ended && self.sender.is_ready()
     }
 
     /// The connection itself, once an answer has made it something else than HTTP.
-    pub(super) async fn upgraded(mut self) -> Result<(TcpStream, Bytes), Failed> {
+    pub(crate) async fn upgraded(mut self) -> Result<(TcpStream, Bytes), Failed> {
         poll_fn(|cx| self.driver.poll_without_shutdown(cx)).await?;
         let parts = self.driver.into_parts();
         Ok((parts.io.into_inner(), parts.read_buf))

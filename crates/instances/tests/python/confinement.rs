@@ -379,12 +379,21 @@ async fn a_memory_hog_is_told_its_limit_and_its_neighbour_goes_on() {
     let mut function = machine.function(source);
     function.spec.resources.memory.0 = 64;
     let hog = function.start().await.unwrap();
-    let cause = ExitCause::OutOfMemory { limit_mib: 64 };
     let error = hog.call(b"{}").await.unwrap_err();
-    assert_eq!(error, CallError::Exited(cause.clone()));
     let exit = hog.instance.exited().await;
+    let used_bytes = exit.peak_memory;
+    let cause = ExitCause::OutOfMemory {
+        limit_mib: 64,
+        used_bytes,
+    };
     assert_eq!(exit.cause, cause);
-    assert_eq!(exit.cause.to_string(), "out of memory, limit 64 MB");
+    assert_eq!(error, CallError::Exited(cause));
+    let text = exit.cause.to_string();
+    assert!(
+        text.starts_with("runtime memory limit exceeded, memory used: 6")
+            && text.ends_with("MB, memory limit: 64MB"),
+        "{text}"
+    );
     assert!(exit.peak_memory >= 60 << 20, "{}", exit.peak_memory);
     assert_eq!(neighbour.answer("{}").await, r#""here""#);
 }

@@ -209,6 +209,7 @@ fn a_runtime_that_is_not_there_is_told() {
         let drivers = Drivers {
             python: machine.driver.clone(),
             programs: machine.programs(),
+            containers: None,
         };
         for (runtime, said) in [
             (

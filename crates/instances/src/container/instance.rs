@@ -1,0 +1,217 @@
+//! A running container, to the scheduler.
+//!
+//! It is served as any program that speaks HTTP (`program`); what is its own is how it ends, and
+//! that somebody watches what it writes, how well it is and whether memory runs out.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bugle_types::HealthCheck;
+use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
+
+use super::folder::Folder;
+use crate::program::instance::{NoAnswer, ProgramInstance};
+use crate::program::watch::watch_descriptor;
+use crate::{
+    BoxFuture, CallError, CallRequest, Exit, ExitCause, HttpExchange, HttpReply, Instance,
+    InstanceId, NoReply, Reply, ReplyBody,
+};
+
+/// How often a container is asked again to shut down (`container-image` contract 9.5).
+const SHUTDOWN_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a container has between `SIGTERM` and `SIGKILL`.
+const TERMINATE: Duration = Duration::from_secs(10);
+
+/// A container. It is killed when this is dropped.
+pub(super) struct ContainerInstance {
+    pub(super) program: Arc<ProgramInstance>,
+    /// How long `GET /shutdown` may take, where it is asked at all.
+    pub(super) shutdown: Option<Duration>,
+    /// Ends what watches it and closes its way to the outside.
+    pub(super) _held: (DropGuard, Option<DropGuard>, Option<DropGuard>),
+}
+
+impl ContainerInstance {
+    /// The order of an end that was planned: no calls, a word with the server, a signal, force.
+    async fn end_in_order(&self, grace: Duration) -> Exit {
+        let deadline = Instant::now() + self.shutdown.unwrap_or(grace);
+        self.program.child.expect_end();
+        let orderly = async {
+            self.program.output.until_idle().await;
+            if self.shutdown.is_some() {
+                self.shut_down().await;
+            }
+        };
+        if tokio::time::timeout_at(deadline, orderly).await.is_ok() {
+            self.program.process.terminate();
+            let last = deadline.min(Instant::now() + TERMINATE);
+            if let Ok(exit) = tokio::time::timeout_at(last, self.program.end()).await {
+                return exit;
+            }
+        }
+        self.program.child.kill();
+        self.program.end().await
+    }
+
+    /// Asks the server to prepare for its end, until it says that it has, or that it does not know
+    /// what that means.
+    async fn shut_down(&self) {
+        loop {
+            let asking = self.program.get("/shutdown");
+            match tokio::time::timeout(SHUTDOWN_AGAIN, asking).await {
+                Ok(
+                    Ok(ReplyBody::Http {
+                        status: 200 | 404, ..
+                    })
+                    | Err(NoAnswer::NotSent(_) | NoAnswer::Exited(_)),
+                ) => return,
+                Ok(_) => tokio::time::sleep(SHUTDOWN_AGAIN).await,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Instance for ContainerInstance {
+    fn id(&self) -> InstanceId {
+        self.program.id()
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.program.pid()
+    }
+
+    fn call(&self, request: CallRequest) -> BoxFuture<'_, Result<Reply, CallError>> {
+        Box::pin(async move {
+            let mut answered = self.program.call(request).await;
+            if let Ok(reply) = &mut answered {
+                let counted = self
+                    .program
+                    .child
+                    .with_group(crate::confinement::Cgroup::counted);
+                reply.peak_memory = counted.map_or(0, |counted| counted.peak_memory);
+            }
+            answered
+        })
+    }
+
+    fn exchange(&self, exchange: HttpExchange) -> BoxFuture<'_, Result<HttpReply, NoReply>> {
+        Instance::exchange(&*self.program, exchange)
+    }
+
+    fn stop(&self, grace: Duration) -> BoxFuture<'_, Exit> {
+        Box::pin(self.end_in_order(grace))
+    }
+
+    fn kill(&self) {
+        self.program.kill();
+    }
+
+    fn exited(&self) -> BoxFuture<'_, Exit> {
+        self.program.exited()
+    }
+}
+
+impl Drop for ContainerInstance {
+    fn drop(&mut self) {
+        self.program.kill();
+    }
+}
+
+impl fmt::Debug for ContainerInstance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContainerInstance")
+            .field("program", &self.program)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is watched of a container while it lives.
+pub(super) struct Watch {
+    pub(super) program: Arc<ProgramInstance>,
+    pub(super) folder: Arc<Folder>,
+    pub(super) memory_mib: u64,
+    pub(super) disk_mib: u64,
+    /// How often it is looked at how much it has written.
+    pub(super) disk_period: Duration,
+}
+
+impl Watch {
+    /// Ends the container when it leaves its bounds. Ends with it.
+    pub(super) async fn run(self) {
+        let cause = tokio::select! {
+            biased;
+            _ = self.program.end() => return,
+            cause = self.memory() => cause,
+            cause = self.disk() => cause,
+        };
+        self.program.child.condemn(cause);
+    }
+
+    /// Waits until the kernel has no memory to give. Where it then ends the whole group by itself,
+    /// there is nothing to wait for.
+    async fn memory(&self) -> ExitCause {
+        let event = self
+            .program
+            .child
+            .with_group(crate::confinement::Cgroup::out_of_memory);
+        match event {
+            Some(Ok(Some(event))) => {
+                if let Ok(event) = watch_descriptor(event)
+                    && event.readable().await.is_ok()
+                {
+                    let counted = self
+                        .program
+                        .child
+                        .with_group(crate::confinement::Cgroup::counted);
+                    return ExitCause::OutOfMemory {
+                        limit_mib: self.memory_mib,
+                        used_bytes: counted.map_or(0, |counted| counted.peak_memory),
+                    };
+                }
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "processes that lack memory are not seen");
+            }
+            Some(Ok(None)) | None => {}
+        }
+        std::future::pending().await
+    }
+
+    async fn disk(&self) -> ExitCause {
+        let limit = self.disk_mib * 1024 * 1024;
+        loop {
+            tokio::time::sleep(self.disk_period).await;
+            let folder = Arc::clone(&self.folder);
+            let written = tokio::task::spawn_blocking(move || folder.written(limit)).await;
+            if written.is_ok_and(|written| written > limit) {
+                return ExitCause::OutOfDisk {
+                    limit_mib: self.disk_mib,
+                };
+            }
+        }
+    }
+}
+
+/// Asks a container how it is, and ends it when it is not well.
+pub(super) async fn check_health(program: Arc<ProgramInstance>, check: HealthCheck) {
+    let mut failures = 0;
+    while failures < check.failures.get() {
+        tokio::time::sleep(check.period).await;
+        failures = if is_well(&program, check.timeout).await {
+            0
+        } else {
+            failures + 1
+        };
+    }
+    program.child.condemn(ExitCause::Unhealthy { failures });
+}
+
+/// Whether `GET /healthz` is answered by 200 in time.
+pub(super) async fn is_well(program: &ProgramInstance, timeout: Duration) -> bool {
+    let asked = tokio::time::timeout(timeout, program.get("/healthz")).await;
+    matches!(asked, Ok(Ok(ReplyBody::Http { status: 200, .. })))
+}

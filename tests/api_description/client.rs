@@ -51,7 +51,14 @@ impl<'a> Client<'a> {
         self.request(operation, target, body, status).await
     }
 
-    async fn request(&mut self, id: &str, target: &str, body: Bytes, status: u16) -> Value {
+    /// A request with any body.
+    pub(crate) async fn request(
+        &mut self,
+        id: &str,
+        target: &str,
+        body: Bytes,
+        status: u16,
+    ) -> Value {
         let (method, path, operation) = operations(self.document)
             .find(|(_, _, operation)| operation["operationId"] == id)
             .unwrap_or_else(|| panic!("{id} is not described"));

@@ -3,12 +3,13 @@
 #![cfg(test)]
 
 mod client;
+mod images;
 mod schema;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use bugle_testkit::{FunctionSpec, Site};
+use bugle_testkit::{FunctionSpec, Site, StartOptions};
 use client::Client;
 use serde_json::{Value, json};
 
@@ -122,7 +123,10 @@ fn collect(value: &Value, references: &mut BTreeSet<String>) {
 async fn every_described_answer_is_given_and_is_as_described() {
     let document: Value = serde_json::from_slice(&std::fs::read(file()).unwrap()).unwrap();
     let site = Site::new();
-    let platform = site.start().await;
+    let registry = images::registry();
+    let rule = format!("http://{registry}");
+    let options = StartOptions::default().config("addresses", "allowed", &rule);
+    let platform = site.start_with(&options).await;
     let code = site.write_code(
         "f",
         "index.py",
@@ -136,22 +140,25 @@ async fn every_described_answer_is_given_and_is_as_described() {
     let function = platform.register(&spec).await;
     let _ = platform.invoke(&function, "{}").await.expect(200);
     operation(&mut client).await;
+    images::images(&mut client, &registry).await;
     assert_eq!(client.not_seen(), NOT_HERE, "and nothing else is left out");
     platform.finish().await;
 }
 
 /// What no test of this kind brings about: the platform must be starting or broken for it, or the
-/// client sends so much that the answer may be lost.
-const NOT_HERE: [&str; 11] = [
+/// client sends so much that the answer may be lost, or an instance must run from an image.
+const NOT_HERE: [&str; 13] = [
     "create_reservation 413",
     "delete_function 500",
     "delete_reservation 413",
     "delete_reservation 500",
     "list_reservations 413",
     "list_reservations 500",
+    "load_images 413",
     "publish_version 413",
     "ready 503",
     "register_function 413",
+    "remove_image 409",
     "update_function 413",
     "update_reservation 413",
 ];

@@ -134,6 +134,7 @@ const SYSTEM: &[&str] = &[
     "isolation",
     "loading",
     "packages",
+    "images",
 ];
 
 fn system_tests() -> Outcome {

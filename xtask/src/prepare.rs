@@ -64,6 +64,30 @@ const NEEDS: &[Need] = &[
         packages: &["socat"],
         purpose: "runs the example in shell",
     },
+    Need {
+        name: "docker-registry",
+        probe: &["docker-registry", "--version"],
+        packages: &["docker-registry"],
+        purpose: "serves images to the tests",
+    },
+    Need {
+        name: "htpasswd",
+        probe: &["htpasswd", "-nbB", "name", "password"],
+        packages: &["apache2-utils"],
+        purpose: "makes the passwords of the registry that wants a login",
+    },
+    Need {
+        name: "skopeo",
+        probe: &["skopeo", "--version"],
+        packages: &["skopeo"],
+        purpose: "pushes an image, and is measured beside pulls",
+    },
+    Need {
+        name: "umoci",
+        probe: &["umoci", "--version"],
+        packages: &["umoci"],
+        purpose: "is measured beside the unpacking of images",
+    },
 ];
 
 /// Installs what is missing.

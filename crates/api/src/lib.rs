@@ -15,6 +15,7 @@ mod function;
 mod functions;
 mod graph;
 pub mod identity;
+pub mod images;
 pub mod operator;
 mod query;
 mod reservation;

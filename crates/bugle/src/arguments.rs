@@ -4,8 +4,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::commands::{
-    bench, config, delete, deploy, describe, dev, doctor, invoke, list, logs, new, publish,
-    reserve, serve, update,
+    bench, config, delete, deploy, describe, dev, doctor, image, invoke, list, login, logs, new,
+    publish, reserve, serve, update,
 };
 
 /// The options that say where the platform is; each command takes them, and those that need none
@@ -119,6 +119,12 @@ pub(crate) enum Command {
     Delete(delete::Arguments),
     /// Keeps instances for calls with a label.
     Reserve(reserve::Arguments),
+    /// Fetches, lists and removes container images.
+    Image(image::Arguments),
+    /// Keeps credentials for a registry of images.
+    Login(login::Arguments),
+    /// Forgets the credentials for a registry.
+    Logout(login::Out),
     /// Looks at the machine and says what is missing.
     Doctor(doctor::Arguments),
     /// Prints the completion script of a shell.

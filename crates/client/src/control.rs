@@ -42,7 +42,12 @@ pub struct Control {
 }
 
 impl Control {
-    fn call<B: Serialize>(&self, method: Method, path: String, body: Option<&B>) -> Call {
+    pub(crate) fn call<B: Serialize>(
+        &self,
+        method: Method,
+        path: String,
+        body: Option<&B>,
+    ) -> Call {
         let mut headers = HeaderMap::new();
         if let Some(tenant) = &self.tenant {
             headers.insert("x-tenant-id", tenant.clone());
@@ -60,7 +65,7 @@ impl Control {
         }
     }
 
-    fn operation<T>(&self, call: Call, read: Read<T>) -> Operation<T> {
+    pub(crate) fn operation<T>(&self, call: Call, read: Read<T>) -> Operation<T> {
         Operation {
             base: self.base.clone(),
             call,
@@ -68,7 +73,7 @@ impl Control {
         }
     }
 
-    fn get<T: DeserializeOwned>(&self, path: String) -> Operation<T> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: String) -> Operation<T> {
         let call = self.call(Method::GET, path, None::<&()>);
         self.operation(call, parse::<T>)
     }
@@ -261,7 +266,7 @@ fn package_path(sha512: &str) -> String {
     format!("/bugle/v1/packages/{}", segment(sha512))
 }
 
-type Read<T> = fn(&[u8]) -> Result<T, serde_json::Error>;
+pub(crate) type Read<T> = fn(&[u8]) -> Result<T, serde_json::Error>;
 
 /// An operation of the control API, ready to be sent or shown.
 #[derive(Debug)]
@@ -316,7 +321,7 @@ async fn checked(base: &Base, answer: Answer) -> Result<Answer, Error> {
     Err(refusal(base, status.as_u16(), &answer.bytes().await?))
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice(body)
 }
 
@@ -334,7 +339,7 @@ fn reservations_path() -> String {
     format!("{FUNCTIONS}/reserve-instance")
 }
 
-fn segment(name: &str) -> String {
+pub(crate) fn segment(name: &str) -> String {
     utf8_percent_encode(name, SEGMENT).to_string()
 }
 
@@ -350,7 +355,7 @@ fn versioned(path: String, version: Option<&str>) -> String {
     }
 }
 
-fn refusal(base: &Base, status: u16, body: &[u8]) -> Error {
+pub(crate) fn refusal(base: &Base, status: u16, body: &[u8]) -> Error {
     match serde_json::from_slice(body) {
         Ok(ErrorBody { code, message }) => Error::Refused {
             status,

@@ -41,6 +41,9 @@ pub enum Error {
     /// A request that cannot be sent, for instance because of a header that is none.
     #[error("the request cannot be sent")]
     Request(#[source] http::Error),
+    /// A file that shall be sent cannot be read.
+    #[error("the file cannot be read")]
+    File(#[source] std::io::Error),
     /// The platform refused.
     #[error("{message} (code {code}, status {status})")]
     Refused {

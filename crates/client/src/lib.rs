@@ -6,8 +6,10 @@
 mod connection;
 mod control;
 mod error;
+mod images;
 mod upload;
 
 pub use connection::{Answer, Base, Call};
 pub use control::{Control, Operation, invocation_path};
 pub use error::Error;
+pub use images::Upload;

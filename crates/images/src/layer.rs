@@ -16,6 +16,8 @@ pub(crate) mod tape;
 mod tree;
 
 #[cfg(test)]
+mod overlay_tests;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use stream::{Limits, Source, Unpacked, inflated, is_compressed, unpack};

@@ -348,6 +348,21 @@ impl ImageStore {
         Ok(info(&state, digest, found))
     }
 
+    /// An empty file without a name, for an archive on its way to [`ImageStore::load`].
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Storage`].
+    pub async fn incoming(&self) -> Result<File, ImageError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.disk.unnamed_file()).await?
+    }
+
+    /// What an archive may have at most, in bytes.
+    pub fn largest_archive(&self) -> u64 {
+        self.inner.config.max_image_bytes()
+    }
+
     /// Removes a tag, and the image with it where no other tag means it; or the image with this
     /// digest.
     ///
@@ -388,13 +403,13 @@ impl ImageStore {
         self.inner.clear(doomed).await
     }
 
-    /// Removes images that are not needed. Those in `keep`, and those that instances run from, stay.
+    /// Removes images that are not needed. Those that instances run from stay.
     ///
     /// # Errors
     ///
     /// [`ImageError::Storage`].
-    pub async fn prune(&self, which: Prune, keep: &BTreeSet<Digest>) -> Result<Pruned, ImageError> {
-        let doomed = self.inner.state.lock().prunable(which, keep);
+    pub async fn prune(&self, which: Prune) -> Result<Pruned, ImageError> {
+        let doomed = self.inner.state.lock().prunable(which);
         self.inner.clear(doomed).await
     }
 }

@@ -128,10 +128,32 @@ impl Keyring {
         if text.is_empty() {
             return Ok(String::new());
         }
+        self.seal_for(owner(tenant, name), text)
+    }
+
+    /// Encrypts something of the platform's own, which opens for the same purpose only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRandomness`].
+    pub fn seal_secret(&self, purpose: &str, text: &str) -> Result<String, Error> {
+        self.seal_for(own(purpose), text)
+    }
+
+    /// Decrypts something of the platform's own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unopenable`].
+    pub fn open_secret(&self, purpose: &str, sealed: &str) -> Result<String, Error> {
+        self.open_for(own(purpose), sealed)
+    }
+
+    fn seal_for(&self, owner: Vec<u8>, text: &str) -> Result<String, Error> {
         let mut bytes = text.as_bytes().to_vec();
         let nonce = self
             .key
-            .seal_in_place_append_tag(Aad::from(owner(tenant, name)), &mut bytes)
+            .seal_in_place_append_tag(Aad::from(owner), &mut bytes)
             .map_err(|_| Error::NoRandomness)?;
         let mut sealed = nonce.as_ref().to_vec();
         sealed.append(&mut bytes);
@@ -144,6 +166,10 @@ impl Keyring {
         name: &FunctionName,
         sealed: &str,
     ) -> Result<String, Error> {
+        self.open_for(owner(tenant, name), sealed)
+    }
+
+    fn open_for(&self, owner: Vec<u8>, sealed: &str) -> Result<String, Error> {
         let sealed = STANDARD.decode(sealed).map_err(|_| Error::Unopenable)?;
         let (nonce, bytes) = sealed
             .split_at_checked(NONCE_LEN)
@@ -152,7 +178,7 @@ impl Keyring {
         let mut bytes = bytes.to_vec();
         let text = self
             .key
-            .open_in_place(nonce, Aad::from(owner(tenant, name)), &mut bytes)
+            .open_in_place(nonce, Aad::from(owner), &mut bytes)
             .map_err(|_| Error::Unopenable)?;
         String::from_utf8(text.to_vec()).map_err(|_| Error::Unopenable)
     }
@@ -161,6 +187,11 @@ impl Keyring {
 fn owner(tenant: &TenantId, name: &FunctionName) -> Vec<u8> {
     // Neither may hold a slash, so the two cannot be confused.
     format!("{tenant}/{name}").into_bytes()
+}
+
+fn own(purpose: &str) -> Vec<u8> {
+    // No tenant is empty.
+    format!("/{purpose}").into_bytes()
 }
 
 fn read(path: &Path, mut file: File) -> Result<Vec<u8>, Error> {
@@ -238,6 +269,16 @@ mod tests {
         assert!(keyring.open_environment(&tenant, &other, &sealed).is_err());
         let again = keyring.seal(&tenant, &name, &variables).unwrap();
         assert_ne!(again, sealed, "a nonce is used once");
+    }
+
+    #[test]
+    fn a_secret_of_the_platform_opens_for_its_purpose_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let keyring = Keyring::open(folder.path()).unwrap();
+        let sealed = keyring.seal_secret("a purpose", "secret").unwrap();
+        assert!(!sealed.contains("secret"));
+        assert_eq!(keyring.open_secret("a purpose", &sealed).unwrap(), "secret");
+        assert!(keyring.open_secret("another", &sealed).is_err());
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Config {
     pub addresses: bugle_artifacts::address::Config,
     /// Instances that are programs of their own.
     pub programs: bugle_instances::ProgramConfig,
+    /// Container images.
+    pub images: bugle_images::Config,
     /// How instances are confined.
     pub confinement: bugle_instances::ConfinementConfig,
     /// Limits of functions and their names.

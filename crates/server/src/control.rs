@@ -9,6 +9,7 @@ use axum::http::{Request, Response, StatusCode};
 use axum::response::IntoResponse as _;
 use bugle_api::{functions_router, graph_router, reservations_router};
 use bugle_gateway::Gateway;
+use bugle_images::ImageStore;
 use bugle_registry::Registry;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::images;
 use crate::operator::{self, Operator};
 use crate::packages::{self, Uploads};
 
@@ -67,6 +69,7 @@ pub(crate) fn routes(
     operator: Arc<Operator>,
     region: &str,
     uploads: Arc<Uploads>,
+    images: ImageStore,
 ) -> OpenApiRouter {
     OpenApiRouter::new()
         .merge(graph_router(Arc::clone(&registry), region))
@@ -74,6 +77,7 @@ pub(crate) fn routes(
         .merge(reservations_router().with_state(registry))
         .merge(operator::router().with_state(operator))
         .merge(packages::router().with_state(uploads))
+        .merge(images::router().with_state(images))
 }
 
 /// Serves connections until `stop`, then lets the open requests finish.

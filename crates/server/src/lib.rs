@@ -16,6 +16,7 @@ pub mod doctor;
 mod endpoints;
 mod follow;
 mod health;
+mod images;
 pub mod logs;
 mod operator;
 mod packages;
@@ -96,6 +97,15 @@ pub enum StartError {
     /// Code cannot be had: a code root, the cache, the store of packages.
     #[error("code cannot be taken from where it is configured to be")]
     Packages(#[source] bugle_artifacts::Error),
+    /// The image store cannot be opened.
+    #[error("the image store cannot be opened")]
+    Images(#[source] bugle_images::ImageError),
+    /// The credentials for registries cannot be used.
+    #[error("the credentials for registries cannot be used")]
+    Credentials(#[source] bugle_images::CredentialsError),
+    /// Nothing on the network can be reached.
+    #[error("the rules for addresses cannot be used")]
+    Network(#[source] bugle_images::NetworkError),
     /// The system gave no thread or no descriptor.
     #[error("the system does not give what the platform needs")]
     System(#[source] std::io::Error),
@@ -178,13 +188,19 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         })
     };
     let shared: Arc<dyn Store> = Arc::clone(&store) as _;
+    let images = images::open(
+        &folder,
+        &config.images,
+        &config.addresses,
+        Arc::clone(&keyring),
+    )?;
     let (registry, follow_index) = Registry::open(
         Arc::clone(&shared),
         keyring,
         config.registry.clone(),
         Arc::new(SystemClock),
         after_commit,
-        bugle_registry::unresolved(),
+        images::resolver(images.clone()),
     );
     let (functions, wanted) = Functions::new(Arc::clone(&shared));
     let uploads = packages::Uploads::new(packages, Arc::clone(&shared), &mut metrics);
@@ -233,7 +249,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let uploads = Arc::new(uploads);
     let sweep = packages::sweep(Arc::clone(&uploads), tasks.stop_token());
     let region = &config.server.region;
-    let routes = control::routes(registry, Arc::new(operator), region, uploads);
+    let routes = control::routes(registry, Arc::new(operator), region, uploads, images);
     let router = bugle_api::build(routes);
     let serve = control::serve(control_listener, router, invocations, tasks.stop_token());
     tasks.spawn("control", serve);

@@ -167,10 +167,7 @@ async fn a_tag_that_moves_does_not_change_what_was_pinned() {
         .unwrap();
     assert_eq!(pinned.digest, first);
     drop(pinned);
-    site.store
-        .prune(crate::Prune::Unused, &std::collections::BTreeSet::new())
-        .await
-        .unwrap();
+    site.store.prune(crate::Prune::Unused).await.unwrap();
     let pinned = site
         .store
         .ready(&reference, Some(&first.to_string()))

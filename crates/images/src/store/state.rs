@@ -36,9 +36,9 @@ pub(super) struct State {
 /// Which images a clearing may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prune {
-    /// Those that no tag means any more.
+    /// Those that no tag means any more and that can be fetched again.
     Untagged,
-    /// All that no instance uses.
+    /// All that no instance uses, also those that came from a file.
     Unused,
 }
 
@@ -177,15 +177,20 @@ impl State {
         }
     }
 
-    /// What a clearing takes. Images in `keep` stay, as do those that somebody holds.
-    pub(super) fn prunable(&self, which: Prune, keep: &BTreeSet<Digest>) -> Doomed {
+    /// What a clearing takes. What somebody holds stays.
+    pub(super) fn prunable(&self, which: Prune) -> Doomed {
         let tagged: BTreeSet<_> = self.references.values().collect();
         let images: BTreeSet<_> = self
             .images
             .iter()
             .filter(|(id, image)| {
-                let wanted = which == Prune::Unused || !tagged.contains(id);
-                image.holds == 0 && !keep.contains(id) && wanted
+                let wanted = match which {
+                    Prune::Unused => true,
+                    Prune::Untagged => {
+                        image.record.origin == Origin::Pulled && !tagged.contains(id)
+                    }
+                };
+                image.holds == 0 && wanted
             })
             .map(|(id, _)| *id)
             .collect();
@@ -315,13 +320,9 @@ mod tests {
     fn a_clearing_takes_images_without_a_tag_and_those_asked_for() {
         let mut state = state(&[(1, 1), (2, 1)], &[(10, &[1]), (11, &[2])]);
         state.references.insert("a".to_owned(), id(11));
-        let nothing = BTreeSet::new();
-        assert_eq!(state.prunable(Prune::Untagged, &nothing).images, [id(10)]);
-        assert_eq!(state.prunable(Prune::Unused, &nothing).images.len(), 2);
-        let keep = BTreeSet::from([id(10), id(11)]);
-        let doomed = state.prunable(Prune::Unused, &keep);
-        assert_eq!(doomed, Doomed::default());
-        let doomed = state.prunable(Prune::Untagged, &nothing);
+        assert_eq!(state.prunable(Prune::Untagged).images, [id(10)]);
+        assert_eq!(state.prunable(Prune::Unused).images.len(), 2);
+        let doomed = state.prunable(Prune::Untagged);
         state.forget(&doomed);
         assert_eq!(state.layers.len(), 1);
     }

@@ -178,7 +178,7 @@ async fn images_share_layers_and_the_last_one_takes_them_away() {
     assert_eq!(layers(), 2);
     assert_eq!(read(&image, 0, "base"), "x");
     drop(image);
-    let pruned = store.prune(Prune::Unused, &BTreeSet::new()).await.unwrap();
+    let pruned = store.prune(Prune::Unused).await.unwrap();
     assert!(pruned.images.len() == 1 && pruned.bytes > 0);
     assert_eq!(layers(), 0);
     assert!(store.list().is_empty());

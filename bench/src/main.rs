@@ -8,6 +8,7 @@
 #![expect(clippy::print_stderr, reason = "progress of what takes long")]
 
 mod figures;
+mod images;
 mod load;
 mod peers;
 mod platform;

@@ -8,6 +8,7 @@ use anyhow::ensure;
 
 use crate::Effort;
 use crate::figures::Figures;
+use crate::images;
 use crate::load::{self, Until, Whole as _};
 use crate::peers;
 use crate::platform::{Folders, Platform, python, registration};
@@ -32,6 +33,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("sustained", scale::sustained),
     ("overload", scale::overload),
     ("many", scale::many),
+    ("images", images::pull),
 ];
 
 fn cold(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {

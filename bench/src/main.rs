@@ -10,6 +10,7 @@
 mod figures;
 mod images;
 mod load;
+mod packages;
 mod peers;
 mod platform;
 mod processes;

@@ -10,6 +10,7 @@ use crate::Effort;
 use crate::figures::Figures;
 use crate::images;
 use crate::load::{self, Until, Whole as _};
+use crate::packages;
 use crate::peers;
 use crate::platform::{Folders, Platform, python, registration};
 use crate::processes;
@@ -25,6 +26,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("steady", warm::steady),
     ("cold", cold),
     ("fastapi", fastapi),
+    ("packages", packages::packages),
     ("registry", registry),
     ("idle", idle),
     ("ready", ready),

@@ -1,6 +1,6 @@
 //! What the targets share: a folder to unpack into, and a look around it afterwards.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -55,6 +55,10 @@ type Outcome = Option<Result<(), Arc<Error>>>;
 /// How often the use of an entry is written down, so that the order survives a restart.
 const TOUCH: Duration = Duration::from_mins(10);
 
+/// When it is seen to that an entry is on the disk. The kernel has written it by then of its own
+/// accord, so that nobody else's writes have to wait behind it.
+const SYNC_AFTER: Duration = Duration::from_mins(1);
+
 /// How many entries are filled at once; more wait.
 const FILLS: usize = 4;
 
@@ -299,7 +303,12 @@ impl Shared {
         drop(state);
         let (shared, key) = (Arc::clone(self), key.clone());
         // Nobody waits for the disk: what a crash of the machine would tear is told by its marker.
-        tokio::task::spawn_blocking(move || shared.sync(&key));
+        tokio::spawn(async move {
+            tokio::time::sleep(SYNC_AFTER).await;
+            tokio::task::spawn_blocking(move || shared.sync(&key))
+                .await
+                .is_ok()
+        });
         Ok(())
     }
 

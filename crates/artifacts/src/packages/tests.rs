@@ -113,6 +113,53 @@ async fn a_copy_does_not_follow_its_directory_until_the_next_generation() {
 }
 
 #[tokio::test]
+async fn compiled_code_goes_beside_its_source_and_nowhere_else() {
+    let fixture = Fixture::new();
+    let source = fixture.dir.path().join("root/hello");
+    fs::create_dir(source.join("lib")).unwrap();
+    fs::write(source.join("lib/part.py"), "x = 1\n").unwrap();
+    std::os::unix::fs::symlink("lib", source.join("link")).unwrap();
+    let location = CodeLocation::Copy(source.to_str().unwrap().to_owned());
+    let packages = &fixture.packages;
+    let (one, generation) = (tenant("one"), Generation("1".into()));
+    let code = packages.ready(&one, &location, &generation).await.unwrap();
+    let compilation = code.compile_for("python3.11").unwrap();
+    assert!(code.compile_for("python3.11").is_none());
+    let put = |name: &str| compilation.put(name, "cpython-311", b"code");
+    put("main.py").unwrap();
+    put("lib/part.py").unwrap();
+    put("lib/part.py").unwrap();
+    for name in [
+        "missing.py",
+        "../main.py",
+        "lib/../main.py",
+        "/etc/x.py",
+        "link/part.py",
+        "lib",
+        ".py",
+        "",
+        "lib//part.py",
+        "lib/part.py/",
+    ] {
+        put(name).unwrap_err();
+    }
+    compilation.put("main.py", "../x", b"code").unwrap_err();
+    let folder = code.directory().unwrap();
+    let compiled = fs::read(folder.join("lib/__pycache__/part.cpython-311.pyc")).unwrap();
+    assert_eq!(compiled, b"code");
+    compilation.finish();
+    for name in [
+        "",
+        "lib",
+        "lib/__pycache__",
+        "__pycache__/main.cpython-311.pyc",
+    ] {
+        let mode = fs::metadata(folder.join(name)).unwrap().permissions();
+        assert!(mode.readonly(), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_function_without_code_is_told_what_to_set() {
     let error = Fixture::new()
         .ready(&CodeLocation::None, "1")

@@ -40,7 +40,7 @@ const RESOLVE: Duration = Duration::from_secs(5);
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Addresses beside the public ones: `10.1.0.0/16`, `192.168.1.5`, `[fd00::5]`, `minio.internal`,
-    /// each optionally with a port (`minio.internal:9000`). With `http://` in front, unencrypted
+    /// `*.internal`, each optionally with a port (`minio.internal:9000`). With `http://` in front, unencrypted
     /// connections are allowed as well.
     pub allowed: Vec<String>,
     /// A file of PEM certificates that are trusted beside those of the system; empty for none.

@@ -403,8 +403,11 @@ impl S3 {
             addresses
                 .allowed
                 .push(own_rule(&self.shared.config.s3_endpoint));
-            for bucket in self.own_buckets() {
-                addresses.allowed.push(bucket);
+            if self.shared.config.s3_virtual_hosts {
+                // Each bucket is a name of its own.
+                addresses
+                    .allowed
+                    .push(below(&self.shared.config.s3_endpoint));
             }
         }
         let made = crate::cache::blocking(move || {
@@ -413,18 +416,6 @@ impl S3 {
         });
         let client = made.await?;
         Ok(cell.get_or_init(|| client).clone())
-    }
-
-    /// The rules for the hosts of the buckets that the operator named, where the bucket is part of
-    /// the host's name.
-    fn own_buckets(&self) -> Vec<String> {
-        let config = &self.shared.config;
-        if !config.s3_virtual_hosts || config.upload_bucket.is_empty() {
-            return Vec::new();
-        }
-        let rule = own_rule(&config.s3_endpoint);
-        let bare = rule.trim_start_matches("http://");
-        vec![format!("http://{}.{bare}", config.upload_bucket)]
     }
 }
 
@@ -437,10 +428,18 @@ impl Shared {
 /// The entry of a list of allowed addresses that stands for the operator's store.
 fn own_rule(endpoint: &str) -> String {
     let endpoint = endpoint.trim().trim_end_matches('/');
-    match endpoint.split_once("://") {
-        Some(("https", rest)) => rest.to_owned(),
-        Some(_) => endpoint.to_owned(),
-        None => endpoint.to_owned(),
+    endpoint
+        .strip_prefix("https://")
+        .unwrap_or(endpoint)
+        .to_owned()
+}
+
+/// The entry that stands for the names of its buckets.
+fn below(endpoint: &str) -> String {
+    let rule = own_rule(endpoint);
+    match rule.strip_prefix("http://") {
+        Some(host) => format!("http://*.{host}"),
+        None => format!("*.{rule}"),
     }
 }
 

@@ -15,7 +15,7 @@ use bugle_types::TenantId;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::cache::blocking;
 use crate::digest::Sha512;
@@ -28,6 +28,13 @@ const ARRIVING: &str = ".tmp-";
 
 /// How much is read of a file at once.
 const READ: usize = 256 << 10;
+
+/// How many packages arrive at once; more wait. It bounds what lies on the disk before it counts.
+const ARRIVALS: usize = 8;
+
+/// The most packages that are looked through for unused ones; others have their turn when these
+/// have gone.
+const SWEPT: usize = 100_000;
 
 /// The most packages of a tenant that one list tells.
 const LISTED: usize = 1000;
@@ -47,6 +54,7 @@ struct Shared {
     max_package_bytes: u64,
     max_bytes: u64,
     unused: Duration,
+    arrivals: Semaphore,
     state: Mutex<State>,
 }
 
@@ -88,6 +96,7 @@ impl Uploads {
                 max_package_bytes: config.max_package_bytes,
                 max_bytes: config.store_bytes,
                 unused: Duration::from_secs(config.unused_seconds),
+                arrivals: Semaphore::new(ARRIVALS),
                 state: Mutex::new(State {
                     bytes,
                     unused: BTreeMap::new(),
@@ -118,6 +127,7 @@ impl Uploads {
     where
         S: Stream<Item = Result<Bytes, E>> + Send,
     {
+        let _turn = self.shared.arrivals.acquire().await;
         let shared = Arc::clone(&self.shared);
         let (sender, receiver) = mpsc::channel::<Chunk>(receive::CHUNKS);
         let saving = blocking(move || {
@@ -310,7 +320,7 @@ impl Uploads {
     async fn all(&self) -> Result<BTreeSet<(TenantId, Sha512)>, Error> {
         if !self.shared.bucket.is_empty() {
             let place = self.shared.in_bucket("");
-            let objects = self.shared.s3.list(&place, usize::MAX).await?;
+            let objects = self.shared.s3.list(&place, SWEPT).await?;
             let names = objects.into_iter();
             return Ok(names.filter_map(|(name, _)| of_object(&name)).collect());
         }

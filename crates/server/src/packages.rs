@@ -205,11 +205,17 @@ async fn store(
     })?;
     // It is unpacked now: whoever sent it learns what is wrong with it, and its first start is fast.
     if let Err(error) = uploads.packages.check_upload(&tenant, &stored.sha512).await {
-        let removed = uploads
-            .packages
-            .uploads()
-            .delete(&tenant, &stored.sha512)
-            .await;
+        // What the platform is to blame for says nothing against the package.
+        let removed = match error.code() {
+            Some(_) => {
+                uploads
+                    .packages
+                    .uploads()
+                    .delete(&tenant, &stored.sha512)
+                    .await
+            }
+            None => Ok(()),
+        };
         if let Err(error) = removed {
             tracing::warn!(reason = bugle_types::report(&error), "a bad package stays");
         }

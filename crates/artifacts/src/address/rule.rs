@@ -10,7 +10,7 @@ use super::special;
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{text:?} is not an address; write a network (10.1.0.0/16), an address (192.168.1.5, \
-     [fd00::5]) or a name (minio.internal), each with :port or without, http:// in front to allow \
+     [fd00::5]), a name (minio.internal) or all below it (*.internal), each with :port or without, http:// in front to allow \
      unencrypted connections"
 )]
 pub struct RuleError {
@@ -31,6 +31,8 @@ enum Place {
     Network(IpAddr, u32),
     /// Wherever it is: the operator trusts whoever runs the name.
     Host(String),
+    /// Any name below this one.
+    Below(String),
 }
 
 impl Rule {
@@ -39,6 +41,10 @@ impl Rule {
         let place = match &self.place {
             Place::Network(network, bits) => special::contains(*network, *bits, address),
             Place::Host(host) => *host == target.host,
+            Place::Below(domain) => target
+                .host
+                .strip_suffix(domain.as_str())
+                .is_some_and(|name| name.len() > 1 && name.ends_with('.')),
         };
         place && self.port.is_none_or(|port| port == target.port)
     }
@@ -101,13 +107,22 @@ impl FromStr for Place {
                 Err(())
             };
         }
+        let (text, is_below) = match text.strip_prefix("*.") {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
         let of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
         // What is made of numbers alone is an address that somebody got wrong.
         let name = text.bytes().all(of_name) && text.bytes().any(|byte| byte.is_ascii_alphabetic());
         if !name {
             return Err(());
         }
-        Ok(Self::Host(text.to_ascii_lowercase()))
+        let name = text.to_ascii_lowercase();
+        Ok(if is_below {
+            Self::Below(name)
+        } else {
+            Self::Host(name)
+        })
     }
 }
 

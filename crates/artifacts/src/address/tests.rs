@@ -129,6 +129,12 @@ fn a_rule_allows_what_it_names_and_nothing_beside() {
     check(&networks, "https://a", "fd00::5").unwrap_err();
     check(&networks, "http://a", "10.1.0.1").unwrap_err();
 
+    let below = policy(&["*.internal:9000"]);
+    check(&below, "https://a.b.internal:9000", "10.0.0.1").unwrap();
+    check(&below, "https://internal:9000", "10.0.0.1").unwrap_err();
+    check(&below, "https://ainternal:9000", "10.0.0.1").unwrap_err();
+    check(&below, "https://.internal:9000", "10.0.0.1").unwrap_err();
+
     let names = policy(&["http://MinIO.internal:9000"]);
     check(&names, "http://minio.INTERNAL:9000", "10.0.0.1").unwrap();
     check(&names, "https://minio.internal:9000", "10.0.0.1").unwrap();
@@ -167,6 +173,8 @@ fn a_rule_that_cannot_be_read_is_refused_with_its_text() {
         "[::1",
         "http://",
         "0x7f.1/8",
+        "*.",
+        "*.*",
         "*",
     ] {
         let allowed = vec![text.to_owned()];

@@ -150,6 +150,22 @@ impl Peer {
         Ok(peer)
     }
 
+    /// Makes `folder` a function that is this peer, and returns the folder that its interpreter must
+    /// be able to read.
+    pub(crate) fn as_function(kind: Kind, folder: &Path) -> anyhow::Result<PathBuf> {
+        let python = environment(kind)?;
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(folder.join("application.py"), kind.application())?;
+        let arguments = kind.arguments().join(" ");
+        let program = format!(
+            "#!/bin/sh\nexec '{}' {arguments} --host=127.0.0.1 --port=\"$PORT\"\n",
+            python.display()
+        );
+        std::fs::write(folder.join("bootstrap"), program)?;
+        let environment = python.ancestors().nth(2).unwrap_or(&python);
+        Ok(environment.to_owned())
+    }
+
     /// The process; its workers are its children.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()

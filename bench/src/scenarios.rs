@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::ensure;
 
 use crate::Effort;
+use crate::exchange;
 use crate::figures::Figures;
 use crate::images;
 use crate::load::{self, Until, Whole as _};
@@ -24,6 +25,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("warm", warm::warm),
     ("peers", warm::peers),
     ("steady", warm::steady),
+    ("http", exchange::http),
     ("cold", cold),
     ("fastapi", fastapi),
     ("packages", packages::packages),

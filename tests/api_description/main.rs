@@ -147,11 +147,12 @@ async fn every_described_answer_is_given_and_is_as_described() {
 
 /// What no test of this kind brings about: the platform must be starting or broken for it, or the
 /// client sends so much that the answer may be lost, or an instance must run from an image.
-const NOT_HERE: [&str; 13] = [
+const NOT_HERE: [&str; 14] = [
     "create_reservation 413",
     "delete_function 500",
     "delete_reservation 413",
     "delete_reservation 500",
+    "graph_cancel 200",
     "list_reservations 413",
     "list_reservations 500",
     "load_images 413",
@@ -275,6 +276,30 @@ async fn graph(client: &mut Client<'_>) {
         client.send(operation, "thumb", &bad, 400).await;
         client.send(operation, "nobody", &good, 404).await;
     }
+    let cancel = json!({"request_id": "none"});
+    for (operation, good, bad) in [
+        (
+            "graph_set_async",
+            json!({}),
+            json!({"max_async_retry_attempts": 4}),
+        ),
+        ("graph_cancel", json!({}), json!({"type": "soft"})),
+    ] {
+        client.send(operation, "thumb", &bad, 400).await;
+        client.send(operation, "nobody", &good, 404).await;
+    }
+    client
+        .send("graph_set_async", "thumb", &json!({}), 200)
+        .await;
+    client.send("graph_cancel", "thumb", &cancel, 404).await;
+    client.ask("graph_get_async", "thumb", 200).await;
+    client.ask("graph_get_async", "nobody", 404).await;
+    client.ask("graph_unset_async", "thumb", 204).await;
+    client.ask("graph_unset_async", "nobody", 404).await;
+    client.ask("graph_async_invocations", "thumb", 200).await;
+    client.ask("graph_async_invocations", "nobody", 404).await;
+    let when = "thumb?query_begin_time=yesterday";
+    client.ask("graph_async_invocations", when, 400).await;
     client.ask("graph_delete", "thumb", 204).await;
     client.ask("graph_delete", "thumb", 404).await;
 }

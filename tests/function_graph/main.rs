@@ -2,6 +2,7 @@
 //! function is invoked there.
 #![cfg(test)]
 
+mod asynchronous;
 mod invocations;
 mod management;
 

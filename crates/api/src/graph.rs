@@ -4,6 +4,7 @@
 //! is behind it is the same registry, so a function made here is seen in the other interface as well
 //! and the other way round. Functions whose code is no image are not made here.
 
+mod events;
 mod request;
 mod shown;
 
@@ -27,6 +28,10 @@ use crate::{
     PublishRequest, Violation,
 };
 
+pub use events::{
+    AsyncConfig, AsyncInvocation, AsyncInvocations, AsyncQuery, CancelRequest, EventsApi,
+    graph_events_router,
+};
 pub use request::{CodeUpdate, ConfigUpdate, CreateRequest, CustomImage};
 pub use shown::{GraphFunction, GraphFunctions};
 

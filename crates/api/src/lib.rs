@@ -33,8 +33,9 @@ pub use function::{
 };
 pub use functions::{FunctionsApi, functions_router};
 pub use graph::{
-    CodeUpdate, ConfigUpdate, CreateRequest, CustomImage, GraphError, GraphFunction,
-    GraphFunctions, graph_router,
+    AsyncConfig, AsyncInvocation, AsyncInvocations, AsyncQuery, CancelRequest, CodeUpdate,
+    ConfigUpdate, CreateRequest, CustomImage, EventsApi, GraphError, GraphFunction, GraphFunctions,
+    graph_events_router, graph_router,
 };
 pub use identity::Caller;
 pub use query::{DeleteQuery, GetQuery, ListQuery, Page};

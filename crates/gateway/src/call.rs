@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bugle_instances::{CallError, CallRequest, ExitCause, Reply, ReplyBody, StreamSink};
+use bugle_instances::{CallError, CallRequest, ExitCause, Instance, Reply, ReplyBody, StreamSink};
 use bugle_scheduler::{AcquireError, Demand, Function, Lease, Outcome};
 use bugle_types::{Code, FunctionId, InstanceLabel, Resources};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
@@ -53,10 +54,15 @@ pub(crate) struct Prepared {
     body: Bytes,
     envelope: Bytes,
     json: bool,
+    /// Told which instance has the call.
+    holder: Option<Holder>,
     /// Covers `body` for as long as the instance may read it.
     _reservation: Reservation,
     _in_flight: InFlight,
 }
+
+/// The instance that has a call, for whoever may have to end it.
+pub(crate) type Holder = Arc<Mutex<Option<Arc<dyn Instance>>>>;
 
 impl Prepared {
     pub(crate) async fn new(
@@ -89,12 +95,18 @@ impl Prepared {
             json: demand::may_be_json(headers),
             function,
             body,
+            holder: None,
             trace: Arc::clone(&head.trace),
             arrived: head.arrived,
             envelope: head.into_envelope(parts),
             _reservation: reservation,
             _in_flight: InFlight::new(shared),
         })
+    }
+
+    /// Has the holder told which instance gets the call.
+    pub(crate) fn tell(&mut self, holder: Option<Holder>) {
+        self.holder = holder;
     }
 
     fn request(&self, timeout: Duration, stream: Option<StreamSink>) -> CallRequest {
@@ -367,6 +379,9 @@ pub(crate) async fn send(lease: Lease, prepared: Prepared, stream: Option<Stream
     let sent = Instant::now();
     let served = Served::of(&lease);
     let limit = lease.spec().timeout;
+    if let Some(holder) = &prepared.holder {
+        *holder.lock() = Some(Arc::clone(lease.instance()));
+    }
     let call = lease.instance().call(prepared.request(limit, stream));
     let ending = match timeout(limit, call).await {
         Ok(Ok(reply)) => Ending::of(reply, served),

@@ -4,6 +4,7 @@
 //! wrong is a result with status 200; only the platform's own refusals have another status. A
 //! function that is a web server gets the request that the event describes.
 
+mod deliver;
 mod invoke;
 mod replay;
 mod result;
@@ -26,6 +27,7 @@ use crate::failure::{After, Failure};
 use crate::gateway::Shared;
 use crate::payload::Payload;
 
+pub use deliver::Delivered;
 pub(crate) use invoke::{Invoked, invoke};
 pub(crate) use route::{Kind, Route};
 
@@ -80,7 +82,7 @@ pub(crate) async fn serve(
             Kind::Sync => {
                 let wanted = wanted(parts)?;
                 let found = find(shared, &function).await?;
-                let invoked = invoke(shared, connection, found, event, &id).await;
+                let invoked = invoke(shared, connection, found, event, (&id, None)).await;
                 result::answer(invoked, &function, wanted, &id)
             }
             Kind::Async => accept(shared, function, event, &id).await,

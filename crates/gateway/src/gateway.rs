@@ -76,7 +76,7 @@ pub enum Refused {
 /// The HTTP data plane.
 #[derive(Clone)]
 pub struct Gateway {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -99,7 +99,7 @@ pub(crate) struct Shared {
     /// Connections, and calls whose client left.
     pub(crate) tasks: TaskTracker,
     http: http1::Builder,
-    connections: Connections,
+    pub(crate) connections: Connections,
     open: AtomicUsize,
     draining: AtomicBool,
 }

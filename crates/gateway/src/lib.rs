@@ -47,6 +47,7 @@ mod verdict;
 
 pub use config::Config;
 pub use failure::status_of;
+pub use function_graph::Delivered;
 pub use gateway::{AcceptEvent, Gateway, Load, Refused};
 pub use metrics::Metrics;
 pub use payload::Broken;

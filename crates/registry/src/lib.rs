@@ -11,6 +11,7 @@
 mod catalogue;
 mod clock;
 mod config;
+mod events;
 mod fingerprint;
 mod functions;
 mod image;
@@ -37,6 +38,7 @@ pub use bugle_store::BoxFuture;
 pub use catalogue::{Batch, Catalogue, Event};
 pub use clock::{Clock, SystemClock};
 pub use config::Config;
+pub use events::{EventSettings, Events, Invocation, Progress};
 pub use image::{Resolve, Resolved, unresolved};
 pub use keyring::{Error as KeyringError, Keyring};
 pub use packages::objects_in_use;

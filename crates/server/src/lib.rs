@@ -12,6 +12,7 @@ pub mod config;
 mod confinement;
 mod control;
 mod data_plane;
+mod deliveries;
 pub mod doctor;
 mod endpoints;
 mod follow;
@@ -50,6 +51,7 @@ use about::About;
 use applied::Applied;
 use config::Config;
 use data_plane::DataPlane;
+use deliveries::Deliveries;
 use endpoints::Endpoints;
 use follow::{Follower, Functions};
 use health::Readiness;
@@ -221,6 +223,13 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         bugle_gateway::Metrics::register(&mut metrics),
         load(functions.clone()),
     );
+    let deliveries = Deliveries::new(
+        Arc::clone(&store) as _,
+        serving.clone(),
+        data.handle().clone(),
+        gateway_stop.clone(),
+    );
+    serving.leave_events_to(deliveries.accept());
     let invocations = control::Invocations::new(serving.clone(), data.handle().clone());
     let gateway_done = {
         let stop = gateway_stop.clone();
@@ -249,7 +258,8 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let uploads = Arc::new(uploads);
     let sweep = packages::sweep(Arc::clone(&uploads), tasks.stop_token());
     let region = &config.server.region;
-    let routes = control::routes(registry, Arc::new(operator), region, uploads, images);
+    let routes = control::routes(registry, Arc::new(operator), region, uploads, images)
+        .merge(bugle_api::graph_events_router(Arc::new(deliveries.clone())));
     let router = bugle_api::build(routes);
     let serve = control::serve(control_listener, router, invocations, tasks.stop_token());
     tasks.spawn("control", serve);
@@ -262,6 +272,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     // What reads the store begins last: it would only compete with what the platform needs to serve.
     tasks.spawn("catalogue", follower.run());
     tasks.spawn("packages", sweep);
+    data.handle().spawn(deliveries.run());
     let stop = tasks.stop_token();
     tasks.spawn("index", async move {
         stop.run_until_cancelled(follow_index).await;

@@ -12,7 +12,7 @@ use http::request::Parts;
 use super::replay;
 use crate::answer::{JSON, Served, TRACE_ID};
 use crate::body;
-use crate::call::{Answer, Call, Ending, Prepared};
+use crate::call::{Answer, Call, Ending, Holder, Prepared};
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::gateway::Shared;
@@ -52,7 +52,7 @@ pub(crate) async fn invoke(
     connection: &Arc<Connection>,
     function: Function,
     event: Bytes,
-    id: &Arc<str>,
+    (id, holder): (&Arc<str>, Option<Holder>),
 ) -> Invoked {
     let spec = function.spec();
     let memory_mib = spec.resources.memory.0;
@@ -66,12 +66,13 @@ pub(crate) async fn invoke(
     }
     let inner = request(id);
     let head = Head::read(&inner, &shared.ids);
-    let prepared = match body::reserve(event, &shared.budget)
+    let mut prepared = match body::reserve(event, &shared.budget)
         .and_then(|body| Prepared::with(shared, &inner, function, head, body))
     {
         Ok(prepared) => prepared,
         Err(failure) => return Invoked::refused(failure, memory_mib),
     };
+    prepared.tell(holder);
     let call = Call {
         shared,
         connection,

@@ -19,12 +19,10 @@ const FUNCTION: &str = "/functions/default/bench/server/";
 pub(crate) fn http(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
     let folders = Folders::new()?;
     let folder = folders.code.join("server");
-    let environment = Peer::as_function(Kind::Uvicorn, &folder)?;
-    let readable = format!(
-        "confinement.read_only_paths=[\"{}\"]",
-        environment.display()
-    );
-    let platform = Platform::start_with(binary, &folders.data, &folders.code, &[&readable])?;
+    Peer::as_function(Kind::Uvicorn, &folder)?;
+    // The server's interpreter is in no place that a confined program sees.
+    let free = "confinement.enabled=false";
+    let platform = Platform::start_with(binary, &folders.data, &folders.code, &[free])?;
     let server = serde_json::json!({"runtime": "http", "handler": "bootstrap"});
     platform.register_with("0@bench@server", &folder, &server)?;
     let direct = Peer::start(Kind::Uvicorn, &folders.code)?;

@@ -150,9 +150,8 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Makes `folder` a function that is this peer, and returns the folder that its interpreter must
-    /// be able to read.
-    pub(crate) fn as_function(kind: Kind, folder: &Path) -> anyhow::Result<PathBuf> {
+    /// Makes `folder` a function that is this peer.
+    pub(crate) fn as_function(kind: Kind, folder: &Path) -> anyhow::Result<()> {
         let python = environment(kind)?;
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join("application.py"), kind.application())?;
@@ -162,8 +161,7 @@ impl Peer {
             python.display()
         );
         std::fs::write(folder.join("bootstrap"), program)?;
-        let environment = python.ancestors().nth(2).unwrap_or(&python);
-        Ok(environment.to_owned())
+        Ok(())
     }
 
     /// The process; its workers are its children.

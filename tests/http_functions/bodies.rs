@@ -164,7 +164,8 @@ async fn a_caller_that_breaks_off_its_request_frees_the_slot() {
         .with("concurrentNum", "1")
         .with("maxInstance", "1");
     let _ = platform.register(&one).await;
-    let head = format!("POST {AT}/digest HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\npart");
+    let head =
+        format!("POST {AT}/digest HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\npart");
     let raw = Raw::open(&platform, &head).await;
     eventually("the request has begun", BOUND, || async {
         let log = platform
@@ -185,6 +186,23 @@ async fn a_caller_that_breaks_off_its_request_frees_the_slot() {
     )
     .await
     .expect(200);
+    platform.finish().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_sends_a_short_body_slowly_takes_no_slot_for_it() {
+    let site = Site::new();
+    let platform = site.start().await;
+    let one = server(&site)
+        .with("concurrentNum", "1")
+        .with("maxInstance", "1");
+    let _ = platform.register(&one).await;
+    let head = format!("POST {AT}/digest HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\npart");
+    let mut slow = Raw::open(&platform, &head).await;
+    let _ = get(&platform, "/").await.expect(200);
+    slow.say("rest").await;
+    let answer = slow.until("}").await;
+    assert!(answer.contains("\"size\": 8"), "{answer}");
     platform.finish().await;
 }
 

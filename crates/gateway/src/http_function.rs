@@ -32,6 +32,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::TRACE_ID;
+use crate::body;
 use crate::call::{ATTEMPTS, Counted, Detaching, Slot, find};
 use crate::connection::Connection;
 use crate::failure::{After, Failure};
@@ -54,9 +55,10 @@ struct Held {
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-cff-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The longest body that is waited for, in bytes: about what comes at once.
+const SHORT: u64 = 64 << 10;
 
 /// Answers a request to a function's own server.
 pub(crate) async fn serve(
@@ -86,7 +88,7 @@ pub(crate) async fn serve(
             return event::serve(shared, connection, function, request).await;
         }
         refuse_platform_paths(target.place(&parts.uri).path, &spec)?;
-        let body = upload(shared, connection, body)?;
+        let body = upload(shared, connection, body).await?;
         address(&mut parts, target, connection)?;
         let exchange = Exchange {
             shared,
@@ -113,8 +115,9 @@ pub(crate) async fn serve(
     }
 }
 
-/// What the function's server reads of the caller; nothing of it is collected.
-fn upload(
+/// What the function's server reads of the caller. A body that says that it is short is waited for,
+/// so that a slow caller takes no slot for it; of any other nothing is collected.
+async fn upload(
     shared: &Shared,
     connection: &Arc<Connection>,
     body: Incoming,
@@ -126,6 +129,14 @@ fn upload(
     let declared = body.size_hint().lower();
     if declared > limit {
         return Err(Failure::http_body_too_large(limit, Some(declared)));
+    }
+    if body
+        .size_hint()
+        .exact()
+        .is_some_and(|length| length <= SHORT)
+    {
+        let (body, _reservation) = body::read(body, &shared.config, &shared.budget).await?;
+        return Ok(HttpBody::Whole(body));
     }
     let upload = Upload::new(body, limit, Arc::clone(connection));
     Ok(HttpBody::Stream(Box::pin(upload)))
@@ -148,14 +159,6 @@ fn address(parts: &mut Parts, target: &Target, connection: &Connection) -> Resul
     if let Some(Ok(prefix)) = prefix {
         headers.insert(FORWARDED_PREFIX, prefix);
     }
-    if !headers.contains_key(FORWARDED_HOST)
-        && let Some(host) = headers.get(header::HOST).cloned()
-    {
-        headers.insert(FORWARDED_HOST, host);
-    }
-    headers
-        .entry(FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
     if let Some(peer) = &connection.peer {
         headers.append(FORWARDED_FOR, peer.clone());
     }

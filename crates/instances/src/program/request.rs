@@ -202,7 +202,11 @@ impl Requests {
                 headers.insert(name, value.clone());
             }
         }
-        identify(headers, &request);
+        // Each header costs a server time; the trace id would be this one again.
+        headers.remove(TRACE_ID);
+        if let Ok(id) = HeaderValue::from_str(&request) {
+            headers.insert(REQUEST_ID, id);
+        }
         if let Some(protocol) = upgrade {
             headers.insert(header::CONNECTION, UPGRADE);
             headers.insert(header::UPGRADE, protocol);
@@ -506,7 +510,6 @@ mod tests {
             "host: shop.example",
             "x-cff-memory: 128",
             "x-cff-request-id: r1",
-            "x-trace-id: r1",
         ];
         assert_eq!(exchanged(request), expected);
     }

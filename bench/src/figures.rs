@@ -21,6 +21,7 @@ struct Figure {
 const ZERO: &[&str] = &[
     "burst_failures",
     "cold_leaked",
+    "container_leaked",
     "overload_improper_refusals",
 ];
 

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stderr, reason = "progress of what takes long")]
 
 mod exchange;
+mod containers;
 mod figures;
 mod images;
 mod load;
@@ -72,6 +73,10 @@ struct Effort {
     sustained: Duration,
     /// Functions of a large platform.
     many: usize,
+    /// Containers that are started one after the other.
+    container_starts: usize,
+    /// How often a hundred are started and stopped.
+    container_rounds: usize,
 }
 
 impl Effort {
@@ -88,6 +93,8 @@ impl Effort {
         instances: 500,
         sustained: Duration::from_mins(1),
         many: 100_000,
+        container_starts: 100,
+        container_rounds: 20,
     };
     const QUICK: Self = Self {
         pairs: 5,
@@ -102,6 +109,8 @@ impl Effort {
         instances: 100,
         sustained: Duration::from_secs(10),
         many: 100_000,
+        container_starts: 30,
+        container_rounds: 1,
     };
 }
 

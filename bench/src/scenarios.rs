@@ -38,6 +38,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("overload", scale::overload),
     ("many", scale::many),
     ("images", images::pull),
+    ("containers", crate::containers::containers),
 ];
 
 fn cold(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {

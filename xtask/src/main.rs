@@ -59,6 +59,8 @@ fn bench(arguments: &[String]) -> anyhow::Result<()> {
     for package in ["bugle", "bugle-bench"] {
         run(cargo().args(["build", "--release", "--package", package]))?;
     }
+    let of_containers = ["--package", "bugle-instances", "--example", "containers"];
+    run(cargo().args(["build", "--release"]).args(of_containers))?;
     run(Command::new("target/release/bugle-bench").args(arguments))
 }
 

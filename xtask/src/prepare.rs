@@ -59,6 +59,30 @@ const NEEDS: &[Need] = &[
         purpose: "compiles the example in C++",
     },
     Need {
+        name: "busybox-static",
+        probe: &["busybox", "true"],
+        packages: &["busybox-static"],
+        purpose: "is the shell in the images of the tests",
+    },
+    Need {
+        name: "gcc",
+        probe: &["gcc", "--version"],
+        packages: &["gcc", "libc6-dev"],
+        purpose: "compiles the server in the images of the tests",
+    },
+    Need {
+        name: "runc",
+        probe: &["runc", "--version"],
+        packages: &["runc"],
+        purpose: "runs containers as the platform's own are to run",
+    },
+    Need {
+        name: "crun",
+        probe: &["crun", "--version"],
+        packages: &["crun"],
+        purpose: "runs containers as the platform's own are to run",
+    },
+    Need {
         name: "socat",
         probe: &["socat", "-V"],
         packages: &["socat"],

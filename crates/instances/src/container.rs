@@ -12,6 +12,7 @@ mod cells;
 mod config;
 mod egress;
 mod folder;
+mod foresee;
 mod image;
 mod instance;
 mod netlink;
@@ -36,6 +37,7 @@ use backend::{Backend, Native};
 use cells::{Cells, Making};
 pub use config::{ContainerConfig, ContainerRuntime, HostDirectory};
 use folder::Folders;
+pub use foresee::foresee as foresee_containers;
 pub use image::{ImageConfig, Images, Rootfs};
 
 /// What a driver needs from the rest of the platform.

@@ -35,6 +35,8 @@ pub struct Config {
     pub images: bugle_images::Config,
     /// How instances are confined.
     pub confinement: bugle_instances::ConfinementConfig,
+    /// Instances that are containers.
+    pub containers: bugle_instances::ContainerConfig,
     /// Limits of functions and their names.
     pub registry: bugle_registry::Config,
     /// The embedded store.

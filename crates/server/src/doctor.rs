@@ -61,6 +61,7 @@ pub fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(code_roots(config));
     findings.extend(interpreters(config));
     findings.extend(confinement(config));
+    findings.extend(containers(config));
     findings
 }
 
@@ -223,4 +224,20 @@ fn confinement(config: &Config) -> Vec<Finding> {
         )
     }));
     findings
+}
+
+/// One finding for what containers have here, and one for each thing that they lack.
+fn containers(config: &Config) -> Vec<Finding> {
+    const NAME: &str = "containers";
+    let measures = bugle_instances::foresee_containers(&config.containers);
+    let (on, off): (Vec<_>, Vec<_>) = measures.into_iter().partition(|measure| measure.on);
+    if off.is_empty() {
+        let found: Vec<&str> = on.iter().map(|measure| measure.detail.as_str()).collect();
+        return vec![Finding::ok(NAME, found.join(", "))];
+    }
+    let lacking = off.into_iter().map(|measure| {
+        let fix = "other functions run without it; see docs/containers.md".to_owned();
+        Finding::new(NAME, State::Warning, measure.detail, Some(fix))
+    });
+    lacking.collect()
 }

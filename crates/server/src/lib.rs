@@ -10,6 +10,7 @@ mod about;
 mod applied;
 pub mod config;
 mod confinement;
+mod containers;
 mod control;
 mod data_plane;
 mod deliveries;
@@ -34,8 +35,9 @@ use std::time::Duration;
 
 use bugle_artifacts::{CodeRoots, Packages};
 use bugle_gateway::{Gateway, Load};
+use bugle_images::ImageStore;
 use bugle_instances::{
-    Confinement, Drivers, EnvironmentOpener, ProgramDependencies, ProgramDriver,
+    Confinement, Drivers, EnvironmentOpener, LogSink, ProgramDependencies, ProgramDriver,
     PythonDependencies, PythonDriver, Surroundings,
 };
 pub use bugle_instances::{become_program, is_starter};
@@ -99,6 +101,9 @@ pub enum StartError {
     /// Code cannot be had: a code root, the cache, the store of packages.
     #[error("code cannot be taken from where it is configured to be")]
     Packages(#[source] bugle_artifacts::Error),
+    /// What the operator lists of addresses cannot be read.
+    #[error("addresses.allowed cannot be used")]
+    Addresses(#[source] bugle_artifacts::address::RuleError),
     /// The image store cannot be opened.
     #[error("the image store cannot be opened")]
     Images(#[source] bugle_images::ImageError),
@@ -169,11 +174,18 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let data = DataPlane::start(config.server.data_threads).map_err(StartError::System)?;
     let (packages, code) = packages(&config)?;
     let confinement = confinement(&config, control, code)?;
+    let images = images::open(
+        &folder,
+        &config.images,
+        &config.addresses,
+        Arc::clone(&keyring),
+    )?;
     let (scheduler, drivers) = data_plane(
         &config,
         &data,
         Foundation {
             packages: packages.clone(),
+            images: images.clone(),
             confinement: Arc::clone(&confinement),
             keyring: Arc::clone(&keyring),
             logs: Arc::clone(&logs),
@@ -190,12 +202,6 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         })
     };
     let shared: Arc<dyn Store> = Arc::clone(&store) as _;
-    let images = images::open(
-        &folder,
-        &config.images,
-        &config.addresses,
-        Arc::clone(&keyring),
-    )?;
     let (registry, follow_index) = Registry::open(
         Arc::clone(&shared),
         keyring,
@@ -379,6 +385,7 @@ fn confinement(
 /// What the drivers of instances are built on.
 struct Foundation {
     packages: Packages,
+    images: ImageStore,
     confinement: Arc<Confinement>,
     keyring: Arc<Keyring>,
     logs: Arc<LogStore>,
@@ -394,6 +401,7 @@ fn data_plane(
     let _entered = data.handle().enter();
     let Foundation {
         packages,
+        images,
         confinement,
         keyring,
         logs,
@@ -413,6 +421,8 @@ fn data_plane(
             confinement: Arc::clone(&confinement),
         },
     );
+    let sink: Arc<dyn LogSink> = Arc::clone(&logs) as _;
+    let containers = containers::driver(config, images, &open_environment, &sink, &confinement)?;
     let dependencies = PythonDependencies {
         packages,
         logs,
@@ -430,7 +440,7 @@ fn data_plane(
     let drivers = Drivers {
         python,
         programs,
-        containers: None,
+        containers: Some(containers),
     };
     let scheduler = Scheduler::new(
         config.scheduler.clone(),

@@ -14,10 +14,26 @@ use crate::figures::Figures;
 
 /// The figures of the example that are shown, with their units.
 const SHOWN: [(&str, &str, &str); 5] = [
-    ("container_cold_ms", "ms", "p50 of a start of a 10 MB image, until it has answered a call"),
-    ("container_runc_ms", "ms", "p50 of runc create and start of the same, until it listens"),
-    ("container_crun_ms", "ms", "p50 of crun create and start of the same, until it listens"),
-    ("container_cold_ratio", "", "the first ÷ the faster of the others"),
+    (
+        "container_cold_ms",
+        "ms",
+        "p50 of a start of a 10 MB image, until it has answered a call",
+    ),
+    (
+        "container_runc_ms",
+        "ms",
+        "p50 of runc create and start of the same, until it listens",
+    ),
+    (
+        "container_crun_ms",
+        "ms",
+        "p50 of crun create and start of the same, until it listens",
+    ),
+    (
+        "container_cold_ratio",
+        "",
+        "the first ÷ the faster of the others",
+    ),
     (
         "container_leaked",
         "",

@@ -131,6 +131,7 @@ const SYSTEM: &[&str] = &[
     "api_description",
     "command_line",
     "programs",
+    "containers",
     "isolation",
     "loading",
     "packages",

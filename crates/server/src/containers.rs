@@ -31,7 +31,10 @@ pub(crate) fn driver(
         // This very program, also when its file was replaced by a newer one.
         cell: "/proc/self/exe".into(),
     };
-    Ok(ContainerDriver::new(config.containers.clone(), dependencies))
+    Ok(ContainerDriver::new(
+        config.containers.clone(),
+        dependencies,
+    ))
 }
 
 /// Images of the store, pulled when a start needs them.

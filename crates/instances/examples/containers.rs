@@ -335,15 +335,16 @@ impl Bench {
 
     /// How much more there is than `before`, once it had time to go.
     async fn leaked(&self, before: &Left, folder: &Path) -> usize {
-        let mut leaked = usize::MAX;
-        for _ in 0..200 {
-            leaked = Left::count(folder).more_than(before);
-            if leaked == 0 {
-                break;
+        let mut now = Left::count(folder);
+        for _ in 0..400 {
+            if now.more_than(before) == 0 {
+                return 0;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
+            now = Left::count(folder);
         }
-        leaked
+        eprintln!("left: {:?}, and before: {:?}", now.0, before.0);
+        now.more_than(before)
     }
 }
 

@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bugle_types::ContainerNetwork;
@@ -52,6 +53,8 @@ pub(super) struct Cells {
     /// So many are kept of each kind.
     keep: usize,
     parked: Mutex<[VecDeque<Cell>; 2]>,
+    /// Whether somebody is making more, for each kind.
+    refilling: [AtomicBool; 2],
     runtime: Handle,
 }
 
@@ -111,6 +114,7 @@ impl Cells {
             program: making.program,
             keep: making.keep,
             parked: Mutex::default(),
+            refilling: Default::default(),
             runtime: Handle::current(),
         }))
     }
@@ -129,9 +133,10 @@ impl Cells {
         }
     }
 
-    /// Has cells made until enough are kept.
+    /// Has cells made until enough are kept; by one thread for each kind, however many starts ask.
     pub(super) fn refill(self: &Arc<Self>, network: ContainerNetwork) {
-        if self.keep == 0 || self.parked.lock()[network as usize].len() >= self.keep {
+        let is_full = self.parked.lock()[network as usize].len() >= self.keep;
+        if is_full || self.refilling[network as usize].swap(true, Ordering::AcqRel) {
             return;
         }
         let cells = Arc::clone(self);
@@ -145,10 +150,11 @@ impl Cells {
                     Err(error) => {
                         // Told to the start that has to make one itself.
                         tracing::debug!(error, "no cell was parked");
-                        return;
+                        break;
                     }
                 }
             }
+            cells.refilling[network as usize].store(false, Ordering::Release);
         });
     }
 

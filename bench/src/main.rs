@@ -7,8 +7,8 @@
 #![expect(clippy::print_stdout, reason = "a command that prints its results")]
 #![expect(clippy::print_stderr, reason = "progress of what takes long")]
 
-mod exchange;
 mod containers;
+mod exchange;
 mod figures;
 mod images;
 mod load;

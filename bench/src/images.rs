@@ -247,6 +247,8 @@ fn write_layer(
         let folder = format!("usr/lib/layer{number}/{}", file / 50);
         let mut header = Header::new_gnu();
         header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_mtime(1_000_000_000);
         if file % 50 == 0 {
             header.set_entry_type(tar::EntryType::Directory);

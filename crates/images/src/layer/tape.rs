@@ -304,9 +304,9 @@ impl Extensions {
     }
 
     fn complete(self, header: &Header, kind: Kind, size: u64) -> Result<Head, TapeError> {
-        let wrong = |_| TapeError::Malformed("a header has a field that is no number");
-        let identity = |extended: Option<u64>, own: io::Result<u64>| {
-            let id = extended.map_or(own, Ok).map_err(wrong)?;
+        let fields = header.as_old();
+        let identity = |extended: Option<u64>, field: &[u8], own: io::Result<u64>| {
+            let id = extended.map_or_else(|| number(field, own), Ok)?;
             u32::try_from(id)
                 .ok()
                 .filter(|id| *id != u32::MAX)
@@ -315,6 +315,8 @@ impl Extensions {
         let path = self
             .path
             .unwrap_or_else(|| header.path_bytes().into_owned());
+        let mode = number(&fields.mode, header.mode().map(u64::from))?;
+        let mode = u32::try_from(mode).unwrap_or_default();
         // Archives of old mark directories by the slash at the end alone.
         let kind = match kind {
             Kind::File if path.ends_with(b"/") => Kind::Directory,
@@ -328,19 +330,27 @@ impl Extensions {
                 .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
                 .unwrap_or_default(),
             size: self.size.unwrap_or(size),
-            mode: header.mode().map_err(wrong)? & 0o7777,
-            uid: identity(self.uid, header.uid())?,
-            gid: identity(self.gid, header.gid())?,
+            mode: mode & 0o7777,
+            uid: identity(self.uid, &fields.uid, header.uid())?,
+            gid: identity(self.gid, &fields.gid, header.gid())?,
             modified: match self.modified {
                 Some(modified) => modified,
                 None => (
-                    i64::try_from(header.mtime().map_err(wrong)?).unwrap_or(i64::MAX),
+                    i64::try_from(number(&fields.mtime, header.mtime())?).unwrap_or(i64::MAX),
                     0,
                 ),
             },
             attributes: self.attributes,
         })
     }
+}
+
+/// A number of a header. One that was left empty is 0, as other readers take it.
+fn number(field: &[u8], read: io::Result<u64>) -> Result<u64, TapeError> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(0);
+    }
+    read.map_err(|_| TapeError::Malformed("a header has a field that is no number"))
 }
 
 /// Takes `LENGTH KEY=VALUE\n` apart, where the length counts all of it and the value may be any bytes:

@@ -447,6 +447,20 @@ fn too_many_entries_and_long_headers_are_refused() {
 }
 
 #[test]
+fn numbers_that_are_left_empty_are_0() {
+    let mut bare = header(EntryType::Regular, "a", "", 1);
+    let fields = bare.as_old_mut();
+    (fields.uid, fields.gid, fields.mtime) = ([0; 8], [b' '; 8], [0; 12]);
+    bare.set_cksum();
+    let mut layer = Layer::new();
+    layer.0.append(&bare, &b"x"[..]).unwrap();
+    let tried = try_layer(layer);
+    tried.result.as_ref().unwrap();
+    let file = fs::metadata(tried.path("a")).unwrap();
+    assert_eq!((file.mtime(), file.len()), (0, 1));
+}
+
+#[test]
 fn names_longer_than_a_header_are_read() {
     let mut layer = Layer::new();
     let path = format!("{}/{}", "d".repeat(120), "f".repeat(150));

@@ -51,30 +51,14 @@ pub(crate) fn warm(binary: &Path, effort: Effort, figures: &mut Figures) -> anyh
         if connections == 1 {
             let what = "p50 of a call ÷ uvicorn's";
             add("warm_p50_ratio_c1", "", what, ratio(p50).collect());
-            add(
-                "warm_p50_ms_c1",
-                "ms",
-                "p50 of a call",
-                side(0, p50).collect(),
-            );
-            add(
-                "uvicorn_p50_ms_c1",
-                "ms",
-                "p50 of uvicorn",
-                side(1, p50).collect(),
-            );
-            add(
-                "warm_p99_ms_c1",
-                "ms",
-                "p99 of a call",
-                side(0, p99).collect(),
-            );
-            add(
-                "uvicorn_p99_ms_c1",
-                "ms",
-                "p99 of uvicorn",
-                side(1, p99).collect(),
-            );
+            for (name, what, of, value) in [
+                ("warm_p50_ms_c1", "p50 of a call", 0, p50),
+                ("uvicorn_p50_ms_c1", "p50 of uvicorn", 1, p50),
+                ("warm_p99_ms_c1", "p99 of a call", 0, p99),
+                ("uvicorn_p99_ms_c1", "p99 of uvicorn", 1, p99),
+            ] {
+                add(name, "ms", what, side(of, value).collect());
+            }
         } else {
             let name = format!("warm_rps_c{connections}");
             add(&name, "/s", "calls", side(0, Round::rate).collect());

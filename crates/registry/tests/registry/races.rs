@@ -67,6 +67,15 @@ async fn updates_of_one_revision_have_one_winner_on_disk_too() {
     }
 }
 
+fn version(revision: &str, at: usize) -> PublishRequest {
+    PublishRequest {
+        revision_id: Some(revision.to_owned()),
+        version_number: Some(format!("v{at}")),
+        version_desc: None,
+        kind: Some("faas".to_owned()),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn versions_published_at_once_stay_within_the_limit() {
     let desk = Desk::with(Config {
@@ -76,12 +85,7 @@ async fn versions_published_at_once_stay_within_the_limit() {
     .await;
     let revision = desk.registered(json!({})).await.revision_id;
     let outcomes = at_once(&desk, |registry, at| {
-        let request = PublishRequest {
-            revision_id: Some(revision.clone()),
-            version_number: Some(format!("v{at}")),
-            version_desc: None,
-            kind: Some("faas".to_owned()),
-        };
+        let request = version(&revision, at);
         async move { registry.publish(&caller("default"), NAME, request).await }
     })
     .await;
@@ -124,12 +128,7 @@ async fn what_does_not_contradict_itself_all_comes_through() {
     let desk = Desk::with(config).await;
     let revision = desk.registered(json!({})).await.revision_id;
     let outcomes = at_once(&desk, |registry, at| {
-        let request = PublishRequest {
-            revision_id: Some(revision.clone()),
-            version_number: Some(format!("v{at}")),
-            version_desc: None,
-            kind: Some("faas".to_owned()),
-        };
+        let request = version(&revision, at);
         async move { registry.publish(&caller("default"), NAME, request).await }
     })
     .await;

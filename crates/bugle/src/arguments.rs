@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use crate::commands::{
     bench, config, delete, deploy, describe, dev, doctor, image, invoke, list, login, logs, new,
-    publish, reserve, serve, update,
+    publish, reserve, run, serve, update,
 };
 
 /// The options that say where the platform is; each command takes them, and those that need none
@@ -99,6 +99,8 @@ pub(crate) enum Command {
     New(new::Arguments),
     /// Runs a folder as a function and deploys it again on each save.
     Dev(dev::Arguments),
+    /// Runs a container image as a function, on the spot.
+    Run(run::Arguments),
     /// Registers a folder as a function, or updates it.
     Deploy(deploy::Arguments),
     /// Calls a function.

@@ -16,5 +16,6 @@ pub(crate) mod logs;
 pub(crate) mod new;
 pub(crate) mod publish;
 pub(crate) mod reserve;
+pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod update;

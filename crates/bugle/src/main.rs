@@ -49,6 +49,7 @@ fn run(Arguments { global, command }: Arguments) -> Outcome {
         Command::Completion { shell } => commands::completion::run(shell),
         Command::New(arguments) => commands::new::run(&arguments, &global),
         Command::Dev(arguments) => commands::dev::run(&arguments, &global),
+        Command::Run(arguments) => commands::run::run(&arguments, &global),
         Command::Bench(arguments) => commands::bench::run(&arguments, &global),
         other => session::block_on(remote(other, &global)),
     }
@@ -84,6 +85,7 @@ async fn carry_out(session: &session::Session, command: &Command) -> Outcome {
         | Command::Completion { .. }
         | Command::New(_)
         | Command::Dev(_)
+        | Command::Run(_)
         | Command::Bench(_) => {
             unreachable!("`run` has dealt with the commands that end in a way of their own")
         }

@@ -15,6 +15,7 @@ pub(crate) mod output;
 mod ports;
 pub(crate) mod process;
 pub(crate) mod request;
+pub(crate) mod shown;
 pub(crate) mod watch;
 pub(crate) mod wire;
 
@@ -231,6 +232,7 @@ impl Shared {
             requests,
             lines: self.lines(request),
             keep: Duration::from_millis(self.config.idle_connection_millis),
+            shows: self.config.show_exchanges,
             memory_mib: request.resources.memory.0,
             blame: Blame::Leader,
         };

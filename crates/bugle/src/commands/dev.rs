@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Outcome {
     Manifest::read(&arguments.folder)?;
     serve::runtime()?.block_on(async {
         let asked = serve::asked_to_stop()?;
-        let (session, platform) = platform(arguments, global).await?;
+        let (session, platform) = platform(global, || arguments.settings()).await?;
         let outcome = tokio::select! {
             biased;
             () = asked => Err(Failure::interrupted()),
@@ -69,22 +69,31 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Outcome {
     })
 }
 
+impl Arguments {
+    /// How a platform for this folder alone is started.
+    fn settings(&self) -> Outcome<Settings> {
+        let mut settings = self.settings.clone();
+        if settings.code_root.is_empty() {
+            let root = self.folder.canonicalize();
+            let root = root.map_err(|error| Failure::file(&self.folder, &error))?;
+            settings.code_root.push(root);
+        }
+        Ok(settings)
+    }
+}
+
 /// The platform that runs, or one that is started here.
-async fn platform(arguments: &Arguments, global: &Global) -> Outcome<(Session, Option<Running>)> {
+pub(super) async fn platform(
+    global: &Global,
+    settings: impl FnOnce() -> Outcome<Settings>,
+) -> Outcome<(Session, Option<Running>)> {
     let session = Session::new(global)?;
     match session.control.info().send().await {
         Ok(_) => return Ok((session, None)),
         Err(Error::Connect { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let mut settings = arguments.settings.clone();
-    if settings.code_root.is_empty() {
-        let folder = &arguments.folder;
-        let root = folder
-            .canonicalize()
-            .map_err(|error| Failure::file(folder, &error))?;
-        settings.code_root.push(root);
-    }
+    let mut settings = settings()?;
     if settings.log_level.is_none() {
         // The function's lines are what is wanted here.
         settings.log_level = Some("warn".to_owned());

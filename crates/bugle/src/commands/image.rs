@@ -2,7 +2,7 @@
 
 mod bars;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -123,14 +123,18 @@ fn state(image: &ImageObject) -> String {
 }
 
 async fn pull(session: &Session, image: &str) -> Outcome {
-    let pull = session.control.pull_image(image);
     if session.curl {
+        let pull = session.control.pull_image(image);
         return Session::show_curl(&pull.base, &pull.call, None);
     }
+    shown(session, &[fetch(session, image).await?])
+}
+
+/// Has the platform pull an image, and shows how far it is.
+pub(super) async fn fetch(session: &Session, image: &str) -> Outcome<ImageObject> {
+    let pull = session.control.pull_image(image);
     let mut bars = Bars::new(session.quiet);
-    let image = read(pull.open().await?, &mut bars).await?;
-    drop(bars);
-    shown(session, &[image])
+    read(pull.open().await?, &mut bars).await
 }
 
 /// Reads lines until the one that ends the pull.
@@ -162,23 +166,30 @@ async fn read(mut answer: Answer, bars: &mut Bars) -> Outcome<ImageObject> {
 }
 
 async fn load(session: &Session, Load { file, name }: &Load) -> Outcome {
-    let upload = session.control.load_images(name.as_deref());
     if session.curl {
+        let upload = session.control.load_images(name.as_deref());
         let data = match file {
             Some(path) => format!("@{}", path.display()),
             None => "@-".to_owned(),
         };
         return Session::show_curl(&upload.base, &upload.call, Some(&data));
     }
-    let path = file.clone().unwrap_or_else(|| PathBuf::from("/dev/stdin"));
-    let opened = tokio::fs::File::open(&path).await;
-    let opened = opened.map_err(|error| Failure::file(&path, &error))?;
+    let path = file.as_deref().unwrap_or_else(|| Path::new("/dev/stdin"));
+    shown(session, &send(session, path, name.as_deref()).await?)
+}
+
+/// Sends an archive to the platform; yields the images in it.
+pub(super) async fn send(
+    session: &Session,
+    path: &Path,
+    name: Option<&str>,
+) -> Outcome<Vec<ImageObject>> {
+    let opened = tokio::fs::File::open(path).await;
+    let opened = opened.map_err(|error| Failure::file(path, &error))?;
     let sent = Arc::new(AtomicU64::new(0));
-    let images = {
-        let _bar = Bars::of_upload(session.quiet, &path, Arc::clone(&sent));
-        upload.send(opened, sent).await?
-    };
-    shown(session, &images)
+    let _bar = Bars::of_upload(session.quiet, path, Arc::clone(&sent));
+    let upload = session.control.load_images(name);
+    Ok(upload.send(opened, sent).await?)
 }
 
 fn shown(session: &Session, images: &[ImageObject]) -> Outcome {

@@ -28,6 +28,9 @@ pub struct ContainerConfig {
     /// How long a connection to a container is kept for the next call, in milliseconds. Less than
     /// the servers' own limit, so that no call meets a connection that is just being closed.
     pub idle_connection_millis: u64,
+    /// Adds every request to a server and the head of its answer to the function's log, for whoever
+    /// writes that server.
+    pub show_exchanges: bool,
     /// The size of the private `/dev/shm`, in MB; what is in it counts as memory of the instance.
     pub shared_memory_mb: u64,
     /// How often it is looked at how much a container has written, in milliseconds.
@@ -69,6 +72,7 @@ impl Default for ContainerConfig {
             read_only: false,
             mounts: BTreeMap::new(),
             idle_connection_millis: 1000,
+            show_exchanges: false,
             shared_memory_mb: 64,
             disk_check_millis: 1000,
             log_line_bytes: 16 * 1024,

@@ -256,6 +256,7 @@ fn watch(
         requests: launched.requests,
         lines: lines(shared, request),
         keep: Duration::from_millis(shared.config.idle_connection_millis),
+        shows: shared.config.show_exchanges,
         memory_mib: request.resources.memory.0,
         blame: Blame::Anybody,
     };

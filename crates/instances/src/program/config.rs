@@ -16,6 +16,9 @@ pub struct ProgramConfig {
     /// How long a connection to a program is kept for the next call, in milliseconds. Less than
     /// the servers' own limit, so that no call meets a connection that is just being closed.
     pub idle_connection_millis: u64,
+    /// Adds every request to a server and the head of its answer to the function's log, for whoever
+    /// writes that server.
+    pub show_exchanges: bool,
     /// The longest log line, in bytes; longer ones are cut.
     pub log_line_bytes: usize,
     /// The most log lines of one instance in a second; more are dropped and counted.
@@ -29,6 +32,7 @@ impl Default for ProgramConfig {
             first_port: 20_000,
             last_port: 29_999,
             idle_connection_millis: 1000,
+            show_exchanges: false,
             log_line_bytes: 16 * 1024,
             log_lines_per_second: 5000,
         }

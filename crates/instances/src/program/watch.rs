@@ -15,6 +15,7 @@ use super::instance::ProgramInstance;
 use super::output::Output;
 use super::process::{Process, Spawned};
 use super::request::Requests;
+use super::shown::Shown;
 use super::wire::Pool;
 use crate::child::{Blame, Child, Parent};
 use crate::output::Lines;
@@ -33,6 +34,8 @@ pub(crate) struct Served {
     /// What it was given, in MiB.
     pub(crate) memory_mib: u64,
     pub(crate) blame: Blame,
+    /// Whether what is sent and received goes to the log.
+    pub(crate) shows: bool,
 }
 
 impl fmt::Debug for Served {
@@ -70,12 +73,14 @@ impl Served {
         if let Some(group) = group {
             child.set_limits(group, self.memory_mib, self.blame);
         }
+        let shown = self.shows.then(|| Shown::new(&output));
+        let pool = Pool::new(self.address, network, self.keep).shown(shown);
         let exit = watch::Sender::new(None);
         let instance = ProgramInstance {
             id: self.id,
             process: Arc::clone(&process),
             child: Arc::clone(&child),
-            pool: Arc::new(Pool::new(self.address, network, self.keep)),
+            pool: Arc::new(pool),
             requests: self.requests,
             output: Arc::clone(&output),
             exit: exit.subscribe(),

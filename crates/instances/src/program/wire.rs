@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::network::Network;
+use super::shown::Shown;
 use crate::HttpBody;
 
 /// The most headers of an answer, and their size together with the status line.
@@ -40,6 +41,7 @@ pub(crate) struct Pool {
     network: Option<Arc<Network>>,
     keep: Duration,
     idle: Mutex<Vec<Idle>>,
+    shown: Option<Shown>,
 }
 
 #[derive(Debug)]
@@ -78,7 +80,13 @@ impl Pool {
             network,
             keep,
             idle: Mutex::default(),
+            shown: None,
         }
+    }
+
+    /// Has what goes over the connections shown.
+    pub(crate) fn shown(self, shown: Option<Shown>) -> Self {
+        Self { shown, ..self }
     }
 
     /// Sends a request, and returns when the head of the answer is there.
@@ -88,6 +96,16 @@ impl Pool {
         &self,
         message: Message,
     ) -> Result<(Wire, Response<Incoming>), Failed> {
+        let Some(shown) = &self.shown else {
+            return self.carry(message).await;
+        };
+        shown.request(&message);
+        let answered = self.carry(message).await;
+        shown.answer(&answered);
+        answered
+    }
+
+    async fn carry(&self, message: Message) -> Result<(Wire, Response<Incoming>), Failed> {
         let mut message = message;
         while let Some(mut wire) = self.take() {
             match wire.send(message).await {

@@ -1,0 +1,263 @@
+//! `bugle run`: a container image as a function, on the spot.
+//!
+//! It talks to the platform that runs, or runs one itself for as long as it lasts. What the platform
+//! sends to the container and what comes back is among the function's log lines, if the platform
+//! was started here.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bugle_api::{CustomContainerConfig, ExtendedMetaData, FunctionRequest, Initializer};
+use clap::Args;
+
+use super::{deploy, dev, image, invoke, logs, serve};
+use crate::arguments::Global;
+use crate::failure::{Failure, Outcome, exit};
+use crate::names;
+use crate::output;
+use crate::session::{Session, curl};
+use crate::settings::Settings;
+
+/// The parts of the configuration that show what goes to and fro.
+const SHOW_EXCHANGES: &str = "containers.show_exchanges=true";
+
+/// The longest name that is made of an image's.
+const LONGEST_NAME: usize = 40;
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  bugle run registry.example/team/thumbnail:1.4
+  bugle run thumbnail.tar --invoke '{\"width\": 100}'
+  bugle run --http -e GREETING=hello registry.example/team/shop")]
+pub(crate) struct Arguments {
+    /// The image: host[:port]/path[:tag][@digest], or a file that `docker save` or `skopeo` wrote.
+    image: String,
+    /// The server has paths of its own; without it, an event is `POST /invoke`.
+    #[arg(long)]
+    http: bool,
+    /// The function's name; made of the image's when it is missing.
+    #[arg(long)]
+    name: Option<String>,
+    /// A variable of the container.
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    environment: Vec<(String, String)>,
+    /// Takes the place of the image's entry point; parts are separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    command: Vec<String>,
+    /// Takes the place of the image's arguments; separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    args: Vec<String>,
+    /// Memory, in MB.
+    #[arg(long, value_name = "MB", default_value_t = 512)]
+    memory: i64,
+    /// Thousandths of a core.
+    #[arg(long, value_name = "MILLIS", default_value_t = 1000)]
+    cpu: i64,
+    /// The longest a call may take, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout: i64,
+    /// Has `POST /init` succeed within this many seconds, or the start fail.
+    #[arg(long, value_name = "SECONDS")]
+    init: Option<i64>,
+    /// Calls that one container serves at once.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    concurrency: u32,
+    /// Calls the function with this event, and prints the answer.
+    #[arg(long, value_name = "EVENT", conflicts_with = "http")]
+    invoke: Option<String>,
+    /// Stops after that call.
+    #[arg(long, requires = "invoke")]
+    once: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=');
+    let (name, value) = pair.ok_or("a variable is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+pub(crate) fn run(arguments: &Arguments, global: &Global) -> Outcome {
+    serve::runtime()?.block_on(async {
+        let asked = serve::asked_to_stop()?;
+        let settings = || {
+            let mut settings = arguments.settings.clone();
+            settings.set.push(SHOW_EXCHANGES.to_owned());
+            Ok(settings)
+        };
+        let (session, platform) = dev::platform(global, settings).await?;
+        let outcome = tokio::select! {
+            biased;
+            () = asked => Err(Failure::interrupted()),
+            outcome = serve_image(&session, arguments) => outcome,
+        };
+        // What was made on the spot goes with it.
+        let name = names::full(&arguments.name());
+        let _ = session.control.delete(&name, None).send().await;
+        if let Some(platform) = platform {
+            let stopped = platform.stopped(std::future::ready(())).await;
+            stopped.map_err(|text| Failure::new(exit::REFUSED, text))?;
+        }
+        outcome
+    })
+}
+
+async fn serve_image(session: &Session, arguments: &Arguments) -> Outcome {
+    let image = fetch(session, &arguments.image).await?;
+    let request = arguments.request(&image);
+    let function = deploy::bring(session, &request).await?.function;
+    // Before the first call, which may have something to say.
+    let log = session.control.logs(&function.name, 0, None, true);
+    let log = log.open().await?;
+    say_how_to_call(session, arguments, &function.name).await?;
+    let follow = async {
+        logs::read(log, |entry| {
+            output::note(&logs::line(entry));
+            Ok(())
+        })
+        .await?;
+        Err(logs::stopped())
+    };
+    let work = async {
+        if let Some(event) = &arguments.invoke {
+            let called = invoke::call(session, &function.name, event).await;
+            if arguments.once {
+                return called;
+            }
+            if let Err(failure) = called {
+                failure.print();
+            }
+        }
+        session.note("running; Ctrl-C to stop");
+        std::future::pending().await
+    };
+    tokio::select! {
+        outcome = follow => outcome,
+        outcome = work => outcome,
+    }
+}
+
+/// Has the image on the platform's machine, and gives the name it has there.
+async fn fetch(session: &Session, image: &str) -> Outcome<String> {
+    let file = Path::new(image);
+    if !file.is_file() {
+        image::fetch(session, image).await?;
+        return Ok(image.to_owned());
+    }
+    let loaded = image::send(session, file, None).await?;
+    let named = loaded
+        .into_iter()
+        .find_map(|one| one.names.into_iter().next());
+    named.ok_or_else(|| {
+        let text = format!("{image} does not say what its image is called");
+        Failure::new(exit::REFUSED, text)
+            .hint("`bugle image load --name NAME FILE` names it; run it by that name then")
+    })
+}
+
+async fn say_how_to_call(session: &Session, arguments: &Arguments, name: &str) -> Outcome {
+    let gateway = session.gateway().await?;
+    if arguments.http {
+        let path = name.trim_start_matches("0@").replace('@', "/");
+        session.note(&format!(
+            "curl {gateway}/functions/{}/{path}/",
+            session.tenant
+        ));
+        return Ok(());
+    }
+    let event = arguments.invoke.as_deref().unwrap_or("{}");
+    let call = invoke::event_call(session, name, Some(event))?;
+    session.note(&curl(gateway, &call, None));
+    Ok(())
+}
+
+impl Arguments {
+    fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| name_of(&self.image))
+    }
+
+    fn request(&self, image: &str) -> FunctionRequest {
+        let list = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
+        let initializer = self
+            .init
+            .map_or_else(Initializer::default, |limit| Initializer {
+                initializer_handler: "-".to_owned(),
+                initializer_timeout: limit,
+            });
+        let variables: BTreeMap<_, _> = self.environment.iter().cloned().collect();
+        FunctionRequest {
+            name: Some(names::full(&self.name())),
+            runtime: Some(if self.http { "http" } else { "custom image" }.to_owned()),
+            handler: Some("-".to_owned()),
+            kind: Some("faas".to_owned()),
+            cpu: Some(self.cpu),
+            memory: Some(self.memory),
+            timeout: Some(self.timeout),
+            concurrent_num: Some(self.concurrency.to_string()),
+            // It is there at once, and a mistake shows without a call.
+            min_instance: Some("1".to_owned()),
+            environment: Some(variables),
+            extended_meta_data: Some(ExtendedMetaData {
+                custom_container_config: CustomContainerConfig {
+                    image: image.to_owned(),
+                    command: list(&self.command),
+                    args: list(&self.args),
+                    ..CustomContainerConfig::default()
+                },
+                initializer,
+                ..ExtendedMetaData::default()
+            }),
+            ..FunctionRequest::default()
+        }
+    }
+}
+
+/// A function's name for an image: the last part of its path, without what names may not have.
+fn name_of(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    let last = last.split(['@', ':']).next().unwrap_or(last);
+    let last = last.strip_suffix(".tar").unwrap_or(last);
+    let clean: String = last
+        .to_lowercase()
+        .chars()
+        .map(|one| {
+            if one.is_ascii_alphanumeric() {
+                one
+            } else {
+                '-'
+            }
+        })
+        .take(LONGEST_NAME)
+        .collect();
+    let clean = clean.trim_matches(|one: char| !one.is_ascii_alphanumeric());
+    match clean.chars().next() {
+        Some(first) if first.is_ascii_alphabetic() => clean.to_owned(),
+        _ => format!("image-{clean}").trim_end_matches('-').to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_is_called_as_the_image_is() {
+        for (image, name) in [
+            ("registry.example:5000/team/thumb_nail:1.4", "thumb-nail"),
+            ("busybox@sha256:12", "busybox"),
+            ("out/Shop.tar", "shop"),
+            ("2048:latest", "image-2048"),
+            ("_", "image"),
+        ] {
+            assert_eq!(name_of(image), name, "{image}");
+        }
+    }
+
+    #[test]
+    fn a_variable_has_a_name_and_a_value() {
+        assert_eq!(variable("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));
+        assert!(variable("A").is_err());
+    }
+}

@@ -2,6 +2,7 @@
 //! files; by the command line and by the interface.
 #![cfg(test)]
 
+mod functions;
 mod registry;
 mod writer;
 

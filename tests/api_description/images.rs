@@ -45,7 +45,7 @@ fn archive() -> Bytes {
     tar(&files).into()
 }
 
-fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (path, data) in files {
         let mut header = Header::new_gnu();

@@ -32,6 +32,11 @@ async fn the_command_line_does_what_it_says() {
 }
 
 #[tokio::test]
+async fn packages_does_what_it_says() {
+    run("docs/packages.md").await;
+}
+
+#[tokio::test]
 async fn the_hello_example_does_what_it_says() {
     run("examples/hello/README.md").await;
 }

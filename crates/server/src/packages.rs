@@ -121,8 +121,13 @@ pub(crate) async fn sweep(uploads: Arc<Uploads>, stop: CancellationToken) {
 /// The routes, with their part of the document.
 pub(crate) fn router() -> OpenApiRouter<Arc<Uploads>> {
     OpenApiRouter::new()
-        .routes(routes!(upload, list))
-        .routes(routes!(upload_as, download, look, remove))
+        .routes(routes!(upload_package, list_packages))
+        .routes(routes!(
+            put_package,
+            download_package,
+            look_for_package,
+            remove_package
+        ))
 }
 
 /// What went wrong, for the person who asked. What is the platform's own goes to its log.
@@ -238,7 +243,7 @@ async fn store(
         (status = 500, body = ErrorBody, description = "the store cannot be used"),
     )
 )]
-async fn upload(
+async fn upload_package(
     State(uploads): State<Arc<Uploads>>,
     headers: HeaderMap,
     body: Body,
@@ -263,7 +268,7 @@ async fn upload(
         (status = 500, body = ErrorBody, description = "the store cannot be used"),
     )
 )]
-async fn upload_as(
+async fn put_package(
     State(uploads): State<Arc<Uploads>>,
     headers: HeaderMap,
     Segment(sha512): Segment,
@@ -284,7 +289,7 @@ async fn upload_as(
         (status = 500, body = ErrorBody, description = "the store cannot be used"),
     )
 )]
-async fn list(
+async fn list_packages(
     State(uploads): State<Arc<Uploads>>,
     headers: HeaderMap,
 ) -> Result<axum::Json<PackageList>, bugle_api::Error> {
@@ -310,7 +315,7 @@ async fn list(
         (status = 500, body = ErrorBody, description = "the store cannot be used"),
     )
 )]
-async fn download(
+async fn download_package(
     State(uploads): State<Arc<Uploads>>,
     headers: HeaderMap,
     Segment(sha512): Segment,
@@ -337,7 +342,7 @@ async fn download(
         (status = 500, description = "the store cannot be used"),
     )
 )]
-async fn look(
+async fn look_for_package(
     State(uploads): State<Arc<Uploads>>,
     headers: HeaderMap,
     Segment(sha512): Segment,
@@ -371,7 +376,7 @@ fn headers_of(bytes: u64) -> [(header::HeaderName, String); 2] {
         (status = 500, body = ErrorBody, description = "the store cannot be used"),
     )
 )]
-async fn remove(
+async fn remove_package(
     State(uploads): State<Arc<Uploads>>,
     headers: HeaderMap,
     Segment(sha512): Segment,

@@ -78,13 +78,8 @@ pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
 /// Brings the function in `folder` onto the platform as it is there.
 pub(crate) async fn deploy(session: &Session, folder: &Path, way: Way) -> Outcome<Deployed> {
     let request = prepare(session, folder, way).await?;
-    bring(session, &request).await
-}
-
-/// Registers a function, or updates the one of that name.
-pub(crate) async fn bring(session: &Session, request: &FunctionRequest) -> Outcome<Deployed> {
     for _ in 0..ATTEMPTS {
-        match attempt(session, request).await {
+        match attempt(session, &request).await {
             // Somebody registered or updated it in this moment.
             Err(error)
                 if [Code::FunctionNameExist, Code::RevisionIDError]

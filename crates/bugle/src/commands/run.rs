@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bugle_api::{CustomContainerConfig, ExtendedMetaData, FunctionRequest, Initializer};
+use bugle_api::{
+    CustomContainerConfig, ExtendedMetaData, FunctionObject, FunctionRequest, Initializer,
+};
+use bugle_types::Code;
 use clap::Args;
 
-use super::{deploy, dev, image, invoke, logs, serve};
+use super::{dev, image, invoke, logs, serve};
 use crate::arguments::Global;
 use crate::failure::{Failure, Outcome, exit};
 use crate::names;
@@ -20,6 +23,9 @@ use crate::settings::Settings;
 
 /// The parts of the configuration that show what goes to and fro.
 const SHOW_EXCHANGES: &str = "containers.show_exchanges=true";
+
+/// Says of a function that it was made here and may be replaced.
+const MADE_HERE: &str = "made by bugle run";
 
 /// The longest name that is made of an image's.
 const LONGEST_NAME: usize = 40;
@@ -82,20 +88,31 @@ fn variable(text: &str) -> Result<(String, String), String> {
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> Outcome {
     serve::runtime()?.block_on(async {
         let asked = serve::asked_to_stop()?;
+        tokio::pin!(asked);
         let settings = || {
             let mut settings = arguments.settings.clone();
             settings.set.push(SHOW_EXCHANGES.to_owned());
             Ok(settings)
         };
         let (session, platform) = dev::platform(global, settings).await?;
-        let outcome = tokio::select! {
+        let made = tokio::select! {
             biased;
-            () = asked => Err(Failure::interrupted()),
-            outcome = serve_image(&session, arguments) => outcome,
+            () = &mut asked => Err(Failure::interrupted()),
+            made = make(&session, arguments) => made,
         };
-        // What was made on the spot goes with it.
-        let name = names::full(&arguments.name());
-        let _ = session.control.delete(&name, None).send().await;
+        let outcome = match made {
+            Ok(function) => {
+                let outcome = tokio::select! {
+                    biased;
+                    () = &mut asked => Err(Failure::interrupted()),
+                    outcome = show(&session, arguments, &function) => outcome,
+                };
+                // What was made on the spot goes with it.
+                let _ = session.control.delete(&function.name, None).send().await;
+                outcome
+            }
+            Err(failure) => Err(failure),
+        };
         if let Some(platform) = platform {
             let stopped = platform.stopped(std::future::ready(())).await;
             stopped.map_err(|text| Failure::new(exit::REFUSED, text))?;
@@ -104,10 +121,33 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Outcome {
     })
 }
 
-async fn serve_image(session: &Session, arguments: &Arguments) -> Outcome {
+/// Makes a function of the image.
+async fn make(session: &Session, arguments: &Arguments) -> Outcome<FunctionObject> {
+    make_room(session, arguments).await?;
     let image = fetch(session, &arguments.image).await?;
-    let request = arguments.request(&image);
-    let function = deploy::bring(session, &request).await?.function;
+    let register = session.control.register(&arguments.request(&image));
+    Ok(register.send().await?)
+}
+
+/// Makes sure that no function has the name, other than one that an earlier run left behind.
+async fn make_room(session: &Session, arguments: &Arguments) -> Outcome {
+    let name = names::full(&arguments.name());
+    match session.control.function(&name, None).send().await {
+        Ok(found) if found.description == MADE_HERE => {
+            session.control.delete(&name, None).send().await?;
+            Ok(())
+        }
+        Ok(_) => Err(Failure::new(
+            exit::CONFLICT,
+            format!("there is a function {name} already"),
+        )
+        .hint("--name gives this one another name")),
+        Err(error) if error.code() == Some(Code::FunctionNotFound.number()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn show(session: &Session, arguments: &Arguments, function: &FunctionObject) -> Outcome {
     // Before the first call, which may have something to say.
     let log = session.control.logs(&function.name, 0, None, true);
     let log = log.open().await?;
@@ -189,6 +229,7 @@ impl Arguments {
         let variables: BTreeMap<_, _> = self.environment.iter().cloned().collect();
         FunctionRequest {
             name: Some(names::full(&self.name())),
+            description: Some(MADE_HERE.to_owned()),
             runtime: Some(if self.http { "http" } else { "custom image" }.to_owned()),
             handler: Some("-".to_owned()),
             kind: Some("faas".to_owned()),

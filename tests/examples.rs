@@ -112,16 +112,23 @@ async fn top_words_gives_its_answers() {
 
 #[test]
 fn no_example_is_without_a_test() {
-    let tested = include_str!("examples.rs");
-    for entry in std::fs::read_dir(examples()).unwrap().flatten() {
-        if entry.path().is_dir() {
-            let name = entry.file_name().into_string().unwrap();
-            assert!(
-                tested.contains(&format!("check(\"{name}\")")),
-                "{name} has no test"
-            );
-        }
+    let images = "images";
+    for name in folders(&examples()).filter(|name| name != images) {
+        let tested = include_str!("examples.rs").contains(&format!("check(\"{name}\")"));
+        assert!(tested, "{name} has no test");
     }
+    for name in folders(&examples().join(images)) {
+        let tests = include_str!("images/functions.rs");
+        let tested = tests.contains(&format!("built(&site, \"{name}\")"));
+        assert!(tested, "the image {name} has no test");
+    }
+}
+
+fn folders(of: &Path) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(of).unwrap().flatten();
+    entries
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
 }
 
 fn examples() -> PathBuf {

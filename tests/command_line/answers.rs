@@ -99,7 +99,7 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
         ("bugle list", "NAME "),
         ("bugle invoke big -o json", "{\n  \""),
         ("bugle completion bash", "_bugl"),
-        ("bugle config dump", "[conf"),
+        ("bugle config dump", "[addr"),
     ] {
         let line = format!("{command} | head -c 5; echo; echo ${{PIPESTATUS[0]}}");
         let said = console.shell(&line).await.expect(0);

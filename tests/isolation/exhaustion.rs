@@ -41,7 +41,7 @@ async fn a_memory_hog_is_ended_and_told_its_limit() {
         let answer = send(&platform, &function, &json!({"do": "hog()"})).await;
         let text = answer.text();
         assert!(answer.status >= 500, "{text}");
-        assert!(text.contains("memory limit: 128MB"), "{text}");
+        assert!(text.contains("out of memory, limit 128 MB"), "{text}");
         assert!(begin.elapsed() < Duration::from_secs(20));
         is_fine(&platform, &neighbour).await;
         assert_eq!(evaluate(&platform, &function, "1 + 1").await, 2);

@@ -8,7 +8,7 @@
 //! policy ([`address`]).
 //!
 //! ```
-//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
 //! use bugle_artifacts::{CodeRoots, Config, Foundation, Packages};
 //! use bugle_types::{CodeLocation, Generation, TenantId};
 //!

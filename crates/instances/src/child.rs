@@ -70,17 +70,17 @@ impl Ended {
         else {
             return self;
         };
-        let peak_memory = peak_memory.max(counted.peak_memory);
         let killed = ExitStatus::from_raw(status).signal() == Some(SIGKILL);
         if (killed || blame == Blame::Anybody) && counted.killed > 0 {
             return Self::OutOfMemory {
                 limit_mib,
-                peak_memory,
+                // Without what the process shares with its parent, which its limit does not count.
+                peak_memory: counted.peak_memory,
             };
         }
         Self::Status {
             status,
-            peak_memory,
+            peak_memory: peak_memory.max(counted.peak_memory),
         }
     }
 }

@@ -159,7 +159,7 @@ impl fmt::Display for ExitCause {
                 write!(
                     f,
                     "runtime memory limit exceeded, memory used: {whole}.{rest:02}MB, memory \
-                     limit: {limit_mib}MB"
+                     limit: {limit_mib}MB (out of memory, limit {limit_mib} MB)"
                 )
             }
             Self::OutOfDisk { limit_mib } => {

@@ -122,7 +122,10 @@ fn out_of_memory_is_told_with_the_limit_and_the_peak() {
             text.starts_with("runtime memory limit exceeded, memory used: 12"),
             "{text}"
         );
-        assert!(text.ends_with("MB, memory limit: 128MB"), "{text}");
+        assert!(
+            text.contains("MB, memory limit: 128MB (out of memory, limit 128 MB)"),
+            "{text}"
+        );
         let exit = running.0.exited().await;
         assert!(
             matches!(exit.cause, ExitCause::OutOfMemory { .. }),

@@ -391,7 +391,7 @@ async fn a_memory_hog_is_told_its_limit_and_its_neighbour_goes_on() {
     let text = exit.cause.to_string();
     assert!(
         text.starts_with("runtime memory limit exceeded, memory used: 6")
-            && text.ends_with("MB, memory limit: 64MB"),
+            && text.ends_with("MB, memory limit: 64MB (out of memory, limit 64 MB)"),
         "{text}"
     );
     assert!(exit.peak_memory >= 60 << 20, "{}", exit.peak_memory);

@@ -114,7 +114,7 @@ pub struct InstanceStatus {
 
 /// One line that a function wrote: an entry of `GET /bugle/v1/functions/{name}/logs`, one JSON object a
 /// line, or the data of one server-sent event with `follow=true`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogEntry {
     /// When the platform read it: UTC, `YYYY-MM-DD hh:mm:ss.mmm UTC`.
     pub time: String,

@@ -54,7 +54,10 @@ pub(crate) fn stopped() -> Failure {
 }
 
 /// Reads entries until there are no more.
-pub(crate) async fn read(mut answer: Answer, print: impl Fn(&LogEntry) -> Outcome) -> Outcome {
+pub(crate) async fn read(
+    mut answer: Answer,
+    mut print: impl FnMut(&LogEntry) -> Outcome,
+) -> Outcome {
     let mut rest = Vec::new();
     while let Some(piece) = answer.next().await? {
         rest.extend_from_slice(&piece);

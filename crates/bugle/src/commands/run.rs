@@ -4,9 +4,11 @@
 //! sends to the container and what comes back is among the function's log lines, if the platform
 //! was started here.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
+use bugle_api::operator::LogEntry;
 use bugle_api::{
     CustomContainerConfig, ExtendedMetaData, FunctionObject, FunctionRequest, Initializer,
 };
@@ -26,6 +28,9 @@ const SHOW_EXCHANGES: &str = "containers.show_exchanges=true";
 
 /// Says of a function that it was made here and may be replaced.
 const MADE_HERE: &str = "made by bugle run";
+
+/// The lines of the function's log that are looked at for what was not shown yet.
+const LOG_LINES: usize = 1000;
 
 /// The longest name that is made of an image's.
 const LONGEST_NAME: usize = 40;
@@ -95,17 +100,22 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Outcome {
             Ok(settings)
         };
         let (session, platform) = dev::platform(global, settings).await?;
+        let made = async {
+            // An earlier run of this name has left its log.
+            let log = Log::before(&session, names::full(&arguments.name())).await?;
+            Ok((make(&session, arguments).await?, log))
+        };
         let made = tokio::select! {
             biased;
             () = &mut asked => Err(Failure::interrupted()),
-            made = make(&session, arguments) => made,
+            made = made => made,
         };
         let outcome = match made {
-            Ok(function) => {
+            Ok((function, log)) => {
                 let outcome = tokio::select! {
                     biased;
                     () = &mut asked => Err(Failure::interrupted()),
-                    outcome = show(&session, arguments, &function) => outcome,
+                    outcome = show(&session, arguments, &log) => outcome,
                 };
                 // What was made on the spot goes with it.
                 let _ = session.control.delete(&function.name, None).send().await;
@@ -147,14 +157,14 @@ async fn make_room(session: &Session, arguments: &Arguments) -> Outcome {
     }
 }
 
-async fn show(session: &Session, arguments: &Arguments, function: &FunctionObject) -> Outcome {
+async fn show(session: &Session, arguments: &Arguments, log: &Log) -> Outcome {
     // Before the first call, which may have something to say.
-    let log = session.control.logs(&function.name, 0, None, true);
-    let log = log.open().await?;
-    say_how_to_call(session, arguments, &function.name).await?;
+    let lines = session.control.logs(&log.name, LOG_LINES, None, true);
+    let lines = lines.open().await?;
+    say_how_to_call(session, arguments, &log.name).await?;
     let follow = async {
-        logs::read(log, |entry| {
-            output::note(&logs::line(entry));
+        logs::read(lines, |entry| {
+            log.show(entry);
             Ok(())
         })
         .await?;
@@ -162,8 +172,9 @@ async fn show(session: &Session, arguments: &Arguments, function: &FunctionObjec
     };
     let work = async {
         if let Some(event) = &arguments.invoke {
-            let called = invoke::call(session, &function.name, event).await;
+            let called = invoke::call(session, &log.name, event).await;
             if arguments.once {
+                log.catch_up(session).await?;
                 return called;
             }
             if let Err(failure) = called {
@@ -176,6 +187,62 @@ async fn show(session: &Session, arguments: &Arguments, function: &FunctionObjec
     tokio::select! {
         outcome = follow => outcome,
         outcome = work => outcome,
+    }
+}
+
+/// The function's log, as far as it has been shown.
+struct Log {
+    name: String,
+    /// The instances of earlier runs.
+    earlier: HashSet<String>,
+    last: RefCell<Option<LogEntry>>,
+}
+
+impl Log {
+    async fn before(session: &Session, name: String) -> Outcome<Self> {
+        let mut earlier = HashSet::new();
+        let lines = session.control.logs(&name, LOG_LINES, None, false);
+        match lines.open().await {
+            Ok(lines) => {
+                logs::read(lines, |entry| {
+                    earlier.insert(entry.instance.clone());
+                    Ok(())
+                })
+                .await?;
+            }
+            Err(error) if error.code() == Some(Code::FunctionNotFound.number()) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Self {
+            name,
+            earlier,
+            last: RefCell::new(None),
+        })
+    }
+
+    fn show(&self, entry: &LogEntry) {
+        if !self.earlier.contains(&entry.instance) {
+            output::note(&logs::line(entry));
+            *self.last.borrow_mut() = Some(entry.clone());
+        }
+    }
+
+    /// Shows what the log has and whoever follows it has not got yet.
+    async fn catch_up(&self, session: &Session) -> Outcome {
+        let lines = session.control.logs(&self.name, LOG_LINES, None, false);
+        let mut entries = Vec::new();
+        logs::read(lines.open().await?, |entry| {
+            entries.push(entry.clone());
+            Ok(())
+        })
+        .await?;
+        let last = self.last.borrow().clone();
+        let shown = entries
+            .iter()
+            .rposition(|entry| Some(entry) == last.as_ref())
+            .map_or(0, |at| at + 1);
+        entries[shown..].iter().for_each(|entry| self.show(entry));
+        Ok(())
     }
 }
 

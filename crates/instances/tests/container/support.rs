@@ -194,6 +194,8 @@ pub(crate) struct Machine {
     pub(crate) folder: Arc<tempfile::TempDir>,
     shelf: Arc<Shelf>,
     next: AtomicU32,
+    /// The command that makes the containers, where the platform does not.
+    command: Option<PathBuf>,
 }
 
 /// What a test changes of a function.
@@ -254,6 +256,7 @@ impl Machine {
             cell: cell(),
         };
         let machine = Self {
+            command: (config.runtime == ContainerRuntime::Oci).then(|| config.oci_command.clone()),
             driver: ContainerDriver::new(config, dependencies),
             log,
             folder,
@@ -262,6 +265,11 @@ impl Machine {
         };
         machine.shelve("usual", &[usual()], |_| {});
         machine
+    }
+
+    /// Whether containers are made by the command of this name.
+    pub(crate) fn is_made_by(&self, command: &str) -> bool {
+        matches!(&self.command, Some(path) if path.ends_with(command))
     }
 
     /// Adds an image.

@@ -14,6 +14,7 @@ mod function;
 mod lease;
 mod live;
 mod metrics;
+pub mod placement;
 mod scheduler;
 mod status;
 #[cfg(any(test, feature = "testing"))]

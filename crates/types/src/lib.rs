@@ -1,5 +1,5 @@
-//! The vocabulary of Bugle: names, URNs, versions, units, resources, function specifications,
-//! inner codes.
+//! The vocabulary of Bugle: names, URNs, versions, units, resources, specifications of functions and
+//! of [Pod pools](pool), inner codes.
 //!
 //! A value of a type here is a valid value: constructors are `FromStr` or `TryFrom`, `Display` is
 //! the canonical text. Nothing here is asynchronous, reads a clock or does I/O, and every other
@@ -20,6 +20,7 @@ mod function;
 mod graph;
 mod image;
 mod name;
+pub mod pool;
 mod report;
 mod resources;
 mod runtime;

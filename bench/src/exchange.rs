@@ -31,7 +31,7 @@ pub(crate) fn http(binary: &Path, effort: Effort, figures: &mut Figures) -> anyh
         let (status, body) = load::once(address, &load::request(address, path, Some(EVENT)))?;
         ensure!(status == 200, "{status}: {body}");
     }
-    for connections in [1, 16, 64] {
+    for &connections in effort.http_connections {
         let pair = || -> anyhow::Result<[Round; 2]> {
             let side = |(address, path): (SocketAddr, &str)| {
                 let request = load::request(address, path, Some(EVENT));

@@ -18,7 +18,7 @@ use crate::platform::{Folders, Platform, pause};
 
 /// The layers of the image in MiB, unpacked: a distribution, its packages, an interpreter with its
 /// libraries, an application. Together 1 GB.
-const LAYERS: [usize; 5] = [80, 300, 400, 150, 24];
+const LAYERS: [f64; 5] = [80.0, 300.0, 400.0, 150.0, 24.0];
 
 /// What a file of it has on average, in bytes. Images of this size have some ten thousand files.
 const FILE: usize = 30_000;
@@ -37,23 +37,32 @@ pub(crate) fn pull(binary: &Path, effort: Effort, figures: &mut Figures) -> anyh
         ensure!(found.is_ok(), "{program} is missing; install {package}");
     }
     let registry = Registry::start()?;
-    registry.fill()?;
+    let layers = LAYERS.map(|mib| bytes(mib * effort.image_share));
+    registry.fill(&layers)?;
     let (mut ratios, mut seconds, mut peaks) = (Vec::new(), Vec::new(), Vec::new());
-    // Half as many as elsewhere: each side takes seconds, and writes a gigabyte.
-    for _ in 0..effort.pairs.div_ceil(2) {
+    for _ in 0..effort.image_pulls {
         let (ours, peak) = registry.pulled_by_bugle(binary)?;
         let theirs = registry.pulled_by_others()?;
         ratios.push(ours / theirs);
         seconds.push(ours);
         peaks.push(peak);
     }
-    let size: usize = LAYERS.iter().sum();
+    let size = layers.iter().sum::<usize>() >> 20;
     let what = format!("pull and unpack an image of {size} MiB ÷ `skopeo copy` and `umoci unpack`");
     figures.add("image_pull_ratio", "", what, ratios);
     figures.add("image_pull_s", "s", "the same, alone", seconds);
     let what = "peak memory of the platform from its start to the end of the pull";
     figures.add("image_pull_peak_mb", "MB", what, peaks);
     Ok(())
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "sizes of layers"
+)]
+fn bytes(mib: f64) -> usize {
+    (mib * 1_048_576.0) as usize
 }
 
 /// A registry on loopback; killed when dropped.
@@ -112,9 +121,9 @@ impl Registry {
     }
 
     /// Makes the image and pushes it, packed as `skopeo` packs.
-    fn fill(&self) -> anyhow::Result<()> {
+    fn fill(&self, layers: &[usize]) -> anyhow::Result<()> {
         let archive = self.folder.path().join("image.tar");
-        write_archive(&archive)?;
+        write_archive(&archive, layers)?;
         let from = format!("docker-archive:{}", archive.display());
         let to = format!("docker://{}/{NAME}", self.address);
         run(Command::new("skopeo").args([
@@ -185,13 +194,13 @@ fn peak_mb(pid: u32) -> anyhow::Result<f64> {
 }
 
 /// Writes the image as `docker save` does.
-fn write_archive(path: &Path) -> anyhow::Result<()> {
+fn write_archive(path: &Path, sizes: &[usize]) -> anyhow::Result<()> {
     let folder = tempfile::tempdir_in(path.parent().context("a folder")?)?;
     let mut source = Source::new();
     let mut layers = Vec::new();
-    for (number, mib) in LAYERS.into_iter().enumerate() {
+    for (number, &bytes) in sizes.iter().enumerate() {
         let layer = folder.path().join(number.to_string());
-        layers.push((write_layer(&layer, number, mib << 20, &mut source)?, layer));
+        layers.push((write_layer(&layer, number, bytes, &mut source)?, layer));
     }
     let ids: Vec<_> = layers.iter().map(|(id, _)| id.as_str()).collect();
     let config = serde_json::json!({

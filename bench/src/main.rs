@@ -22,7 +22,7 @@ mod warm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -41,9 +41,9 @@ struct Arguments {
     /// The binary to measure.
     #[arg(long, default_value = "target/release/bugle")]
     binary: PathBuf,
-    /// Only the scenarios whose name contains this.
-    #[arg(long)]
-    only: Option<String>,
+    /// Only the scenarios whose names contain one of these, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 /// How long and how often is measured.
@@ -53,6 +53,8 @@ struct Effort {
     pairs: usize,
     /// Length of one side of a pair.
     round: Duration,
+    /// Connections with which a function that is a web server is asked.
+    http_connections: &'static [usize],
     /// Rounds of each further peer.
     peer_rounds: usize,
     /// Length of one of them.
@@ -73,6 +75,10 @@ struct Effort {
     sustained: Duration,
     /// Functions of a large platform.
     many: usize,
+    /// How often an image is pulled by each side.
+    image_pulls: usize,
+    /// The image's size ÷ 1 GB.
+    image_share: f64,
     /// Containers that are started one after the other.
     container_starts: usize,
     /// How often a hundred are started and stopped.
@@ -83,6 +89,7 @@ impl Effort {
     const FULL: Self = Self {
         pairs: 9,
         round: Duration::from_secs(4),
+        http_connections: &[1, 16, 64],
         peer_rounds: 5,
         peer_round: Duration::from_secs(2),
         cold_starts: 100,
@@ -93,12 +100,15 @@ impl Effort {
         instances: 500,
         sustained: Duration::from_mins(1),
         many: 100_000,
+        image_pulls: 5,
+        image_share: 1.0,
         container_starts: 100,
         container_rounds: 20,
     };
     const QUICK: Self = Self {
         pairs: 5,
-        round: Duration::from_millis(1200),
+        round: Duration::from_secs(1),
+        http_connections: &[16],
         peer_rounds: 1,
         peer_round: Duration::from_millis(700),
         cold_starts: 100,
@@ -109,6 +119,8 @@ impl Effort {
         instances: 100,
         sustained: Duration::from_secs(10),
         many: 100_000,
+        image_pulls: 1,
+        image_share: 0.15,
         container_starts: 30,
         container_rounds: 1,
     };
@@ -127,13 +139,15 @@ fn main() -> anyhow::Result<ExitCode> {
         "{} does not exist; build it with `cargo build --release`, or run `cargo xtask bench`",
         binary.display()
     );
-    let only = arguments.only.as_deref();
-    let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
+    let only = &arguments.only;
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| name.contains(only));
     let mut figures = Figures::default();
     for (name, scenario) in scenarios::ALL {
         if wanted(name) {
-            eprintln!("measuring {name} …");
+            eprint!("measuring {name} …");
+            let begin = Instant::now();
             scenario(&binary, effort, &mut figures).with_context(|| format!("scenario {name}"))?;
+            eprintln!(" {:.1} s", begin.elapsed().as_secs_f64());
         }
     }
     let folder = PathBuf::from("target/bench");

@@ -24,7 +24,7 @@ use http::Uri;
 use http::uri::Scheme;
 use serde::{Deserialize, Serialize};
 
-pub use client::{CertificateError, Client, client};
+pub use client::{CertificateError, Client, Secured, client};
 pub use connect::{ConnectError, Connector};
 use rule::Rule;
 pub use rule::RuleError;

@@ -11,8 +11,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::rand;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bugle_types::{FunctionName, SealedEnvironment, TenantId};
@@ -21,7 +20,7 @@ const KEY_BYTES: usize = 32;
 
 /// The key of this deployment.
 pub struct Keyring {
-    key: RandomizedNonceKey,
+    key: LessSafeKey,
 }
 
 impl fmt::Debug for Keyring {
@@ -81,9 +80,10 @@ impl Keyring {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => make(folder, &path)?,
             Err(source) => return Err(Error::Io { path, source }),
         };
-        let key =
-            RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| Error::NoKey { path })?;
-        Ok(Self { key })
+        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| Error::NoKey { path })?;
+        Ok(Self {
+            key: LessSafeKey::new(key),
+        })
     }
 
     /// Encrypts the variables of a function; without variables there is nothing to hide.
@@ -150,12 +150,12 @@ impl Keyring {
     }
 
     fn seal_for(&self, owner: Vec<u8>, text: &str) -> Result<String, Error> {
+        let mut sealed = random::<NONCE_LEN>()?.to_vec();
+        let nonce = Nonce::try_assume_unique_for_key(&sealed).map_err(|_| Error::NoRandomness)?;
         let mut bytes = text.as_bytes().to_vec();
-        let nonce = self
-            .key
-            .seal_in_place_append_tag(Aad::from(owner), &mut bytes)
+        self.key
+            .seal_in_place_append_tag(nonce, Aad::from(owner), &mut bytes)
             .map_err(|_| Error::NoRandomness)?;
-        let mut sealed = nonce.as_ref().to_vec();
         sealed.append(&mut bytes);
         Ok(STANDARD.encode(sealed))
     }
@@ -216,11 +216,17 @@ fn read(path: &Path, mut file: File) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
+/// Random numbers of the system's: the library's own take 50 ms to come up.
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| Error::NoRandomness)?;
+    Ok(bytes)
+}
+
 /// Makes the key. It is on disk under its name, whole, before anything is encrypted with it: a crash
 /// in between leaves no key that something depends on.
 fn make(folder: &Path, path: &Path) -> Result<Vec<u8>, Error> {
-    let mut bytes = vec![0; KEY_BYTES];
-    rand::fill(&mut bytes).map_err(|_| Error::NoRandomness)?;
+    let bytes = random::<KEY_BYTES>()?;
     let draft = folder.join(".environment.key.new");
     let write = || -> std::io::Result<()> {
         let mut options = OpenOptions::new();
@@ -239,7 +245,7 @@ fn make(folder: &Path, path: &Path) -> Result<Vec<u8>, Error> {
         path: path.to_owned(),
         source,
     })?;
-    Ok(bytes)
+    Ok(bytes.to_vec())
 }
 
 #[cfg(test)]

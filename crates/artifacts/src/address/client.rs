@@ -2,14 +2,21 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http::Uri;
+use http::uri::Scheme;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tower::Service;
 
 use super::{Config, Connector, Policy};
 
@@ -21,7 +28,10 @@ const IDLE_CONNECTIONS: usize = 8;
 
 /// The client, for bodies of the type `B`. It follows no redirects and has no limits of time beside
 /// that of connecting; whoever uses it sets those that fit.
-pub type Client<B> = hyper_util::client::legacy::Client<HttpsConnector<Connector>, B>;
+pub type Client<B> = hyper_util::client::legacy::Client<Secured, B>;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Stream = TokioIo<TcpStream>;
 
 /// The certificates that the operator named cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -40,15 +50,12 @@ pub enum CertificateError {
         /// The file.
         path: PathBuf,
     },
-    /// TLS does not come up.
-    #[error("TLS cannot be set up")]
-    Tls(#[source] rustls::Error),
 }
 
 /// A client that connects only where `policy` allows it and speaks HTTP/1.1, over TLS 1.2 or 1.3
 /// where the address says `https`.
 ///
-/// Blocks for some milliseconds: it reads the system's certificates.
+/// Blocks for the reading of `addresses.ca_file`.
 ///
 /// # Errors
 ///
@@ -59,11 +66,18 @@ where
     B::Data: Send,
 {
     let timeout = Duration::from_secs(config.connect_seconds.max(1).into());
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls(&config.ca_file)?)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(Connector::new(policy.clone(), timeout));
+    let own = if config.ca_file.as_os_str().is_empty() {
+        Vec::new()
+    } else {
+        certificates(&config.ca_file)?
+    };
+    let connector = Secured {
+        plain: Connector::new(policy.clone(), timeout),
+        tls: Arc::new(Tls {
+            own,
+            config: OnceCell::new(),
+        }),
+    };
     Ok(
         hyper_util::client::legacy::Builder::new(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -73,18 +87,68 @@ where
     )
 }
 
-fn tls(ca_file: &Path) -> Result<ClientConfig, CertificateError> {
+/// Connects, with TLS where the address says `https`.
+#[derive(Clone, Debug)]
+pub struct Secured {
+    plain: Connector,
+    tls: Arc<Tls>,
+}
+
+/// What TLS needs. It is made when an address says `https` for the first time: the certificates of a
+/// machine are a megabyte, which a platform that fetches nothing has no use for.
+#[derive(Debug)]
+struct Tls {
+    /// The operator's certificates.
+    own: Vec<CertificateDer<'static>>,
+    config: OnceCell<Arc<ClientConfig>>,
+}
+
+impl Tls {
+    async fn config(self: Arc<Self>) -> Result<Arc<ClientConfig>, BoxError> {
+        let make = async || {
+            let tls = Arc::clone(&self);
+            let made = tokio::task::spawn_blocking(move || config(tls.own.clone()));
+            Ok::<_, BoxError>(Arc::new(made.await??))
+        };
+        self.config.get_or_try_init(make).await.map(Arc::clone)
+    }
+}
+
+impl Secured {
+    async fn connect(mut self, url: Uri) -> Result<MaybeHttpsStream<Stream>, BoxError> {
+        if url.scheme() == Some(&Scheme::HTTP) {
+            let stream = self.plain.call(url).await?;
+            return Ok(MaybeHttpsStream::Http(stream));
+        }
+        let config = self.tls.config().await?;
+        HttpsConnector::from((self.plain, config)).call(url).await
+    }
+}
+
+impl Service<Uri> for Secured {
+    type Response = MaybeHttpsStream<Stream>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, url: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(url))
+    }
+}
+
+/// Blocks for some milliseconds: it reads the system's certificates.
+fn config(own: Vec<CertificateDer<'static>>) -> Result<ClientConfig, rustls::Error> {
     let mut roots = RootCertStore::empty();
     // A machine without certificates can still use unencrypted stores; whoever wants TLS there is
     // told that the issuer is unknown.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if !ca_file.as_os_str().is_empty() {
-        roots.add_parsable_certificates(certificates(ca_file)?);
-    }
+    roots.add_parsable_certificates(own);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(CertificateError::Tls)?;
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 

@@ -1,5 +1,8 @@
 //! What the processes of a platform take, as the kernel tells it.
 
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
 use anyhow::ensure;
 
 /// A process of a platform's tree.
@@ -82,7 +85,65 @@ pub(crate) fn cpu_seconds(root: u32) -> anyhow::Result<f64> {
     Ok(total as f64 / TICKS)
 }
 
-/// Open descriptors of a process.
-pub(crate) fn descriptors(pid: u32) -> anyhow::Result<usize> {
-    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+/// Control groups that a platform may keep for its next instances.
+const KEPT_GROUPS: usize = 32;
+
+/// How deep below a tree of control groups a platform may be.
+const GROUP_DEPTH: u32 = 5;
+
+/// What a platform holds of the system's, beside memory and time.
+#[derive(Debug)]
+pub(crate) struct Held([usize; 5]);
+
+impl Held {
+    /// The kinds, in words.
+    pub(crate) const KINDS: &str = "processes, descriptors, mounts, namespaces and control groups";
+
+    /// By the platform that is this process.
+    pub(crate) fn by(pid: u32) -> anyhow::Result<Self> {
+        let tree = tree(pid)?;
+        let own = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
+        let mounts = std::fs::read_to_string(own("mountinfo"))?.lines().count();
+        // Namespaces without a process have a descriptor or a mount.
+        let namespaces: HashSet<PathBuf> = tree
+            .iter()
+            .flat_map(|process| entries(Path::new(&format!("/proc/{}/ns", process.pid))))
+            .filter_map(|link| std::fs::read_link(link).ok())
+            .collect();
+        let trees = entries(Path::new("/sys/fs/cgroup")).into_iter();
+        let prefix = format!("bugle-{pid}-");
+        let groups = trees.map(|path| groups(&path, &prefix, GROUP_DEPTH)).max();
+        Ok(Self([
+            tree.len(),
+            entries(&own("fd")).len(),
+            mounts,
+            namespaces.len(),
+            groups.unwrap_or_default().saturating_sub(KEPT_GROUPS),
+        ]))
+    }
+
+    /// How much more that is than `before`.
+    pub(crate) fn more_than(&self, before: &Self) -> usize {
+        let pairs = self.0.iter().zip(&before.0);
+        pairs.map(|(now, before)| now.saturating_sub(*before)).sum()
+    }
+}
+
+/// What is in a directory; nothing for one that is gone.
+fn entries(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// The groups of instances in a tree, or in the only tree from one of its directories on.
+fn groups(path: &Path, prefix: &str, depth: u32) -> usize {
+    if depth == 0 || !path.is_dir() || path.is_symlink() {
+        return 0;
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let inside = entries(path).into_iter();
+    if name.starts_with(prefix) {
+        return inside.filter(|path| path.is_dir()).count();
+    }
+    inside.map(|path| groups(&path, prefix, depth - 1)).sum()
 }

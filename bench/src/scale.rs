@@ -10,7 +10,7 @@ use crate::Effort;
 use crate::figures::Figures;
 use crate::load::{self, Until, Whole as _};
 use crate::platform::{self, Folders, Platform, invocation};
-use crate::processes;
+use crate::processes::{self, Held};
 
 const EVENT: &str = r#"{"name": "bugle"}"#;
 
@@ -137,12 +137,6 @@ pub(crate) fn density(binary: &Path, effort: Effort, figures: &mut Figures) -> a
 /// How long a platform may take to let go of what instances held after they have gone.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// The processes of a platform, and its descriptors.
-fn held(platform: &Platform) -> anyhow::Result<(usize, usize)> {
-    let pid = platform.pid();
-    Ok((processes::tree(pid)?.len(), processes::descriptors(pid)?))
-}
-
 /// First calls, one after the other on a few connections, for long.
 pub(crate) fn sustained(
     binary: &Path,
@@ -157,7 +151,7 @@ pub(crate) fn sustained(
     load::once(gateway, &load::request(gateway, &warm, Some(EVENT)))?;
     let gone = |platform: &Platform| Ok(platform.metric(READY)? == 0.0);
     platform.wait("no instance", gone)?;
-    let before = held(&platform)?;
+    let before = Held::by(platform.pid())?;
     // More than can be started in the time.
     let functions = usize::try_from(effort.sustained.as_secs())? * 1000;
     platform.register_many_with(functions, "cold", &folder, &json!({"idleTime": 1}))?;
@@ -184,14 +178,13 @@ pub(crate) fn sustained(
     // What still ends is no leak; what is left after this is one.
     let begin = Instant::now();
     let leaked = loop {
-        let after = held(&platform)?;
-        let leaked = after.0.saturating_sub(before.0) + after.1.saturating_sub(before.1);
+        let leaked = Held::by(platform.pid())?.more_than(&before);
         if leaked == 0 || begin.elapsed() > SETTLE {
             break leaked;
         }
         platform::pause();
     };
-    let what = "processes and descriptors more than before, once all are idle";
+    let what = format!("{} more than before, once all are idle", Held::KINDS);
     figures.add("cold_leaked", "", what, vec![count(u64::try_from(leaked)?)]);
     Ok(())
 }

@@ -118,14 +118,16 @@ impl Held {
             entries(&own("fd")).len(),
             mounts,
             namespaces.len(),
-            groups.unwrap_or_default().saturating_sub(KEPT_GROUPS),
+            groups.unwrap_or_default(),
         ]))
     }
 
-    /// How much more that is than `before`.
+    /// How much more that is than `before`, and than may be kept.
     pub(crate) fn more_than(&self, before: &Self) -> usize {
-        let pairs = self.0.iter().zip(&before.0);
-        pairs.map(|(now, before)| now.saturating_sub(*before)).sum()
+        let mut allowed = before.0;
+        allowed[4] += KEPT_GROUPS;
+        let pairs = self.0.iter().zip(&allowed);
+        pairs.map(|(now, allowed)| now.saturating_sub(*allowed)).sum()
     }
 }
 

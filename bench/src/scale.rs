@@ -178,8 +178,13 @@ pub(crate) fn sustained(
     // What still ends is no leak; what is left after this is one.
     let begin = Instant::now();
     let leaked = loop {
-        let leaked = Held::by(platform.pid())?.more_than(&before);
-        if leaked == 0 || begin.elapsed() > SETTLE {
+        let now = Held::by(platform.pid())?;
+        let leaked = now.more_than(&before);
+        if leaked == 0 {
+            break 0;
+        }
+        if begin.elapsed() > SETTLE {
+            eprintln!("{}: {before:?} before, {now:?} after", Held::KINDS);
             break leaked;
         }
         platform::pause();

@@ -91,8 +91,7 @@ def _serve(start, host):
 
 def _enter(start, prctl):
     """Gives the process the environment, directory and randomness of its own."""
-    os.environ.clear()
-    os.environ.update(start["environment"])
+    loader.set_environment(start["environment"])
     if "TZ" in start["environment"]:
         time.tzset()
     os.chdir(start["code"])

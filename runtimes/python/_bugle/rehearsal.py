@@ -50,11 +50,10 @@ def rehearse(make_host, output):
     """
     path = list(sys.path)
     find_call, active = output.find_call, output.active
-    environment = dict(os.environ)
+    environment = {name: os.environ[name] for name in os.environ}
     start = json.loads(json.dumps(_START))
     try:
-        os.environ.clear()
-        os.environ.update(environment)
+        loader.set_environment(environment)
         loader.prepare_path(start["code"])
         handler = loader.find(start["code"], start["handler"])
         loader.is_coroutine_function(handler)

@@ -89,6 +89,18 @@ const NEEDS: &[Need] = &[
         purpose: "runs the example in shell",
     },
     Need {
+        name: "etcd",
+        probe: &["etcd", "--version"],
+        packages: &["etcd-server"],
+        purpose: "is the store that platforms share",
+    },
+    Need {
+        name: "etcdctl",
+        probe: &["etcdctl", "version"],
+        packages: &["etcd-client"],
+        purpose: "gives the etcds of the tests users, alarms and keys of others",
+    },
+    Need {
         name: "docker-registry",
         probe: &["docker-registry", "--version"],
         packages: &["docker-registry"],

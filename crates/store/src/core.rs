@@ -62,6 +62,18 @@ impl Core {
         changed
     }
 
+    /// Waits until the state is as `wanted`, or nothing changes any more. Cancel safe.
+    pub(crate) async fn until(&self, wanted: impl Fn(&State) -> bool) {
+        let mut news = self.news.subscribe();
+        loop {
+            // Seen before looking: what is published in between wakes the wait below.
+            let closed = *news.borrow_and_update() == News::Closed;
+            if closed || self.read(&wanted) || news.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Makes planned changes visible.
     pub(crate) fn publish(&self, planned: Planned) {
         self.write(|state| state.publish(planned));

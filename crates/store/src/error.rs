@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::Revision;
+use crate::etcd::Failure;
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,9 @@ pub enum Error {
     /// A transaction that puts a key which it also puts or deletes.
     #[error("the transaction writes the key {0:?} twice")]
     WrittenTwice(Bytes),
+    /// An etcd did not do what it was asked.
+    #[error(transparent)]
+    Etcd(#[from] Failure),
     /// Another process works on the folder.
     #[error("{} is in use by process {pid}; stop that one, or choose another --data-dir", folder.display())]
     InUse {
@@ -110,7 +114,22 @@ pub enum Error {
 
 impl Error {
     /// Whether the same request may succeed later without anybody changing it.
+    ///
+    /// What an etcd did not confirm is not among them: repeating it is for those who know what they
+    /// wrote.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Full | Self::Locked { .. })
+        match self {
+            Self::Full | Self::Locked { .. } => true,
+            Self::Etcd(failure) => failure.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// Whether only a restart helps, after somebody has looked.
+    pub fn is_fatal(&self) -> bool {
+        matches!(
+            self,
+            Self::Failed { .. } | Self::Etcd(Failure::Rewound { .. } | Failure::Taken { .. })
+        )
     }
 }

@@ -1,8 +1,9 @@
 //! The recent changes, for watches.
 //!
-//! Every revision after the compacted one is here, one batch each and without a gap, so that the
-//! place of a revision is known without looking for it. How much is kept is bounded by revisions
-//! and by bytes: the oldest go first, and a watcher that still needs them reads everything again.
+//! Every change after the compacted revision is here, one batch for each revision that changed
+//! something. The embedded store has no revision without one; an etcd has, where others write keys
+//! that are not mirrored. How much is kept is bounded by revisions and by bytes: the oldest go
+//! first, and a watcher that still needs them reads everything again.
 
 use std::collections::VecDeque;
 
@@ -82,7 +83,7 @@ impl History {
         revision: Revision,
         changes: impl Iterator<Item = (&'a [u8], Entry<'a>)>,
     ) {
-        debug_assert_eq!(revision.0, self.newest().0 + 1, "no gaps");
+        debug_assert!(revision > self.newest(), "revisions only grow");
         let mut batch = Batch::new(revision);
         let mut before: &[u8] = b"";
         for (key, entry) in changes {
@@ -100,18 +101,28 @@ impl History {
         &self,
         position: Revision,
     ) -> Result<impl ExactSizeIterator<Item = &Batch>, Error> {
-        let Some(seen) = position.0.checked_sub(self.compacted.0) else {
+        if position < self.compacted {
             return Err(Error::Compacted {
                 revision: self.compacted,
             });
-        };
-        let seen = usize::try_from(seen).unwrap_or(usize::MAX);
-        Ok(self.batches.range(seen.min(self.batches.len())..))
+        }
+        let seen = self
+            .batches
+            .partition_point(|batch| batch.revision <= position);
+        Ok(self.batches.range(seen..))
     }
 
     /// Forgets the history up to and including `at`.
     pub(crate) fn forget(&mut self, at: Revision) {
-        while self.compacted < at && self.pop() {}
+        while self
+            .batches
+            .front()
+            .is_some_and(|oldest| oldest.revision <= at)
+        {
+            self.pop();
+        }
+        // What comes next is newer, even if nothing was kept of the revision itself.
+        self.compacted = self.compacted.max(at.min(self.newest()));
     }
 
     /// The newest revision is always kept, so that one large transaction does not send every
@@ -172,6 +183,27 @@ mod tests {
         assert!(history.after(Revision(1)).is_err());
         assert_eq!(history.after(Revision(5)).unwrap().len(), 0);
         assert_eq!(history.after(Revision(9)).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_revision_without_a_change_is_passed_over() {
+        let limits = Limits {
+            revisions: 10,
+            bytes: usize::MAX,
+        };
+        let mut history = History::new(Revision(3), limits);
+        for revision in [5, 9, 10] {
+            push(&mut history, revision, 1);
+        }
+        let after = |history: &History, position| {
+            let batches = history.after(Revision(position)).unwrap();
+            batches.map(|batch| batch.revision.0).collect::<Vec<_>>()
+        };
+        assert_eq!(after(&history, 3), [5, 9, 10]);
+        assert_eq!(after(&history, 7), [9, 10]);
+        history.forget(Revision(7));
+        assert_eq!(history.compacted(), Revision(7));
+        assert_eq!(kept(&history), [9, 10]);
     }
 
     #[test]

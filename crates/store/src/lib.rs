@@ -1,4 +1,4 @@
-//! A revisioned key-value store with transactions and watch: etcd's semantics, one machine's needs.
+//! A revisioned key-value store with transactions and watch, in a file of this machine or in an etcd.
 //!
 //! Keys are ordered byte strings. Each successful write transaction that changes something gets the
 //! next [`Revision`], one for the whole transaction. A transaction compares first and then writes
@@ -24,9 +24,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod archive;
 pub mod conformance;
 mod core;
 mod error;
+mod etcd;
 mod history;
 mod leaf;
 mod memory;
@@ -36,15 +38,28 @@ mod sqlite;
 mod state;
 mod table;
 
+use std::fs::File;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 
 use bytes::Bytes;
 
 pub use error::Error;
+pub use etcd::{EtcdConfig, EtcdStore, Examined, Failure as EtcdFailure};
 pub use memory::MemoryStore;
 pub use metrics::Metrics;
-pub use sqlite::{Config, SqliteStore};
+pub use sqlite::{Config, Kind, SqliteStore};
+
+/// Makes the data folder of a platform whose store is elsewhere, with mode 0700, and keeps other
+/// processes from using it until the file is dropped. The embedded store does so itself.
+///
+/// # Errors
+///
+/// [`Error::InUse`], or what is wrong with the folder.
+pub fn lock_folder(folder: &Path) -> Result<File, Error> {
+    sqlite::folder::lock(folder)
+}
 
 /// A position in the history of the store; 0 is before the first write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -201,4 +216,13 @@ pub trait Store: Send + Sync {
     /// Forgets the changes up to and including `at`, or all if there are fewer: one can watch from
     /// `at` on, but no longer from before. Current values stay.
     fn compact(&self, at: Revision) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Whether the store takes writes and reads are of now; cheap.
+    ///
+    /// # Errors
+    ///
+    /// Why not. One that is transient ends without anybody doing something here.
+    fn health(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }

@@ -1,7 +1,8 @@
-//! What the embedded store measures of itself.
+//! What the stores measure of themselves.
 
 use std::sync::atomic::AtomicU64;
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
@@ -13,6 +14,16 @@ pub struct Metrics {
     commit_transactions: Histogram,
     pub(crate) revision: Gauge<u64, AtomicU64>,
     pub(crate) disk_bytes: Gauge<u64, AtomicU64>,
+    /// 1 as long as etcd's changes arrive.
+    pub(crate) following: Gauge<u64, AtomicU64>,
+    /// 1 as long as etcd is full.
+    pub(crate) no_space: Gauge<u64, AtomicU64>,
+    /// Watches of etcd that broke.
+    pub(crate) reconnects: Counter,
+    /// How often everything was read again.
+    pub(crate) relists: Counter,
+    /// Transactions that etcd did not take.
+    pub(crate) failed: Counter,
 }
 
 impl Default for Metrics {
@@ -23,6 +34,11 @@ impl Default for Metrics {
             commit_transactions: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             revision: Gauge::default(),
             disk_bytes: Gauge::default(),
+            following: Gauge::default(),
+            no_space: Gauge::default(),
+            reconnects: Counter::default(),
+            relists: Counter::default(),
+            failed: Counter::default(),
         }
     }
 }
@@ -53,6 +69,37 @@ impl Metrics {
             metrics.disk_bytes.clone(),
         );
         metrics
+    }
+
+    /// Adds what only a store in an etcd measures.
+    #[must_use]
+    pub fn with_etcd(self, registry: &mut Registry) -> Self {
+        registry.register(
+            "bugle_store_etcd_following",
+            "1 as long as the changes in etcd arrive here, else 0",
+            self.following.clone(),
+        );
+        registry.register(
+            "bugle_store_etcd_full",
+            "1 as long as etcd refuses writes because its database is full",
+            self.no_space.clone(),
+        );
+        registry.register(
+            "bugle_store_etcd_reconnects",
+            "Watches of etcd that broke and were made again",
+            self.reconnects.clone(),
+        );
+        registry.register(
+            "bugle_store_etcd_relists",
+            "How often every key was read again because etcd had forgotten what happened",
+            self.relists.clone(),
+        );
+        registry.register(
+            "bugle_store_etcd_failed_transactions",
+            "Transactions that etcd did not take",
+            self.failed.clone(),
+        );
+        self
     }
 
     /// A commit of `transactions` took so many seconds.

@@ -6,7 +6,7 @@
 //! The file (see [`log`]) holds every change of the history that is kept, so that a watch also goes
 //! on after a restart. The history in memory is all of it: a watch never reads the file either.
 
-mod folder;
+pub(crate) mod folder;
 mod load;
 mod log;
 mod writer;
@@ -26,10 +26,23 @@ use crate::history::Limits;
 use crate::metrics::Metrics;
 use crate::{BoxFuture, Error, KeyValue, Range, Revision, Store, Txn, TxnOutcome, Watch};
 
-/// The embedded store.
+/// Which store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A file in the data folder.
+    #[default]
+    Embedded,
+    /// An etcd, which several platforms may share.
+    Etcd,
+}
+
+/// The store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Where it is: `embedded` in the data folder, or `etcd` as section `etcd` says.
+    pub kind: Kind,
     /// The largest size of the database file, in MiB; past it writes are refused, except deletions.
     pub max_mib: u64,
     /// How many revisions are kept for watches. One that falls further behind reads everything
@@ -46,6 +59,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            kind: Kind::Embedded,
             max_mib: 16 * 1024,
             history_revisions: 10_000,
             history_mib: 16,
@@ -219,5 +233,9 @@ impl Store for SqliteStore {
 
     fn compact(&self, at: Revision) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move { self.ask(Work::Compact(at)).await.map(|_| ()) })
+    }
+
+    fn health(&self) -> Result<(), Error> {
+        Self::health(self)
     }
 }

@@ -87,6 +87,14 @@ pub(crate) struct Planned {
     pub(crate) rows: Vec<Rows>,
 }
 
+/// A change that another store made: the key, and the value with when it was created and how often
+/// it was written; none if it was deleted.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) key: Bytes,
+    pub(crate) value: Option<(Bytes, Revision, u64)>,
+}
+
 /// The current values and the recent history.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -227,6 +235,31 @@ impl State {
         }
     }
 
+    /// Whether there is a value of `key`.
+    pub(crate) fn holds(&self, key: &[u8]) -> bool {
+        self.current.get(key).is_some()
+    }
+
+    /// Whether there is a key with `prefix`.
+    pub(crate) fn holds_any(&self, prefix: &[u8]) -> bool {
+        self.current.with_prefix(prefix, None).next().is_some()
+    }
+
+    /// When `key` was last written, if it has a value.
+    pub(crate) fn written_at(&self, key: &[u8]) -> Option<Revision> {
+        self.current.get(key).map(|found| found.place.revision)
+    }
+
+    /// Takes over what was read of another store: the shapes of its values, in the order of their
+    /// numbers, and as many values as `rows` says.
+    pub(crate) fn take_over(&mut self, shapes: Vec<Shape>, current: Table, rows: u64) {
+        for shape in shapes {
+            self.shapes.add(shape);
+        }
+        self.current = current;
+        self.row = rows;
+    }
+
     /// Takes over the current values that were read from the log.
     pub(crate) fn fill(&mut self, current: Table) {
         self.current = current;
@@ -303,6 +336,31 @@ impl<'a> Plan<'a> {
             succeeded,
             revision: self.revision,
         })
+    }
+
+    /// Plans what another store did at `revision`, whatever was there before. Nothing can be planned
+    /// on top of it but more of the same.
+    pub(crate) fn receive(&mut self, revision: Revision, changes: impl Iterator<Item = Received>) {
+        let mut rows = Vec::new();
+        for Received { key, value } in changes {
+            self.row += 1;
+            let value = value.map(|(bytes, create_revision, version)| Value {
+                packed: self.packer.pack(&key, &bytes),
+                create_revision,
+                version,
+            });
+            rows.push(Row {
+                number: self.row,
+                change: Kept {
+                    key: key[..].into(),
+                    revision,
+                    value,
+                },
+                supersedes: None,
+            });
+        }
+        self.revision = revision;
+        self.planned.push(Rows { revision, rows });
     }
 
     fn entry(&self, key: &[u8]) -> Option<Found<'_>> {
@@ -398,7 +456,7 @@ impl<'a> Plan<'a> {
 
 /// Refuses what no store takes: too much, or a put of a key that is written twice. Deleting twice,
 /// say by a key and by its prefix, is deleting.
-fn check(txn: &Txn) -> Result<(), Error> {
+pub(crate) fn check(txn: &Txn) -> Result<(), Error> {
     let bytes = size(txn);
     if bytes > TXN_BYTES {
         return Err(Error::TooLarge {

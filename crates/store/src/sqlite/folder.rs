@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::Error;
 
 /// Makes the folder and takes its lock, which the kernel releases however the process ends.
-pub(super) fn lock(folder: &Path) -> Result<File, Error> {
+pub(crate) fn lock(folder: &Path) -> Result<File, Error> {
     make(folder)?;
     let path = folder.join("lock");
     let file = OpenOptions::new()

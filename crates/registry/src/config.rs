@@ -34,8 +34,23 @@ pub struct Config {
     pub max_labels: usize,
     /// Clusters that reserved instances may name, beside `cluster001`.
     pub clusters: Vec<String>,
+    /// How the variables of functions are published: `sealed`, for bugle alone, or `clear`, so that
+    /// an openYuanrong cluster on the same etcd can run the functions. In clear, whoever may read
+    /// etcd reads them.
+    pub publish_environment: PublishedEnvironment,
     /// Runtimes that may be registered.
     pub runtimes: Vec<String>,
+}
+
+/// How the variables of functions are published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishedEnvironment {
+    /// Encrypted with the key of this deployment.
+    #[default]
+    Sealed,
+    /// As they are.
+    Clear,
 }
 
 /// The cluster that always exists.
@@ -87,6 +102,7 @@ impl Default for Config {
             max_layers: 1,
             max_labels: 100,
             clusters: Vec::new(),
+            publish_environment: PublishedEnvironment::Sealed,
             runtimes: RUNTIMES.iter().map(|name| (*name).to_owned()).collect(),
         }
     }

@@ -1,5 +1,7 @@
 //! F1–F7.
 
+use std::borrow::Cow;
+
 use bugle_api::identity::Named;
 use bugle_api::{
     Caller, Class, DeleteQuery, Error, FunctionList, FunctionObject, FunctionRequest, FunctionsApi,
@@ -9,6 +11,7 @@ use bugle_store::{Compare, Op, Revision, Txn};
 use bugle_types::{Code, FunctionName, Kind, RevisionId, SealedEnvironment, Version, VersionLabel};
 use bytes::Bytes;
 
+use crate::config::PublishedEnvironment;
 use crate::index::Versioned;
 use crate::keys::Keys;
 use crate::object::{Shown, object};
@@ -84,7 +87,7 @@ impl Registry {
     }
 
     /// Everything that a version is stored and published as.
-    fn puts(caller: &Caller, name: &FunctionName, record: &Record) -> Vec<Op> {
+    fn puts(&self, caller: &Caller, name: &FunctionName, record: &Record) -> Vec<Op> {
         let version = record.function_version.version.as_str();
         let keys = Keys(caller);
         let kind = record.kind();
@@ -92,7 +95,7 @@ impl Registry {
             Op::Put(keys.record(name, version), record.encode().into()),
             Op::Put(
                 keys.published(name, kind, version),
-                published::value(caller, name, record).into(),
+                published::value(caller, name, &self.as_published(caller, name, record)).into(),
             ),
         ];
         if kind == Kind::Faas {
@@ -100,6 +103,26 @@ impl Registry {
             ops.push(Op::Put(key, published::instances(record).into()));
         }
         ops
+    }
+
+    /// The record with its variables as they are published. What cannot be opened stays sealed.
+    fn as_published<'a>(
+        &self,
+        caller: &Caller,
+        name: &FunctionName,
+        record: &'a Record,
+    ) -> Cow<'a, Record> {
+        if self.config.publish_environment == PublishedEnvironment::Sealed {
+            return Cow::Borrowed(record);
+        }
+        let sealed = record.environment();
+        match self.keyring.open_environment(&caller.tenant, name, &sealed) {
+            Ok(variables) => Cow::Owned(published::cleared(record, variables)),
+            Err(error) => {
+                tracing::error!(function = %name, %error, "stored variables cannot be read");
+                Cow::Borrowed(record)
+            }
+        }
     }
 
     fn show(
@@ -247,7 +270,7 @@ impl Registry {
         // The draft is written too: it is what two publishes at once collide in.
         draft.record.function.version = label.to_string();
         version.function.version = label.to_string();
-        let mut then = Self::puts(caller, name, &version);
+        let mut then = self.puts(caller, name, &version);
         then.push(Op::Put(
             Keys(caller).status(name, label.as_str()),
             Bytes::from_static(STATUS),
@@ -412,7 +435,7 @@ impl FunctionsApi for Registry {
         self.pin(&mut version, environment.as_ref()).await?;
         self.seal(caller, &name, &mut version, environment)?;
         let record = Record::new(function, version);
-        let mut then = Self::puts(caller, &name, &record);
+        let mut then = self.puts(caller, &name, &record);
         let status = Keys(caller).status(&name, kind.draft());
         then.push(Op::Put(status, Bytes::from_static(STATUS)));
         // One name, one function, whatever its kind: neither draft may exist.
@@ -463,7 +486,7 @@ impl FunctionsApi for Registry {
             rules::late(kind, version)?;
             self.pin(version, request.environment.as_ref()).await?;
             self.seal(caller, &name, version, request.environment.clone())?;
-            let then = Self::puts(caller, &name, &record);
+            let then = self.puts(caller, &name, &record);
             if self
                 .commit(Txn {
                     when: vec![guard],

@@ -21,6 +21,7 @@ const KEY_BYTES: usize = 32;
 /// The key of this deployment.
 pub struct Keyring {
     key: LessSafeKey,
+    fingerprint: String,
 }
 
 impl fmt::Debug for Keyring {
@@ -83,7 +84,13 @@ impl Keyring {
         let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| Error::NoKey { path })?;
         Ok(Self {
             key: LessSafeKey::new(key),
+            fingerprint: fingerprint(&bytes),
         })
+    }
+
+    /// A word that tells this key from others, and nothing of the key itself.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Encrypts the variables of a function; without variables there is nothing to hide.
@@ -113,6 +120,9 @@ impl Keyring {
     ) -> Result<BTreeMap<String, String>, Error> {
         if sealed.0.is_empty() {
             return Ok(BTreeMap::new());
+        }
+        if sealed.is_clear() {
+            return serde_json::from_str(&sealed.0).map_err(|_| Error::Unopenable);
         }
         let text = self.open_text(tenant, name, &sealed.0)?;
         serde_json::from_str(&text).map_err(|_| Error::Unopenable)
@@ -182,6 +192,20 @@ impl Keyring {
             .map_err(|_| Error::Unopenable)?;
         String::from_utf8(text.to_vec()).map_err(|_| Error::Unopenable)
     }
+}
+
+fn fingerprint(key: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    context.update(b"bugle environment key");
+    context.update(key);
+    let digest = context.finish();
+    let word = digest.as_ref().iter().take(8);
+    word.fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn owner(tenant: &TenantId, name: &FunctionName) -> Vec<u8> {

@@ -13,6 +13,7 @@ mod clock;
 mod config;
 mod events;
 mod fingerprint;
+mod foreign;
 mod functions;
 mod image;
 mod index;
@@ -37,7 +38,7 @@ use parking_lot::Mutex;
 pub use bugle_store::BoxFuture;
 pub use catalogue::{Batch, Catalogue, Event};
 pub use clock::{Clock, SystemClock};
-pub use config::Config;
+pub use config::{Config, PublishedEnvironment};
 pub use events::{EventSettings, Events, Invocation, Progress};
 pub use image::{Resolve, Resolved, unresolved};
 pub use keyring::{Error as KeyringError, Keyring};
@@ -119,7 +120,10 @@ fn refused(error: bugle_store::Error) -> Error {
         bugle_store::Error::TooLarge { bytes, limit } => Error::parameter(format!(
             "the metadata of the function holds {bytes} bytes, more than {limit}"
         )),
-        bugle_store::Error::Full => Error::other(Code::TransactionFailed, error.to_string()),
+        bugle_store::Error::Full | bugle_store::Error::Etcd(_) => {
+            tracing::warn!(%error, "a write was refused");
+            Error::other(Code::TransactionFailed, error.to_string())
+        }
         error => {
             tracing::error!(error = bugle_types::report(&error), "a write was refused");
             conflict()

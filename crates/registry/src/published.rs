@@ -1,16 +1,21 @@
 //! What watchers see of a function: the published values (contract 7.2.2–7.2.4).
 //!
 //! An openYuanrong cluster can read them, with one exception: the variables are encrypted, and the
-//! algorithm says so.
+//! algorithm says so, unless the operator wants them in clear (`registry.publish_environment`).
+
+use std::collections::BTreeMap;
 
 use bugle_api::Caller;
-use bugle_types::{FunctionName, Kind};
+use bugle_types::{FunctionName, Kind, SealedEnvironment};
 use serde_json::{Map, Value, json};
 
 use crate::record::{Record, VersionPart};
 
 /// The name of the algorithm of encrypted variables.
 pub(crate) const ALGORITHM: &str = "BUGLE_AES256_GCM";
+
+/// What is before the names of variables under `/yr/functions`, where they are clear.
+pub(crate) const VARIABLE_PREFIX: &str = "func-";
 
 /// The initializer's time limit when none is given, in seconds.
 const INITIALIZER_TIMEOUT: i64 = 30;
@@ -231,10 +236,33 @@ fn environment(version: &VersionPart) -> Value {
             "environment": "{}", "encrypted_user_data": "", "cryptoAlgorithm": "NO_CRYPTO",
         });
     }
+    let algorithm = if SealedEnvironment(version.environment.clone()).is_clear() {
+        "NO_CRYPTO"
+    } else {
+        ALGORITHM
+    };
     json!({
         "environment": version.environment, "encrypted_user_data": "",
-        "cryptoAlgorithm": ALGORITHM,
+        "cryptoAlgorithm": algorithm,
     })
+}
+
+/// A record as an openYuanrong cluster reads it: with its variables in clear.
+pub(crate) fn cleared(record: &Record, variables: BTreeMap<String, String>) -> Record {
+    let mut record = record.clone();
+    let prefix = match record.kind() {
+        Kind::Faas | Kind::Agent => "",
+        _ => VARIABLE_PREFIX,
+    };
+    let variables = variables.into_iter();
+    let variables = variables.map(|(name, value)| (format!("{prefix}{name}"), value));
+    let variables: BTreeMap<_, _> = variables.collect();
+    record.function_version.environment = if variables.is_empty() {
+        String::new()
+    } else {
+        SealedEnvironment::clear(&variables).0
+    };
+    record
 }
 
 fn custom_resources(version: &VersionPart) -> String {

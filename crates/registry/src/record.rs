@@ -10,8 +10,10 @@ use bugle_api::{
 use bugle_types::{Code, Kind, RevisionId, SealedEnvironment, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::foreign;
+
 /// The form of the records that this program writes; a larger one is not read.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// A function version, as it is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,9 +135,12 @@ impl Record {
     }
 
     pub(crate) fn decode(value: &[u8]) -> Result<Self, Error> {
-        let record: Self = serde_json::from_slice(value).map_err(|error| {
-            tracing::error!(%error, "a stored record cannot be read");
-            Error::other(Code::UnmarshalFailed, "failed to unmarshal")
+        let read = serde_json::from_slice(value);
+        let record: Self = read.or_else(|error| {
+            foreign::record(value).ok_or_else(|| {
+                tracing::error!(%error, "a stored record cannot be read");
+                Error::other(Code::UnmarshalFailed, "failed to unmarshal")
+            })
         })?;
         if record.bugle_format > FORMAT {
             let message = format!(

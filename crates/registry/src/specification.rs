@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use crate::fingerprint::Fingerprint;
 use crate::keys;
-use crate::published::ALGORITHM;
+use crate::published::{ALGORITHM, VARIABLE_PREFIX};
 
 /// The most labels that are read of a function at once.
 const CHUNK: usize = 1000;
@@ -230,7 +230,7 @@ fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<Func
         labels: Vec::new(),
         idle: (meta.idle_time > 0).then(|| seconds(meta.idle_time)),
         code,
-        environment: environment(&value.env_meta_data),
+        environment: environment(&value.env_meta_data, faas),
     })
 }
 
@@ -265,12 +265,23 @@ fn code(code: &CodeMetaData) -> CodeLocation {
     }
 }
 
-fn environment(environment: &EnvMetaData) -> SealedEnvironment {
+/// The variables of a published value. Those that are clear, as a meta service writes them whatever
+/// algorithm it names, stay so.
+fn environment(environment: &EnvMetaData, faas: bool) -> SealedEnvironment {
+    let text = &environment.environment;
     if environment.crypto_algorithm == ALGORITHM {
-        SealedEnvironment(environment.environment.clone())
-    } else {
-        SealedEnvironment::default()
+        return SealedEnvironment(text.clone());
     }
+    let variables: BTreeMap<String, String> = serde_json::from_str(text).unwrap_or_default();
+    if variables.is_empty() {
+        return SealedEnvironment::default();
+    }
+    let bare = |name: String| match name.strip_prefix(VARIABLE_PREFIX) {
+        Some(bare) if !faas => bare.to_owned(),
+        _ => name,
+    };
+    let named = variables.into_iter();
+    SealedEnvironment::clear(&named.map(|(name, value)| (bare(name), value)).collect())
 }
 
 /// The bounds that the value of a label holds.

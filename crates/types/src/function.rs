@@ -171,9 +171,22 @@ pub struct LabelledScale {
     pub scale: Scale,
 }
 
-/// Environment variables, encrypted; only the code that starts an instance opens them.
+/// Environment variables, encrypted; only the code that starts an instance opens them. Those of a
+/// function that another platform published in clear are kept as they came.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SealedEnvironment(pub String);
+
+impl SealedEnvironment {
+    /// Variables that nobody encrypted.
+    pub fn clear(variables: &std::collections::BTreeMap<String, String>) -> Self {
+        Self(serde_json::json!(variables).to_string())
+    }
+
+    /// Whether nobody encrypted them: an object of JSON cannot be taken for Base64.
+    pub fn is_clear(&self) -> bool {
+        self.0.starts_with('{')
+    }
+}
 
 /// Tells apart what needs other instances: two specifications with the same generation may share
 /// instances. It covers everything but `scale` and `labels`, which change without a restart

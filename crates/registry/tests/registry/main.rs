@@ -7,6 +7,7 @@ mod clusters;
 mod fields;
 mod follower;
 mod following;
+mod foreign;
 mod images;
 mod kinds;
 mod lists;

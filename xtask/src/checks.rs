@@ -127,6 +127,7 @@ const SYSTEM: &[&str] = &[
     "streaming",
     "scaling",
     "failures",
+    "etcd",
     "operation",
     "api_description",
     "command_line",

@@ -4,8 +4,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::commands::{
-    bench, config, delete, deploy, describe, dev, doctor, image, invoke, list, login, logs, new,
-    publish, reserve, run, serve, update,
+    bench, config, delete, deploy, describe, dev, doctor, export, image, import, invoke, list,
+    login, logs, new, publish, reserve, run, serve, update,
 };
 
 /// The options that say where the platform is; each command takes them, and those that need none
@@ -129,6 +129,10 @@ pub(crate) enum Command {
     Logout(login::Out),
     /// Looks at the machine and says what is missing.
     Doctor(doctor::Arguments),
+    /// Writes everything that the store holds into a file.
+    Export(export::Arguments),
+    /// Takes over what was exported.
+    Import(import::Arguments),
     /// Prints the completion script of a shell.
     #[command(after_help = "Example:\n  bugle completion bash > /etc/bash_completion.d/bugle")]
     Completion {

@@ -46,6 +46,8 @@ fn run(Arguments { global, command }: Arguments) -> Outcome {
         Command::Serve(arguments) => commands::serve::run(&arguments),
         Command::Config(arguments) => commands::config::run(&arguments, &global),
         Command::Doctor(arguments) => commands::doctor::run(&arguments, &global),
+        Command::Export(arguments) => commands::export::run(&arguments, &global),
+        Command::Import(arguments) => commands::import::run(&arguments, &global),
         Command::Completion { shell } => commands::completion::run(shell),
         Command::New(arguments) => commands::new::run(&arguments, &global),
         Command::Dev(arguments) => commands::dev::run(&arguments, &global),
@@ -82,6 +84,8 @@ async fn carry_out(session: &session::Session, command: &Command) -> Outcome {
         Command::Serve(_)
         | Command::Config(_)
         | Command::Doctor(_)
+        | Command::Export(_)
+        | Command::Import(_)
         | Command::Completion { .. }
         | Command::New(_)
         | Command::Dev(_)

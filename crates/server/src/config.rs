@@ -39,8 +39,10 @@ pub struct Config {
     pub containers: bugle_instances::ContainerConfig,
     /// Limits of functions and their names.
     pub registry: bugle_registry::Config,
-    /// The embedded store.
+    /// The store.
     pub store: bugle_store::Config,
+    /// The etcd of the store, where it is in one.
+    pub etcd: bugle_store::EtcdConfig,
     /// Logs of functions.
     pub logs: crate::logs::Config,
     /// The platform's own log.

@@ -4,6 +4,8 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use bugle_store::{EtcdStore, Examined, Kind};
+
 use crate::config::Config;
 
 /// One thing that was looked at.
@@ -55,6 +57,9 @@ const COMFORTABLE_DISK_MIB: u64 = 1024;
 pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![data_folder(&config.server.data_dir)];
     findings.extend(disk(&config.server.data_dir));
+    if config.store.kind == Kind::Etcd {
+        findings.push(etcd(config));
+    }
     findings.push(port("control port", config.server.control_listen));
     findings.push(port("gateway port", config.server.gateway_listen));
     findings.push(descriptors());
@@ -82,6 +87,62 @@ fn data_folder(folder: &Path) -> Finding {
             Some("choose another folder with --data-dir, or change its owner".to_owned()),
         ),
     }
+}
+
+/// The oldest etcd whose watch and transactions are what the store relies on.
+const OLDEST_ETCD: (u32, u32) = (3, 4);
+
+/// A database of etcd's beyond this slows it down; it takes no more than 8 GiB in any case.
+const COMFORTABLE_ETCD_MIB: u64 = 6 * 1024;
+
+fn etcd(config: &Config) -> Finding {
+    const NAME: &str = "etcd";
+    let members = config.etcd.endpoints.join(", ");
+    let found = match EtcdStore::examine(&config.etcd) {
+        Ok(found) => found,
+        // It says what to do itself.
+        Err(failure) => return Finding::new(NAME, State::Failed, failure.to_string(), None),
+    };
+    let Examined {
+        version,
+        size,
+        has_leader,
+        is_full,
+    } = found;
+    let size = size / (1024 * 1024);
+    let text = format!("{members} has version {version} and a database of {size} MiB");
+    let warning = |text, fix: &str| Finding::new(NAME, State::Warning, text, Some(fix.to_owned()));
+    if !is_new_enough(&version) {
+        let (major, minor) = OLDEST_ETCD;
+        let fix = format!("use etcd {major}.{minor} or newer");
+        return Finding::new(NAME, State::Failed, text, Some(fix));
+    }
+    if is_full {
+        return warning(
+            format!("{text}, which is full"),
+            "compact and defragment it, or raise its --quota-backend-bytes, then run \
+             `etcdctl alarm disarm`",
+        );
+    }
+    if !has_leader {
+        return warning(
+            format!("{text}, but no leader"),
+            "start the other members: without most of them every change is refused",
+        );
+    }
+    if size > COMFORTABLE_ETCD_MIB {
+        return warning(
+            text,
+            "let etcd compact itself (--auto-compaction-retention) and defragment it",
+        );
+    }
+    Finding::ok(NAME, text)
+}
+
+fn is_new_enough(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    found >= OLDEST_ETCD
 }
 
 fn nearest_existing(folder: &Path) -> PathBuf {

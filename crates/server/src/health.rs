@@ -4,16 +4,21 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bugle_store::SqliteStore;
+use bugle_store::{Error, Store};
 use tokio_util::sync::CancellationToken;
 
 /// What readiness depends on. Cheap to clone; set by the owners of the parts.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Readiness(Arc<Parts>);
 
-#[derive(Debug)]
+impl std::fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Readiness").field(&self.obstacle()).finish()
+    }
+}
+
 struct Parts {
-    store: Arc<SqliteStore>,
+    store: Arc<dyn Store>,
     /// Cancelled when the catalogue has been read: a flag that can be waited for.
     catalogue: CancellationToken,
     draining: AtomicBool,
@@ -21,7 +26,7 @@ struct Parts {
 
 impl Readiness {
     /// Of a platform whose functions are still to be read from `store`.
-    pub(crate) fn new(store: Arc<SqliteStore>) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
         Self(Arc::new(Parts {
             store,
             catalogue: CancellationToken::new(),
@@ -52,8 +57,15 @@ impl Readiness {
         if !self.0.catalogue.is_cancelled() {
             return Some("starting: the store is being read".into());
         }
-        let failure = self.0.store.health().err()?;
+        let failure = self.0.store.health().err().filter(Error::is_fatal)?;
         Some(format!("failed: {}", bugle_types::report(&failure)).into())
+    }
+
+    /// What does not work although the platform is ready: calls are served, changes may be refused.
+    /// Who sends calls elsewhere for it would only send them to others of whom the same is true.
+    pub(crate) fn degradation(&self) -> Option<String> {
+        let failure = self.0.store.health().err()?;
+        Some(format!("degraded: {}", bugle_types::report(&failure)))
     }
 }
 
@@ -63,13 +75,7 @@ mod tests {
 
     #[test]
     fn ready_is_between_the_catalogue_and_the_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(
-            folder.path(),
-            &bugle_store::Config::default(),
-            bugle_store::Metrics::default(),
-        );
-        let readiness = Readiness::new(Arc::new(store.unwrap()));
+        let readiness = Readiness::new(Arc::new(bugle_store::MemoryStore::new()));
         assert!(readiness.obstacle().is_some());
         readiness.catalogue_is_read();
         assert_eq!(readiness.obstacle(), None);

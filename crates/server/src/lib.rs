@@ -23,13 +23,16 @@ pub mod logs;
 mod operator;
 mod packages;
 mod roots;
+mod shared;
 mod tasks;
 pub mod telemetry;
+pub mod transfer;
 mod warm;
 
+use std::fs::File;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +46,7 @@ use bugle_instances::{
 pub use bugle_instances::{become_program, is_starter};
 use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
 use bugle_scheduler::Scheduler;
-use bugle_store::{SqliteStore, Store};
+use bugle_store::{EtcdStore, Kind, SqliteStore, Store};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry as Metrics;
 use tokio::net::{TcpListener, TcpSocket};
@@ -119,7 +122,6 @@ pub enum StartError {
 }
 
 /// A running platform.
-#[derive(Debug)]
 pub struct Running {
     /// Where the control API listens.
     pub control: SocketAddr,
@@ -134,7 +136,54 @@ pub struct Running {
     endpoints: Endpoints,
     // Dropped in this order: what uses the store ends before it.
     data: DataPlane,
-    store: Arc<SqliteStore>,
+    store: Arc<dyn Store>,
+    _lock: Option<File>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("control", &self.control)
+            .field("gateway", &self.gateway)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The store, and the lock of the data folder where the store does not hold it itself.
+struct Opened {
+    store: Arc<dyn Store>,
+    lock: Option<File>,
+}
+
+/// How this process calls itself to others on the same etcd.
+fn who(what: &str) -> String {
+    let system = rustix::system::uname();
+    let host = system.nodename().to_string_lossy();
+    format!("{what} on {host}, process {}", std::process::id())
+}
+
+/// Opens the store that is configured; no connection is made for one in a file.
+fn store(config: &Config, folder: &Path, metrics: &mut Metrics) -> Result<Opened, StartError> {
+    let measured = bugle_store::Metrics::register(metrics);
+    let failed = StartError::Store;
+    Ok(match config.store.kind {
+        Kind::Embedded => Opened {
+            store: Arc::new(SqliteStore::open(folder, &config.store, measured).map_err(failed)?),
+            lock: None,
+        },
+        Kind::Etcd => {
+            let lock = bugle_store::lock_folder(folder).map_err(failed)?;
+            let measured = measured.with_etcd(metrics);
+            let (etcd, who) = (&config.etcd, who("a platform"));
+            let patience = Duration::from_secs(etcd.start_timeout_seconds);
+            let store = EtcdStore::open_alone(etcd, &config.store, measured, &who, patience);
+            let store = store.map_err(failed)?;
+            Opened {
+                store: Arc::new(store),
+                lock: Some(lock),
+            }
+        }
+    })
 }
 
 /// Starts the platform with this configuration on the current runtime, which becomes its control
@@ -152,9 +201,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let folder = std::path::absolute(&config.server.data_dir).map_err(StartError::System)?;
     config.server.data_dir.clone_from(&folder);
     let mut metrics = Metrics::default();
-    let store_metrics = bugle_store::Metrics::register(&mut metrics);
-    let store = SqliteStore::open(&folder, &config.store, store_metrics);
-    let store = Arc::new(store.map_err(StartError::Store)?);
+    let Opened { store, lock } = store(&config, &folder, &mut metrics)?;
     let keyring = Arc::new(Keyring::open(&folder).map_err(StartError::Key)?);
     let (control_listener, control) = listen(
         "the control API",
@@ -201,7 +248,14 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
             Box::pin(async move { applied.wait_for(revision).await })
         })
     };
-    let shared: Arc<dyn Store> = Arc::clone(&store) as _;
+    let shared = Arc::clone(&store);
+    if config.store.kind == Kind::Etcd {
+        let key = keyring.fingerprint().to_owned();
+        tasks.spawn(
+            "store",
+            shared::watch(Arc::clone(&store), key, tasks.stop_token()),
+        );
+    }
     let (registry, follow_index) = Registry::open(
         Arc::clone(&shared),
         keyring,
@@ -230,7 +284,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         load(functions.clone()),
     );
     let deliveries = Deliveries::new(
-        Arc::clone(&store) as _,
+        Arc::clone(&store),
         serving.clone(),
         data.handle().clone(),
         gateway_stop.clone(),
@@ -302,6 +356,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         endpoints,
         data,
         store,
+        _lock: lock,
     })
 }
 
@@ -486,7 +541,7 @@ impl Running {
         self.scheduler.shutdown(left).await;
         self.tasks.shut_down(LAST_TASKS).await;
         drop(self.data);
-        // Joins the writer's thread, after everything that was accepted is on disk.
+        // Joins its thread, after everything that was accepted is on disk.
         drop(self.store);
         if orderly {
             Ok(())

@@ -283,7 +283,8 @@ fn identify(
     Ok(id)
 }
 
-/// Whether the platform can serve; 503 with the reason while it starts or drains.
+/// Whether the platform can serve; 503 with the reason while it starts or drains. What does not work
+/// although calls are served is told beside the word "ready".
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -292,7 +293,11 @@ fn identify(
 )]
 async fn ready(State(operator): State<Arc<Operator>>) -> Response {
     match operator.readiness.obstacle() {
-        None => (StatusCode::OK, "ready\n").into_response(),
+        None => {
+            let degradation = operator.readiness.degradation();
+            let more = degradation.map_or_else(String::new, |text| format!(", {text}"));
+            (StatusCode::OK, format!("ready{more}\n")).into_response()
+        }
         Some(reason) => {
             let retry = [(header::RETRY_AFTER, "1")];
             (

@@ -131,9 +131,14 @@ impl Platform {
     /// # Panics
     /// When the platform refuses.
     pub async fn register(&self, spec: &FunctionSpec) -> Registered {
-        let body = spec.on(self.python().await).body();
-        let answer = self.control.post("/serverless/v1/functions", &body).await;
+        let answer = self.try_register(spec).await;
         Registered::from(&answer.expect(200).json()["function"])
+    }
+
+    /// Registers a function, if the platform does it.
+    pub async fn try_register(&self, spec: &FunctionSpec) -> Answer {
+        let body = spec.on(self.python().await).body();
+        self.control.post("/serverless/v1/functions", &body).await
     }
 
     /// Updates a function from the revision that `function` knows, which becomes the new one.

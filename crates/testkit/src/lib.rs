@@ -22,6 +22,7 @@
 //!
 //! This is test code: it panics where a test would, with what it saw last.
 
+mod etcd;
 mod eventually;
 mod functions;
 mod http;
@@ -31,6 +32,7 @@ mod process;
 mod site;
 mod witness;
 
+pub use etcd::Etcd;
 pub use eventually::{eventually, within};
 pub use functions::{FunctionSpec, Registered};
 pub use http::{Answer, Endpoint, Streaming};

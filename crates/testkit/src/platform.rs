@@ -126,6 +126,15 @@ impl Platform {
         log::read(&self.log)
     }
 
+    /// How the server ended by itself; none while it runs.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let ended = self.child.try_wait();
+        ended.expect("our own child can be waited for")
+    }
+
     /// Kills the server as a power cut would, and waits until it is gone.
     pub async fn kill(mut self) {
         process::kill(self.pid);

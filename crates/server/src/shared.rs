@@ -1,0 +1,72 @@
+//! What a platform looks after whose store others can reach as well: that its key is the one with
+//! which the functions' variables are encrypted, and that nobody else took its place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bugle_store::{Compare, Error, Op, Revision, Store, Txn};
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+/// Where a word for the key is. The key itself is nowhere but in the data folders.
+const KEY: &[u8] = b"/bugle/environment-key";
+
+/// How soon a platform that lost its place ends.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Ends, with an error in the log, when the platform must not go on; else with `stop`.
+pub(crate) async fn watch(store: Arc<dyn Store>, key: String, stop: CancellationToken) {
+    stop.run_until_cancelled(async {
+        match other_key(&*store, &key).await {
+            Ok(None) => {}
+            Ok(Some(other)) => {
+                tracing::error!(
+                    ours = key,
+                    theirs = other,
+                    "the variables of functions are encrypted with another key; copy \
+                     environment.key from the data folder of the platform that used this etcd before"
+                );
+                return;
+            }
+            // Who cannot write this cannot register anything either, and is told so.
+            Err(error) => tracing::warn!(%error, "the key could not be compared"),
+        }
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Some(error) = store.health().err().filter(Error::is_fatal) {
+                tracing::error!(%error, "the platform has to end");
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+/// The key with which others encrypted, if it is not this one. The first one counts.
+async fn other_key(store: &dyn Store, key: &str) -> Result<Option<String>, Error> {
+    let place = Bytes::from_static(KEY);
+    let first = Txn {
+        when: vec![Compare::ModRevision(place.clone(), Revision(0))],
+        then: vec![Op::Put(place, key.to_owned().into())],
+    };
+    if store.txn(first).await?.succeeded {
+        return Ok(None);
+    }
+    let found = store.get(KEY).await?;
+    let found = found.map(|item| String::from_utf8_lossy(&item.value).into_owned());
+    Ok(found.filter(|found| found != key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_key_counts() {
+        let store = bugle_store::MemoryStore::new();
+        assert_eq!(other_key(&store, "one").await.unwrap(), None);
+        assert_eq!(other_key(&store, "one").await.unwrap(), None);
+        let other = other_key(&store, "two").await.unwrap();
+        assert_eq!(other.as_deref(), Some("one"));
+    }
+}

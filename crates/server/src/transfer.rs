@@ -1,0 +1,164 @@
+//! Everything of a store into a file, and back: for backups, and to move from one store to another.
+//!
+//! It works on the store itself, not through a running platform: the file of the embedded store is
+//! of one process at a time, and a store in etcd must not be changed beneath one that serves from it.
+
+use std::fs::File;
+use std::io::{BufReader, Seek as _, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bugle_registry::{Keyring, KeyringError};
+use bugle_store::archive::{self, ArchiveError, Difference, Exported, Head};
+use bugle_store::{EtcdStore, Kind, Metrics, SqliteStore, Store};
+
+use crate::config::Config;
+
+/// A platform that serves from the same etcd is not waited for; only one that has just ended.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Why nothing was exported or imported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// The store cannot be opened.
+    #[error("the store cannot be opened")]
+    Store(#[source] bugle_store::Error),
+    /// There is no store to export.
+    #[error("there is no store in {}; --data-dir names another folder", folder.display())]
+    NoStore {
+        /// The data folder.
+        folder: PathBuf,
+    },
+    /// The key of the encrypted variables cannot be used.
+    #[error("the key of the functions' variables cannot be used")]
+    Key(#[source] KeyringError),
+    /// What was exported is encrypted with another key than this platform has.
+    #[error(
+        "the export is encrypted with key {theirs}, and {} here; copy environment.key from the \
+         exported data folder into {} first",
+        ours.as_ref().map_or_else(|| "there is none".to_owned(), |ours| format!("{ours} is")),
+        folder.display()
+    )]
+    OtherKey {
+        /// The word for the key of the export.
+        theirs: String,
+        /// The word for the key here, if there is one.
+        ours: Option<String>,
+        /// Where the key belongs.
+        folder: PathBuf,
+    },
+    /// Keys are there with other values.
+    #[error("{} keys are there with other values, and nothing was changed", .0.other)]
+    Conflict(Difference),
+    /// The file cannot be read or written.
+    #[error("{} cannot be used", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The export failed, or the file is not one.
+    #[error("the transfer failed")]
+    Archive(#[from] ArchiveError),
+}
+
+/// What is done with keys that are there with other values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Nothing is changed.
+    Refuse,
+    /// They get the values of the file.
+    Overwrite,
+}
+
+/// Writes the whole store down.
+///
+/// # Errors
+///
+/// [`TransferError`].
+pub async fn export(config: &Config, to: &mut dyn Write) -> Result<Exported, TransferError> {
+    let folder = &config.server.data_dir;
+    let database = folder.join("bugle.db");
+    if config.store.kind == Kind::Embedded && !database.is_file() {
+        let folder = folder.clone();
+        return Err(TransferError::NoStore { folder });
+    }
+    let store: Box<dyn Store> = match config.store.kind {
+        Kind::Embedded => embedded(config)?,
+        Kind::Etcd => Box::new(
+            EtcdStore::open(&config.etcd, &config.store, Metrics::default())
+                .map_err(TransferError::Store)?,
+        ),
+    };
+    let key = key(folder)?.unwrap_or_default();
+    Ok(archive::export(&*store, &Head::new(key), to).await?)
+}
+
+/// Compares a file with the store, and unless `existing` or `only_look` forbid it, writes it there.
+/// The second number is how many lines were written.
+///
+/// # Errors
+///
+/// [`TransferError`].
+pub async fn import(
+    config: &Config,
+    path: &Path,
+    existing: Existing,
+    only_look: bool,
+) -> Result<(Difference, u64), TransferError> {
+    let unusable = |source| TransferError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = BufReader::new(File::open(path).map_err(unusable)?);
+    let store: Box<dyn Store> = match config.store.kind {
+        Kind::Embedded => embedded(config)?,
+        Kind::Etcd => Box::new(
+            EtcdStore::open_alone(
+                &config.etcd,
+                &config.store,
+                Metrics::default(),
+                &crate::who("an import"),
+                PATIENCE,
+            )
+            .map_err(TransferError::Store)?,
+        ),
+    };
+    let (head, difference) = archive::compare(&*store, &mut file).await?;
+    let folder = config.server.data_dir.clone();
+    let ours = key(&folder)?;
+    if !head.key.is_empty() && ours.as_ref() != Some(&head.key) {
+        return Err(TransferError::OtherKey {
+            theirs: head.key,
+            ours,
+            folder,
+        });
+    }
+    if difference.other > 0 && existing == Existing::Refuse {
+        return Err(TransferError::Conflict(difference));
+    }
+    if only_look {
+        return Ok((difference, 0));
+    }
+    file.rewind().map_err(unusable)?;
+    let written = archive::import(&*store, &mut file).await?;
+    Ok((difference, written))
+}
+
+fn embedded(config: &Config) -> Result<Box<dyn Store>, TransferError> {
+    let folder = &config.server.data_dir;
+    let store = SqliteStore::open(folder, &config.store, Metrics::default());
+    Ok(Box::new(store.map_err(TransferError::Store)?))
+}
+
+/// The word for the key in a folder, if there is one; none is made.
+fn key(folder: &Path) -> Result<Option<String>, TransferError> {
+    if !folder.join("environment.key").is_file() {
+        return Ok(None);
+    }
+    let keyring = Keyring::open(folder).map_err(TransferError::Key)?;
+    Ok(Some(keyring.fingerprint().to_owned()))
+}

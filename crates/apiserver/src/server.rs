@@ -120,6 +120,9 @@ impl Shared {
     }
 }
 
+/// How long the controllers wait for more to do, as real ones are a little behind, too.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// Lets the controllers work until the token is cancelled.
 pub(crate) async fn control(shared: Arc<Shared>, stop: CancellationToken) {
     let mut changed = shared.state.lock().store.subscribe();
@@ -137,7 +140,7 @@ pub(crate) async fn control(shared: Arc<Shared>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            _ = changed.changed() => {}
+            _ = changed.changed() => tokio::time::sleep(PAUSE).await,
             () = tokio::time::sleep_until(next.into()) => {}
         }
     }

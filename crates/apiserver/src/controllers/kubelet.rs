@@ -1,7 +1,7 @@
 //! The nodes' part in the life of a Pod, played from its annotations.
 //!
 //! `fake.kubelet/outcome` is one of `image-pull`, `crash-loop`, `never-ready`, `succeed`, `fail`, `evict`
-//! and `pending`; `fake.kubelet/start-delay`, `ready-delay`, `stop-delay` and `life` are seconds.
+//! and `pending`; an image named `no-such-image` cannot be pulled either. `fake.kubelet/start-delay`, `ready-delay`, `stop-delay` and `life` are seconds.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -56,7 +56,10 @@ enum Stage {
 
 /// What the Pod asks to become of it.
 pub(super) fn outcome(pod: &Value) -> Option<&str> {
-    pod["metadata"]["annotations"]["fake.kubelet/outcome"].as_str()
+    let asked = pod["metadata"]["annotations"]["fake.kubelet/outcome"].as_str();
+    let image = pod["spec"]["containers"][0]["image"].as_str();
+    let missing = image.is_some_and(|image| image.contains("no-such-image"));
+    asked.or_else(|| missing.then_some("image-pull"))
 }
 
 fn seconds(pod: &Value, name: &str) -> Option<Duration> {

@@ -18,6 +18,11 @@ use crate::http::send;
 const DEVIATIONS: &[(&str, &str, &str)] = &[
     (
         "",
+        "metadata.annotations.deployment.kubernetes.io/revision",
+        "what the controllers have done since the last request is a matter of time",
+    ),
+    (
+        "",
         "spec.volumes[].projected.sources",
         "the token's volume has what its cluster's flavour adds",
     ),
@@ -52,18 +57,8 @@ const DEVIATIONS: &[(&str, &str, &str)] = &[
         "what the controllers have done since the last request is a matter of time",
     ),
     (
-        "35",
-        "metadata.annotations.deployment.kubernetes.io/revision",
-        "what the controllers have done since the last request is a matter of time",
-    ),
-    (
         "40",
         "status",
-        "what the controllers have done since the last request is a matter of time",
-    ),
-    (
-        "40",
-        "metadata.annotations",
         "what the controllers have done since the last request is a matter of time",
     ),
     (
@@ -116,6 +111,16 @@ const DEVIATIONS: &[(&str, &str, &str)] = &[
         "47",
         "metadata.managedFields",
         "autoscalers are stored, and nothing scales them",
+    ),
+    (
+        "40",
+        "metadata.annotations",
+        "what the controllers have done since the last request is a matter of time",
+    ),
+    (
+        "42",
+        "metadata.annotations",
+        "what the controllers have done since the last request is a matter of time",
     ),
 ];
 

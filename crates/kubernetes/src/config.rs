@@ -1,0 +1,89 @@
+//! The section `[kubernetes]` of the configuration.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Where the cluster is, and what the Pods of pools are made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The kubeconfig file; empty takes the service account of the Pod that the platform runs in.
+    pub kubeconfig: String,
+    /// The namespace of everything; empty takes the kubeconfig's or the Pod's own.
+    pub namespace: String,
+    /// The image of workers whose pool names none.
+    pub image: String,
+    /// The image that prepares workers whose pool names none; empty prepares nothing.
+    pub init_image: String,
+    /// What a worker runs: the arguments of its image.
+    pub arguments: Vec<String>,
+    /// The service account of the workers, which needs no rights; empty takes the namespace's default.
+    pub service_account: String,
+    /// The Secret that holds what a worker joins with, each key as a variable; empty for none.
+    pub join_secret: String,
+    /// Directories of nodes that pools may mount, with all below them; empty for none.
+    pub host_paths: Vec<String>,
+    /// The user and group that workers run as. Not 0: that would be root.
+    pub user: u32,
+    /// The port at which a worker answers whether it is ready; 0 takes a running worker for ready.
+    pub health_port: u16,
+    /// The Lease by which the platform's processes agree on the one that acts.
+    pub lease: String,
+    /// How long a process that has died keeps that Lease, in seconds.
+    pub lease_seconds: u32,
+    /// The longest that a request to the cluster may take, in seconds.
+    pub request_seconds: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            kubeconfig: String::new(),
+            namespace: String::new(),
+            image: "bugle:latest".to_owned(),
+            init_image: String::new(),
+            arguments: vec!["node".to_owned()],
+            service_account: String::new(),
+            join_secret: String::new(),
+            host_paths: Vec::new(),
+            user: 65_532,
+            health_port: 0,
+            lease: "bugle-pools".to_owned(),
+            lease_seconds: 15,
+            request_seconds: 10,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with it, if anything is.
+    ///
+    /// # Errors
+    /// The name of the key and its rule.
+    pub fn check(&self) -> Result<(), String> {
+        if self.user == 0 {
+            return Err("kubernetes.user is 0: workers do not run as root".to_owned());
+        }
+        if self.lease_seconds < 2 {
+            return Err("kubernetes.lease_seconds is less than 2".to_owned());
+        }
+        if self.request_seconds == 0 {
+            return Err("kubernetes.request_seconds is 0".to_owned());
+        }
+        if let Some(path) = self.host_paths.iter().find(|path| !path.starts_with('/')) {
+            return Err(format!(
+                "kubernetes.host_paths has {path:?}, which is not absolute"
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn lease_time(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds.into())
+    }
+
+    pub(crate) fn request_time(&self) -> Duration {
+        Duration::from_secs(self.request_seconds.into())
+    }
+}

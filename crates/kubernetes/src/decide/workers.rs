@@ -1,0 +1,144 @@
+//! The Pods of a pool: made one by one for scalable pools, taken away when they idle or have ended.
+
+use std::time::Duration;
+
+use bugle_types::pool::{IdleTime, Origin};
+
+use super::{ALARM_EVERY, Decision, Operation};
+use crate::manifest::PodPlan;
+use crate::names;
+use crate::observed::{Phase, Worker, Workload};
+
+/// How long a Pod that was made for a request may take to start.
+const START_TIME: Duration = Duration::from_mins(5);
+
+impl Decision<'_> {
+    pub(super) fn workers(
+        &mut self,
+        workload: &Workload,
+        waits: bool,
+        random: &mut impl FnMut() -> u128,
+    ) {
+        self.clear_away();
+        self.recycle();
+        if self.pool.spec.scalable && !waits {
+            self.grow(workload, random);
+        }
+    }
+
+    fn delete(&mut self, name: &str, worker: &Worker, why: &'static str) {
+        self.operations.push(Operation::DeleteWorker {
+            name: name.to_owned(),
+            uid: worker.uid.clone(),
+            why,
+        });
+    }
+
+    /// What has ended is in nobody's way, but it is nobody's either.
+    fn clear_away(&mut self) {
+        let observed = self.observed;
+        for (name, worker) in observed.of(self.id.as_str()) {
+            if matches!(worker.phase, Phase::Failed | Phase::Succeeded) && !worker.terminating {
+                self.delete(name, worker, "it has ended");
+            }
+            let late = self.now >= worker.first_seen + START_TIME;
+            if worker.request.is_some()
+                && worker.phase == Phase::Pending
+                && !worker.terminating
+                && late
+            {
+                self.delete(name, worker, "it did not start in time");
+            }
+        }
+    }
+
+    /// Pods that nobody has used for as long as they may idle.
+    fn recycle(&mut self) {
+        let observed = self.observed;
+        for (name, worker) in observed.of(self.id.as_str()) {
+            let IdleTime::After(limit) = worker.idle else {
+                continue;
+            };
+            let since = self.memory.idle.get(name);
+            let due = since.is_some_and(|since| self.now >= *since + limit);
+            if due && worker.phase == Phase::Running && !worker.terminating {
+                self.delete(name, worker, "it has been idle");
+            }
+        }
+    }
+
+    /// Keeps `size` Pods, and one more for each request that waits, up to `max_size`.
+    fn grow(&mut self, workload: &Workload, random: &mut impl FnMut() -> u128) {
+        let spec = &self.pool.spec;
+        let observed = self.observed;
+        let live = observed
+            .of(self.id.as_str())
+            .filter(|(_, worker)| worker.is_live())
+            .count();
+        let mut count = u32::try_from(live).unwrap_or(u32::MAX);
+        let mut create = |origin, request| {
+            let plan = PodPlan {
+                name: names::pod(&spec.id, random()),
+                origin,
+                request,
+            };
+            Operation::CreateWorker(spec.id.clone(), plan, workload.uid.clone())
+        };
+        for _ in count..spec.size {
+            self.operations.push(create(Origin::Reserved, None));
+        }
+        count = count.max(spec.size);
+        let Some(waiting) = self.memory.growing.get_mut(self.id) else {
+            return;
+        };
+        // A request that has its Pod is answered, and so is one that there is no room for.
+        waiting.retain(|request| {
+            let made = observed
+                .of(spec.id.as_str())
+                .any(|(_, worker)| worker.request.as_ref() == Some(request));
+            if made || count >= spec.max_size {
+                return false;
+            }
+            count += 1;
+            self.operations
+                .push(create(Origin::Scaled, Some(request.clone())));
+            true
+        });
+    }
+
+    /// Tells of Pods that are pending for too long, again and again, and of lost ones, once.
+    pub(super) fn alarms(&mut self) {
+        let observed = self.observed;
+        for (name, worker) in observed.of(self.id.as_str()) {
+            let Some(message) = self.alarm(worker) else {
+                continue;
+            };
+            let last = self.memory.alarmed.get(&worker.uid);
+            let again = worker.phase == Phase::Pending;
+            if last.is_some_and(|last| !again || self.now < *last + ALARM_EVERY) {
+                continue;
+            }
+            self.memory.alarmed.insert(worker.uid.clone(), self.now);
+            self.operations.push(Operation::Alarm {
+                pool: self.id.clone(),
+                worker: name.clone(),
+                message,
+            });
+        }
+    }
+
+    /// What there is to tell about a Pod.
+    pub(super) fn alarm(&self, worker: &Worker) -> Option<String> {
+        if worker.terminating {
+            return None;
+        }
+        match worker.phase {
+            Phase::Pending if self.now >= worker.first_seen + worker.threshold => {
+                Some(format!("which has been pending since {}", worker.created))
+            }
+            Phase::Failed => Some("whose status is changed to Failed".to_owned()),
+            Phase::Unknown => Some("whose status is changed to Unknown".to_owned()),
+            _ => None,
+        }
+    }
+}

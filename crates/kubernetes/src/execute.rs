@@ -1,0 +1,387 @@
+//! Carries operations out. Each may be done twice without harm; what became of it is seen in the next pass.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bugle_types::pool::{Pool, PoolId};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, ResourceExt as _};
+use tokio::time::{Instant, timeout_at};
+
+use crate::caches::Caches;
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::decide::Operation;
+use crate::leader::{Deposed, Leadership};
+use crate::manifest::{self, PodPlan};
+use crate::metrics::Metrics;
+use crate::names;
+
+/// How often a write that got no answer is repeated before its pool waits.
+const REPEATS: u32 = 3;
+
+/// Why an operation has not happened, or may not have.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// This process may not write any more.
+    #[error(transparent)]
+    Deposed(#[from] Deposed),
+    /// The cluster has said no; the code of its answer.
+    #[error("{message}")]
+    Refused {
+        /// For the pool's message.
+        message: String,
+    },
+    /// There was no answer, or one that says to ask later. It may have happened.
+    #[error("the cluster does not answer: {0}")]
+    Unanswered(String),
+}
+
+/// What an answer that is none of success means.
+enum Answer {
+    Refused(u16, String),
+    Later(String),
+}
+
+impl Answer {
+    fn of(error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) if status.code == 429 || status.code >= 500 => {
+                Self::Later(format!("{} {}", status.code, status.message))
+            }
+            kube::Error::Api(status) => Self::Refused(status.code, status.message.clone()),
+            other => Self::Later(bugle_types::report(other)),
+        }
+    }
+
+    fn code(error: &kube::Error) -> Option<u16> {
+        match error {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        }
+    }
+}
+
+/// Writes to the cluster. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Executor {
+    pub(crate) cluster: Cluster,
+    pub(crate) config: Arc<Config>,
+    pub(crate) caches: Caches,
+    pub(crate) leadership: Leadership,
+    pub(crate) metrics: Metrics,
+}
+
+impl Executor {
+    /// Does one thing in the cluster; what is about records is somebody else's.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn carry_out(
+        &self,
+        pools: &BTreeMap<PoolId, Arc<Pool>>,
+        operation: &Operation,
+    ) -> Result<(), Failure> {
+        let (name, outcome) = match operation {
+            Operation::ApplyAutoscaler(id) => (
+                "apply_autoscaler",
+                self.apply_autoscaler(pools.get(id)).await,
+            ),
+            Operation::ApplyDeployment(id) => (
+                "apply_deployment",
+                self.apply_deployment(pools.get(id)).await,
+            ),
+            Operation::CreateWorker(id, plan, owner) => (
+                "create_pod",
+                self.create_worker(pools.get(id), plan, owner).await,
+            ),
+            Operation::DeleteWorker { name, uid, why } => {
+                tracing::info!(pod = name, why, "a Pod of a pool is deleted");
+                ("delete_pod", self.delete_worker(name, uid).await)
+            }
+            Operation::DeleteAutoscaler(name) => {
+                ("delete_autoscaler", self.delete_autoscaler(name).await)
+            }
+            Operation::DeleteDeployment { name, uid, .. } => {
+                ("delete_deployment", self.delete_deployment(name, uid).await)
+            }
+            Operation::Alarm {
+                pool,
+                worker,
+                message,
+            } => {
+                self.alarm(pool, worker, message).await;
+                return Ok(());
+            }
+            Operation::Report(..) | Operation::Remove(..) => return Ok(()),
+        };
+        self.metrics
+            .operation(name, if outcome.is_ok() { "done" } else { "failed" });
+        outcome
+    }
+
+    /// Sends one request while this process may, for as long as it may and a request is to take.
+    async fn send<T>(
+        &self,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<Result<T, kube::Error>, Failure> {
+        let until = self.leadership.check()?;
+        let latest = (Instant::now() + self.config.request_time()).min(until);
+        let late = |_| Failure::Unanswered("the request has taken too long".to_owned());
+        timeout_at(latest, request).await.map_err(late)
+    }
+
+    /// Server-side apply: what is not said is left to others, what others have said of ours is taken back.
+    async fn apply<K>(&self, api: &Api<K>, object: &K) -> Result<Result<K, kube::Error>, Failure>
+    where
+        K: kube::Resource + Clone + serde::Serialize + serde::de::DeserializeOwned + Debug,
+    {
+        let parameters = PatchParams::apply(names::MANAGER).force();
+        let name = object.name_any();
+        self.send(api.patch(&name, &parameters, &Patch::Apply(object)))
+            .await
+    }
+
+    async fn apply_deployment(&self, pool: Option<&Arc<Pool>>) -> Result<(), Failure> {
+        let Some(pool) = pool else { return Ok(()) };
+        let object =
+            manifest::deployment(&self.config, &pool.spec).map_err(|error| refused(&error))?;
+        let api = self.cluster.api::<Deployment>();
+        let name = names::deployment(&pool.spec.id);
+        let observed = self.caches.observed().unwrap_or_default();
+        let known = observed.deployments.contains_key(&name);
+        let foreign = if known {
+            None
+        } else {
+            self.send(api.get_opt(&name))
+                .await?
+                .map_err(|error| failed("Create Deployment", &error))?
+        };
+        if foreign.is_some_and(|foreign| !is_ours(&foreign.metadata)) {
+            return Err(Failure::Refused {
+                message: "pool already exists".to_owned(),
+            });
+        }
+        let verb = if known {
+            "Update Deployment"
+        } else {
+            "Create Deployment"
+        };
+        match self.apply(&api, &object).await? {
+            Ok(applied) => {
+                self.caches.wrote_deployment(&applied);
+                Ok(())
+            }
+            Err(error) => Err(failed(verb, &error)),
+        }
+    }
+
+    async fn apply_autoscaler(&self, pool: Option<&Arc<Pool>>) -> Result<(), Failure> {
+        let Some(pool) = pool else { return Ok(()) };
+        let Some(object) = manifest::autoscaler(&pool.spec).map_err(|error| refused(&error))?
+        else {
+            return Ok(());
+        };
+        let api = self.cluster.api::<HorizontalPodAutoscaler>();
+        match self.apply(&api, &object).await? {
+            Ok(applied) => {
+                self.caches.wrote_autoscaler(&applied);
+                Ok(())
+            }
+            Err(error) => Err(match Answer::of(&error) {
+                Answer::Refused(422 | 400, why) => Failure::Refused {
+                    message: format!("invalid HPA spec, create HPA failed: {why}"),
+                },
+                Answer::Refused(_, why) => Failure::Refused {
+                    message: format!("create HPA failed: {why}"),
+                },
+                Answer::Later(why) => Failure::Unanswered(why),
+            }),
+        }
+    }
+
+    /// Creates a Pod under its name, and asks again under the same name until it is known whether it is there.
+    async fn create_worker(
+        &self,
+        pool: Option<&Arc<Pool>>,
+        plan: &PodPlan,
+        owner: &str,
+    ) -> Result<(), Failure> {
+        let Some(pool) = pool else { return Ok(()) };
+        let object = manifest::pod(&self.config, &pool.spec, plan, owner)
+            .map_err(|error| refused(&error))?;
+        let api = self.cluster.api::<Pod>();
+        let parameters = PostParams {
+            field_manager: Some(names::MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        let mut unanswered = Failure::Unanswered(String::new());
+        for attempt in 0..REPEATS {
+            if attempt > 0 {
+                tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
+            }
+            let answered = match self.send(api.create(&parameters, &object)).await {
+                Err(Failure::Unanswered(why)) => {
+                    unanswered = Failure::Unanswered(why);
+                    continue;
+                }
+                other => other?,
+            };
+            match answered {
+                Ok(created) => {
+                    self.caches.wrote_worker(&created);
+                    return Ok(());
+                }
+                Err(error) if Answer::code(&error) == Some(409) => {
+                    match self.send(api.get(&plan.name)).await? {
+                        // An answer of before was lost.
+                        Ok(created) if is_ours(&created.metadata) => {
+                            self.caches.wrote_worker(&created);
+                            return Ok(());
+                        }
+                        Ok(_) => return Err(failed("Create Pod", &error)),
+                        Err(error) => unanswered = failed("Create Pod", &error),
+                    }
+                }
+                Err(error) => match failed("Create Pod", &error) {
+                    Failure::Unanswered(why) => unanswered = Failure::Unanswered(why),
+                    refused => return Err(refused),
+                },
+            }
+        }
+        Err(unanswered)
+    }
+
+    async fn delete_worker(&self, name: &str, uid: &str) -> Result<(), Failure> {
+        let api = self.cluster.api::<Pod>();
+        let parameters = of_uid(DeleteParams::default(), uid);
+        match self.send(api.delete(name, &parameters)).await? {
+            Ok(answer) => {
+                answer.map_left(|going| self.caches.wrote_worker(&going));
+                Ok(())
+            }
+            Err(error) if is_gone(&error) => {
+                self.caches.forget_worker(name);
+                Ok(())
+            }
+            Err(error) => Err(failed("Delete Pod", &error)),
+        }
+    }
+
+    async fn delete_deployment(&self, name: &str, uid: &str) -> Result<(), Failure> {
+        let api = self.cluster.api::<Deployment>();
+        // Its Pods go first, so that the pool's record stays until they are gone.
+        let parameters = of_uid(DeleteParams::foreground(), uid);
+        match self.send(api.delete(name, &parameters)).await? {
+            Ok(answer) => {
+                answer.map_left(|going| self.caches.wrote_deployment(&going));
+                Ok(())
+            }
+            Err(error) if is_gone(&error) => {
+                self.caches.forget_deployment(name);
+                Ok(())
+            }
+            Err(error) => Err(failed("Delete Deployment", &error)),
+        }
+    }
+
+    async fn delete_autoscaler(&self, name: &str) -> Result<(), Failure> {
+        let api = self.cluster.api::<HorizontalPodAutoscaler>();
+        match self
+            .send(api.delete(name, &DeleteParams::default()))
+            .await?
+        {
+            Ok(answer) => {
+                answer.map_left(|going| self.caches.wrote_autoscaler(&going));
+                Ok(())
+            }
+            Err(error) if is_gone(&error) => {
+                self.caches.forget_autoscaler(name);
+                Ok(())
+            }
+            Err(error) => Err(failed("Delete HPA", &error)),
+        }
+    }
+
+    /// Tells of a Pod in the log, the metrics and an Event, which is a courtesy and may get lost.
+    async fn alarm(&self, pool: &PoolId, worker: &str, message: &str) {
+        tracing::warn!(%pool, pod = worker, message, "a Pod of a pool is in trouble");
+        self.metrics.alarm();
+        let now = Timestamp::now();
+        let namespace = Some(self.cluster.namespace().to_owned());
+        let event = Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{worker}.{:x}", now.as_nanosecond())),
+                labels: Some(BTreeMap::from([(names::POOL.to_owned(), pool.to_string())])),
+                ..ObjectMeta::default()
+            },
+            involved_object: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(worker.to_owned()),
+                namespace,
+                ..ObjectReference::default()
+            },
+            type_: Some("Warning".to_owned()),
+            reason: Some("PodAlarm".to_owned()),
+            message: Some(format!("Pod {worker}, {message}")),
+            source: Some(EventSource {
+                component: Some(names::MANAGER.to_owned()),
+                host: None,
+            }),
+            first_timestamp: Some(Time(now)),
+            last_timestamp: Some(Time(now)),
+            count: Some(1),
+            ..Event::default()
+        };
+        let api = self.cluster.api::<Event>();
+        if let Err(error) = self
+            .send(api.create(&PostParams::default(), &event))
+            .await
+            .and_then(|answer| answer.map_err(|error| failed("Create Event", &error)))
+        {
+            tracing::debug!(%error, "the Event of a Pod could not be written");
+        }
+    }
+}
+
+fn is_ours(metadata: &ObjectMeta) -> bool {
+    let labels = metadata.labels.as_ref();
+    labels
+        .and_then(|labels| labels.get(names::MANAGED_BY))
+        .is_some_and(|by| by == names::MANAGER)
+}
+
+fn of_uid(parameters: DeleteParams, uid: &str) -> DeleteParams {
+    parameters.preconditions(Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+    })
+}
+
+/// It is not there any more, or another one of the same name is.
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(Answer::code(error), Some(404 | 409))
+}
+
+fn refused(error: &manifest::Error) -> Failure {
+    Failure::Refused {
+        message: error.to_string(),
+    }
+}
+
+fn failed(verb: &str, error: &kube::Error) -> Failure {
+    match Answer::of(error) {
+        Answer::Refused(code, why) => Failure::Refused {
+            message: format!("{verb} Failed, ErrorCode is {code}: {why}"),
+        },
+        Answer::Later(why) => Failure::Unanswered(why),
+    }
+}

@@ -23,7 +23,7 @@ pub struct Error {
 pub enum Class {
     /// The body or a field is wrong, found without looking anything up.
     Field,
-    /// The function or version does not exist.
+    /// The function, version or pool does not exist.
     NotFound,
     /// The body is larger than any request may be.
     TooLarge,
@@ -50,6 +50,8 @@ pub enum Operation {
     Delete,
     /// R1 to R4.
     Reservation,
+    /// P1 to P4.
+    Pools,
     /// Bugle's own routes: plain HTTP.
     Operator,
 }
@@ -62,9 +64,10 @@ impl Operation {
             (Self::Register | Self::Delete | Self::Reservation | Self::Operator, Class::Field) => {
                 StatusCode::BAD_REQUEST
             }
-            (Self::Get | Self::Delete | Self::Reservation | Self::Operator, Class::NotFound) => {
-                StatusCode::NOT_FOUND
-            }
+            (
+                Self::Get | Self::Delete | Self::Reservation | Self::Pools | Self::Operator,
+                Class::NotFound,
+            ) => StatusCode::NOT_FOUND,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -124,6 +127,17 @@ impl Error {
             code: Code::FunctionVersionNotFound,
             message,
             class: Class::NotFound,
+        }
+    }
+
+    /// No such pool.
+    pub fn pool_not_found() -> Self {
+        Self {
+            class: Class::NotFound,
+            ..Self::other(
+                Code::PoolNotFound,
+                "pool does not exist or has been deleted. check input parameters",
+            )
         }
     }
 
@@ -193,6 +207,7 @@ mod tests {
             (Versions, 500, 500),
             (Delete, 400, 404),
             (Reservation, 400, 404),
+            (Pools, 500, 404),
         ] {
             assert_eq!(operation.status(Class::Field), field, "{operation:?}");
             assert_eq!(

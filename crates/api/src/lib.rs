@@ -2,7 +2,7 @@
 //!
 //! The original's quirks live here and nowhere else: bodies whatever their content type, field names
 //! whatever their case, numbers as texts, envelopes that differ by operation. What is behind the
-//! traits ([`FunctionsApi`], [`ReservationsApi`]) sees typed requests and answers with typed values
+//! traits ([`FunctionsApi`], [`ReservationsApi`], [`PoolsApi`]) sees typed requests and answers with typed values
 //! or an [`Error`].
 //!
 //! [`identity`] is the one place that decides who is asking.
@@ -17,6 +17,8 @@ mod graph;
 pub mod identity;
 pub mod images;
 pub mod operator;
+mod pool;
+mod pools;
 mod query;
 mod reservation;
 mod reservations;
@@ -38,7 +40,12 @@ pub use graph::{
     graph_events_router, graph_router,
 };
 pub use identity::Caller;
-pub use query::{DeleteQuery, GetQuery, ListQuery, Page};
+pub use pool::{
+    CreatePoolsAnswer, CreatePoolsRequest, FailedPool, FailedPools, IdleRecycleTime, PoolAnswer,
+    PoolInfo, PoolList, PoolRequest, PoolsAnswer, ResourceAmounts, Texts, UpdatePoolRequest,
+};
+pub use pools::{PoolsApi, pools_router};
+pub use query::{DeleteQuery, GetQuery, ListQuery, Page, PoolQuery, PoolSelection};
 pub use reservation::{
     InstanceConfig, Reservation, ReservationAnswer, ReservationId, ReservationList,
     ReservationRequest,

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
+
 /// The parameters of a request, the last of each name.
 pub(crate) type Parameters = HashMap<String, String>;
 
@@ -120,6 +122,75 @@ impl Page {
     }
 }
 
+/// Which pools; what is not given matches all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolSelection {
+    /// Exactly this pool.
+    pub id: Option<String>,
+    /// Exactly this group.
+    pub group: Option<String>,
+}
+
+impl PoolSelection {
+    pub(crate) fn new(parameters: &Parameters) -> Self {
+        Self {
+            id: text(parameters, "id"),
+            group: text(parameters, "group"),
+        }
+    }
+}
+
+/// What P2 lists (contract 5.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolQuery {
+    /// Which pools.
+    pub which: PoolSelection,
+    /// How many to pass over and how many to show; none for a page that cannot be.
+    pub window: Option<(usize, usize)>,
+}
+
+/// Pools of a page when the request does not say.
+const DEFAULT_POOLS: i64 = 10;
+
+impl PoolQuery {
+    pub(crate) fn new(parameters: &Parameters) -> Result<Self, Error> {
+        let limit = integer(parameters, "limit")?.unwrap_or(DEFAULT_POOLS);
+        let page = match integer(parameters, "offset")?.unwrap_or(1) {
+            0 => 1,
+            page => page,
+        };
+        Ok(Self {
+            which: PoolSelection::new(parameters),
+            window: pool_window(page, limit),
+        })
+    }
+}
+
+fn pool_window(page: i64, limit: i64) -> Option<(usize, usize)> {
+    let size = usize::try_from(limit)
+        .ok()
+        .filter(|size| *size > 0)?
+        .min(LARGEST_SIZE);
+    let before = usize::try_from(page.checked_sub(1)?).ok()?;
+    Some((before.saturating_mul(size), size))
+}
+
+fn integer(parameters: &Parameters, name: &str) -> Result<Option<i64>, Error> {
+    let Some(text) = text(parameters, name) else {
+        return Ok(None);
+    };
+    let read = text.parse().map(Some);
+    read.map_err(|error: std::num::ParseIntError| {
+        use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+        let problem = match error.kind() {
+            PosOverflow | NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        let shown: String = text.chars().take(200).collect();
+        Error::parameter(format!("strconv.Atoi: parsing {shown:?}: {problem}"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,5 +214,29 @@ mod tests {
         assert_eq!(window("1", "-5"), None);
         assert_eq!(window("9223372036854775807", "9999"), None);
         assert_eq!(window("1", "9999999"), Some((0, LARGEST_SIZE)));
+    }
+
+    #[test]
+    fn pages_of_pools_count_from_one_and_never_wrap() {
+        let query = |offset: &str, limit: &str| {
+            let given = [("offset", offset), ("limit", limit)]
+                .map(|(name, text)| (name.to_owned(), text.to_owned()));
+            PoolQuery::new(&Parameters::from(given)).map(|query| query.window)
+        };
+        assert_eq!(query("", ""), Ok(Some((0, 10))));
+        assert_eq!(query("0", "5"), Ok(Some((0, 5))));
+        assert_eq!(query("3", "5"), Ok(Some((10, 5))));
+        assert_eq!(query("-1", "5"), Ok(None));
+        assert_eq!(query("1", "0"), Ok(None));
+        assert_eq!(query("1", "-5"), Ok(None));
+        assert_eq!(
+            query("9223372036854775807", "9999999").unwrap().unwrap().1,
+            LARGEST_SIZE
+        );
+        assert_eq!(
+            query("1", "abc").unwrap_err().message,
+            "strconv.Atoi: parsing \"abc\": invalid syntax. check input parameters"
+        );
+        assert!(query("99999999999999999999", "1").is_err());
     }
 }

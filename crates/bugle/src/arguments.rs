@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use crate::commands::{
     bench, config, delete, deploy, describe, dev, doctor, export, image, import, invoke, list,
-    login, logs, new, publish, reserve, run, serve, update,
+    login, logs, new, pool, publish, reserve, run, serve, update,
 };
 
 /// The options that say where the platform is; each command takes them, and those that need none
@@ -123,6 +123,8 @@ pub(crate) enum Command {
     Reserve(reserve::Arguments),
     /// Fetches, lists and removes container images.
     Image(image::Arguments),
+    /// Creates, lists, resizes and deletes pools of workers.
+    Pool(pool::Arguments),
     /// Keeps credentials for a registry of images.
     Login(login::Arguments),
     /// Forgets the credentials for a registry.

@@ -7,6 +7,7 @@ mod connection;
 mod control;
 mod error;
 mod images;
+mod pools;
 mod upload;
 
 pub use connection::{Answer, Base, Call};

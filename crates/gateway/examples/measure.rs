@@ -221,6 +221,7 @@ fn spec() -> FunctionSpec {
         scale: Scale { min: 0, max: 1 },
         labels: Vec::new(),
         idle: None,
+        pool: bugle_types::pool::PoolChoice::default(),
         code: CodeLocation::None,
         environment: SealedEnvironment::default(),
     }

@@ -419,6 +419,7 @@ fn spec() -> FunctionSpec {
         scale: Scale { min: 0, max: 1 },
         labels: Vec::new(),
         idle: None,
+        pool: bugle_types::pool::PoolChoice::default(),
         code: CodeLocation::Image(Box::new(ContainerSpec {
             image: "image".to_owned(),
             digest: None,

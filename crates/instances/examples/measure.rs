@@ -99,6 +99,7 @@ impl Bench {
             scale: Scale { min: 0, max: 10 },
             labels: Vec::new(),
             idle: None,
+            pool: bugle_types::pool::PoolChoice::default(),
             code: CodeLocation::Local(code.to_str().unwrap().to_owned()),
             environment: SealedEnvironment::default(),
         };

@@ -47,4 +47,6 @@ pub use exchange::{
     BrokenBody, HttpBody, HttpExchange, HttpReply, HttpReplyBody, NoReply, Upgraded,
 };
 pub use program::{ProgramConfig, ProgramDependencies, ProgramDriver};
-pub use python::{Config, Dependencies as PythonDependencies, Interpreter, PythonDriver};
+pub use python::{
+    Config, Dependencies as PythonDependencies, Interpreter, PythonDriver, WaitingProcess,
+};

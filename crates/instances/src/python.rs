@@ -13,6 +13,7 @@ mod packages;
 mod parents;
 mod sources;
 mod start;
+mod waiting;
 mod warm;
 mod zygote;
 
@@ -47,6 +48,7 @@ pub use config::Config;
 pub use discover::Interpreter;
 use imports::Wanted;
 use parents::Parents;
+pub use waiting::WaitingProcess;
 use zygote::{Enclosed, Forked, Zygote};
 
 /// How long after a start the next process is parked. A start with its first call takes less.

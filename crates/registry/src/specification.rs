@@ -10,6 +10,7 @@ use bugle_api::{
     RuntimeGracefulShutdown,
 };
 use bugle_store::{Error, KeyValue, Revision, Store};
+use bugle_types::pool::PoolChoice;
 use bugle_types::{
     CodeLocation, ContainerNetwork, ContainerSpec, CpuMillis, DEFAULT_CONTAINER_DISK_MIB,
     DEFAULT_CONTAINER_USER, FunctionId, FunctionSpec, Generation, HealthCheck, Hook, ImageRuntime,
@@ -229,6 +230,7 @@ fn read(id: &FunctionId, faas: bool, item: &KeyValue) -> serde_json::Result<Func
         },
         labels: Vec::new(),
         idle: (meta.idle_time > 0).then(|| seconds(meta.idle_time)),
+        pool: PoolChoice::new(&scale.pool_id, &scale.pool_label),
         code,
         environment: environment(&value.env_meta_data, faas),
     })
@@ -361,6 +363,10 @@ struct InstanceMetaData {
     max_instance: i64,
     min_instance: i64,
     concurrent_num: i64,
+    #[serde(default)]
+    pool_id: String,
+    #[serde(default)]
+    pool_label: String,
 }
 
 #[derive(Default, Deserialize)]

@@ -212,6 +212,7 @@ pub fn spec(
         scale: Scale { min, max },
         labels: Vec::new(),
         idle: None,
+        pool: bugle_types::pool::PoolChoice::default(),
         code: CodeLocation::None,
         environment: SealedEnvironment::default(),
     }

@@ -37,6 +37,8 @@ pub struct Config {
     pub confinement: bugle_instances::ConfinementConfig,
     /// Instances that are containers.
     pub containers: bugle_instances::ContainerConfig,
+    /// Pod pools.
+    pub pools: bugle_pools::Config,
     /// Limits of functions and their names.
     pub registry: bugle_registry::Config,
     /// The store.

@@ -22,6 +22,7 @@ mod images;
 pub mod logs;
 mod operator;
 mod packages;
+mod pools;
 mod roots;
 mod shared;
 mod tasks;
@@ -40,10 +41,11 @@ use bugle_artifacts::{CodeRoots, Packages};
 use bugle_gateway::{Gateway, Load};
 use bugle_images::ImageStore;
 use bugle_instances::{
-    Confinement, Drivers, EnvironmentOpener, LogSink, ProgramDependencies, ProgramDriver,
+    Confinement, Driver, Drivers, EnvironmentOpener, LogSink, ProgramDependencies, ProgramDriver,
     PythonDependencies, PythonDriver, Surroundings,
 };
 pub use bugle_instances::{become_program, is_starter};
+use bugle_pools::{Machine, Pools};
 use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
 use bugle_scheduler::Scheduler;
 use bugle_store::{EtcdStore, Kind, SqliteStore, Store};
@@ -227,7 +229,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         &config.addresses,
         Arc::clone(&keyring),
     )?;
-    let (scheduler, drivers) = data_plane(
+    let (scheduler, drivers, machine) = data_plane(
         &config,
         &data,
         Foundation {
@@ -318,7 +320,9 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let uploads = Arc::new(uploads);
     let sweep = packages::sweep(Arc::clone(&uploads), tasks.stop_token());
     let region = &config.server.region;
+    let pools = Pools::new(Arc::clone(&store) as _);
     let routes = control::routes(registry, Arc::new(operator), region, uploads, images)
+        .merge(bugle_api::pools_router().with_state(Arc::new(pools.clone())))
         .merge(bugle_api::graph_events_router(Arc::new(deliveries.clone())));
     let router = bugle_api::build(routes);
     let serve = control::serve(control_listener, router, invocations, tasks.stop_token());
@@ -332,6 +336,9 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     // What reads the store begins last: it would only compete with what the platform needs to serve.
     tasks.spawn("catalogue", follower.run());
     tasks.spawn("packages", sweep);
+    if let Some(machine) = machine {
+        tasks.spawn("pools", machine.run(pools, tasks.stop_token()));
+    }
     data.handle().spawn(deliveries.run());
     let stop = tasks.stop_token();
     tasks.spawn("index", async move {
@@ -452,7 +459,7 @@ fn data_plane(
     data: &DataPlane,
     foundation: Foundation,
     metrics: &mut Metrics,
-) -> Result<(Scheduler, Drivers), StartError> {
+) -> Result<(Scheduler, Drivers, Option<Arc<Machine>>), StartError> {
     let _entered = data.handle().enter();
     let Foundation {
         packages,
@@ -497,12 +504,18 @@ fn data_plane(
         programs,
         containers: Some(containers),
     };
+    let machine = pools::machine(config, &drivers.python, data.handle().clone());
+    let all: Arc<dyn Driver> = Arc::new(drivers.clone());
+    let driver = match &machine {
+        Some(machine) => Arc::new(machine.driver(all)),
+        None => all,
+    };
     let scheduler = Scheduler::new(
         config.scheduler.clone(),
-        Arc::new(drivers.clone()),
+        driver,
         bugle_scheduler::Metrics::register(metrics),
     );
-    Ok((scheduler, drivers))
+    Ok((scheduler, drivers, machine))
 }
 
 /// How the gateway finds functions that nobody has called yet.

@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::pool::PoolChoice;
 use crate::{
     ContainerSpec, FunctionName, FunctionUrn, InstanceLabel, ParseError, ProductId, Resources,
     Runtime, TenantId, Version,
@@ -223,6 +224,8 @@ pub struct FunctionSpec {
     pub labels: Vec<LabelledScale>,
     /// How long an instance idles before it goes; none takes the platform's default.
     pub idle: Option<Duration>,
+    /// Which pools its instances use.
+    pub pool: PoolChoice,
     /// Where the code is.
     pub code: CodeLocation,
     /// The user's variables.

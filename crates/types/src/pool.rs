@@ -281,6 +281,41 @@ impl PoolSpec {
     }
 }
 
+/// Which pools the instances of a function use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolChoice {
+    /// The pool that grows for it, and whose workers it uses if it names no group.
+    pub pool: Option<PoolId>,
+    /// Groups, or names of labels, whose workers it uses, the preferred first.
+    pub groups: Vec<String>,
+    /// Whether it may run elsewhere when none of `groups` has room.
+    pub any: bool,
+}
+
+/// The word among groups that makes them a wish rather than a condition.
+const ANY: &str = "unUseAntiOtherLabels";
+
+impl PoolChoice {
+    /// Reads what a function is published with: the name of a pool, and groups with commas between
+    /// them. What is no name of a pool names none.
+    pub fn new(pool: &str, groups: &str) -> Self {
+        let named = || groups.split(',').map(str::trim);
+        Self {
+            pool: pool.parse().ok(),
+            groups: named()
+                .filter(|group| !group.is_empty() && *group != ANY)
+                .map(str::to_owned)
+                .collect(),
+            any: named().any(|group| group == ANY),
+        }
+    }
+
+    /// Whether no pool has to do with the function.
+    pub fn is_empty(&self) -> bool {
+        self.pool.is_none() && self.groups.is_empty()
+    }
+}
+
 /// Why a worker was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Origin {
@@ -336,6 +371,19 @@ mod tests {
         ] {
             assert_eq!(bad.mistakes().len(), 1, "{:?}", bad.mistakes());
         }
+    }
+
+    #[test]
+    fn a_choice_is_read_from_what_is_published() {
+        let choice = PoolChoice::new("p1", "rg1, rg2,unUseAntiOtherLabels,");
+        assert_eq!(choice.pool, "p1".parse().ok());
+        assert_eq!(
+            (choice.groups, choice.any),
+            (vec!["rg1".to_owned(), "rg2".to_owned()], true)
+        );
+        assert!(PoolChoice::new("", "").is_empty());
+        assert!(PoolChoice::new("No Pool", "").is_empty());
+        assert!(!PoolChoice::new("", "rg1").is_empty());
     }
 
     #[test]

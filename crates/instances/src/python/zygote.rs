@@ -274,7 +274,19 @@ impl Zygote {
         }
     }
 
-    fn fork(self: &Arc<Self>) -> io::Result<Forked> {
+    /// Parks a process that was forked before, unless `most` are parked already.
+    pub(super) fn give(&self, forked: Forked, most: usize) {
+        let mut parked = self.parked.lock();
+        if parked.len() < most && !self.is_gone() {
+            parked.push(forked);
+        } else {
+            drop(parked);
+            forked.child.kill();
+        }
+    }
+
+    /// A new process that waits.
+    pub(super) fn fork(self: &Arc<Self>) -> io::Result<Forked> {
         let (data, their_data) = socketpair(
             AddressFamily::UNIX,
             SocketType::STREAM,

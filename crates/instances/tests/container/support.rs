@@ -324,6 +324,7 @@ impl Machine {
             scale: Scale { min: 0, max: 1 },
             labels: Vec::new(),
             idle: None,
+            pool: bugle_types::pool::PoolChoice::default(),
             code: CodeLocation::Image(Box::new(wanted.spec)),
             environment: SealedEnvironment(serde_json::to_string(&wanted.environment).unwrap()),
         };

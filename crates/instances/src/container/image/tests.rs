@@ -85,6 +85,7 @@ fn request() -> StartRequest {
         scale: Scale { min: 0, max: 1 },
         labels: Vec::new(),
         idle: None,
+        pool: bugle_types::pool::PoolChoice::default(),
         code: CodeLocation::Image(Box::new(spec())),
         environment: SealedEnvironment(String::new()),
     };

@@ -1,0 +1,152 @@
+//! Instances on workers: a driver before the drivers.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bugle_instances::{BoxFuture, Driver, Instance, InstanceId, StartError, StartRequest, Started};
+use tokio::time::Instant;
+
+use super::Machine;
+use super::core::Placing;
+use super::workers::WorkerId;
+
+/// Places each instance on a worker before it starts. Instances of functions that name neither pool
+/// nor group pass through.
+#[derive(Clone)]
+pub struct PooledDriver {
+    machine: Arc<Machine>,
+    inner: Arc<dyn Driver>,
+}
+
+impl fmt::Debug for PooledDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PooledDriver").finish_non_exhaustive()
+    }
+}
+
+impl Driver for PooledDriver {
+    fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Started, StartError>> {
+        if request.spec.pool.is_empty() {
+            return self.inner.start(request);
+        }
+        Box::pin(self.start_on_worker(request))
+    }
+}
+
+impl PooledDriver {
+    pub(super) fn new(machine: Arc<Machine>, inner: Arc<dyn Driver>) -> Self {
+        Self { machine, inner }
+    }
+
+    async fn start_on_worker(&self, request: StartRequest) -> Result<Started, StartError> {
+        let Some((worker, seat)) = self.machine.seat(&request).await? else {
+            return self.inner.start(request).await;
+        };
+        let lent = self.machine.lend(worker, &request);
+        let started = self.inner.start(request).await;
+        drop(lent);
+        let started = started?;
+        self.machine.occupy(seat, &started.instance);
+        Ok(started)
+    }
+}
+
+/// The share of a worker that an instance has; given back when dropped.
+#[derive(Debug)]
+struct Seat {
+    machine: Arc<Machine>,
+    instance: InstanceId,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.machine.state.lock();
+        state.instances.remove(&self.instance);
+        state.core.gone(self.instance, Instant::now());
+        drop(state);
+        self.machine.announce();
+    }
+}
+
+/// A worker that gave its process away; when dropped it gets another. That waits until the start is
+/// over, which needs the processor more.
+struct Lent {
+    machine: Arc<Machine>,
+    worker: WorkerId,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.machine.state.lock().core.spent(self.worker);
+        self.machine.announce();
+    }
+}
+
+impl Machine {
+    /// Waits for a worker with room; none if no pool has to do with the instance. Dropping the
+    /// future gives up the wait.
+    async fn seat(
+        self: &Arc<Self>,
+        request: &StartRequest,
+    ) -> Result<Option<(WorkerId, Seat)>, StartError> {
+        let mut news = self.news.subscribe();
+        let (mut asked, until) = (false, Instant::now() + self.config.wait());
+        loop {
+            news.mark_unchanged();
+            let asked_before = asked;
+            let placing = self.state.lock().core.place(
+                request.id,
+                &request.spec.pool,
+                &request.resources,
+                &mut asked,
+                Instant::now(),
+            );
+            match placing {
+                Placing::Free => return Ok(None),
+                Placing::Here(worker) => {
+                    let seat = Seat {
+                        machine: Arc::clone(self),
+                        instance: request.id,
+                    };
+                    return Ok(Some((worker, seat)));
+                }
+                Placing::Refused(reason) => return Err(StartError::Platform(reason)),
+                Placing::Wait if asked != asked_before => self.announce(),
+                Placing::Wait => {}
+            }
+            let changed = tokio::time::timeout_at(until, news.changed()).await;
+            if changed.is_err() {
+                return Err(StartError::Platform(format!(
+                    "no worker of its pool came up within {} s (pools.wait_seconds)",
+                    self.config.wait_seconds
+                )));
+            }
+        }
+    }
+
+    /// Lets the instance become the worker's process, if it can.
+    fn lend(self: &Arc<Self>, worker: WorkerId, request: &StartRequest) -> Option<Lent> {
+        let mut state = self.state.lock();
+        let waiting = state.prepared.get(&worker)?;
+        if !waiting.process.lend(&request.spec.runtime) {
+            return None;
+        }
+        state.prepared.remove(&worker);
+        Some(Lent {
+            machine: Arc::clone(self),
+            worker,
+        })
+    }
+
+    /// Keeps the share until the instance is gone.
+    fn occupy(self: &Arc<Self>, seat: Seat, instance: &Arc<dyn Instance>) {
+        let instance = Arc::clone(instance);
+        let mut state = self.state.lock();
+        state.instances.insert(seat.instance, Arc::clone(&instance));
+        drop(state);
+        self.runtime.spawn(async move {
+            instance.exited().await;
+            drop(seat);
+        });
+    }
+}

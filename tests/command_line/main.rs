@@ -9,4 +9,5 @@ mod console;
 mod curl;
 mod follow;
 mod mistakes;
+mod pools;
 mod settings;

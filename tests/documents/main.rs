@@ -37,6 +37,11 @@ async fn packages_does_what_it_says() {
 }
 
 #[tokio::test]
+async fn pools_does_what_it_says() {
+    run("docs/pools.md").await;
+}
+
+#[tokio::test]
 async fn the_hello_example_does_what_it_says() {
     run("examples/hello/README.md").await;
 }

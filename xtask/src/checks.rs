@@ -137,6 +137,7 @@ const SYSTEM: &[&str] = &[
     "loading",
     "packages",
     "images",
+    "pools",
 ];
 
 fn system_tests() -> Outcome {

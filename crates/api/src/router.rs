@@ -105,7 +105,8 @@ fn complete(routes: OpenApiRouter) -> OpenApiRouter {
     license.identifier = Some("Apache-2.0".to_owned());
     let mut info = Info::new("Bugle control API", env!("CARGO_PKG_VERSION"));
     info.description = Some(
-        "Functions, versions and reserved instances; and Bugle's own operator routes.".to_owned(),
+        "Functions, versions, reserved instances and Pod pools; and Bugle's own operator routes."
+            .to_owned(),
     );
     info.license = Some(license);
     let own = OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info).build());

@@ -339,7 +339,9 @@ impl From<StartError> for Failure {
                 Self::new(Code::InitializationFailed, message).with_cause(&cause)
             }
             StartError::NotRunnable(_) => Self::new(Code::EntryNotFound, message),
-            StartError::Unsupported(_) => Self::new(Code::NoInstanceAvailable, message),
+            StartError::Unsupported(_) | StartError::NoRoom(_) => {
+                Self::new(Code::NoInstanceAvailable, message)
+            }
             StartError::Platform(_) => {
                 // The cause may name the platform's own paths: it goes to the operator's log.
                 tracing::warn!(error = message, "instance could not be started");

@@ -204,6 +204,10 @@ pub enum StartError {
     /// text says what, where it was looked for, and what to do.
     #[error("{0}")]
     Unsupported(String),
+    /// There is no room for it where it may run, or nowhere that it may run. The text says why;
+    /// trying again helps when something has ended or grown.
+    #[error("{0}")]
+    NoRoom(String),
     /// The platform failed; trying again may help.
     #[error("{0}")]
     Platform(String),

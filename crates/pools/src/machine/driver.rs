@@ -110,13 +110,13 @@ impl Machine {
                     };
                     return Ok(Some((worker, seat)));
                 }
-                Placing::Refused(reason) => return Err(StartError::Platform(reason)),
+                Placing::Refused(reason) => return Err(StartError::NoRoom(reason)),
                 Placing::Wait if asked != asked_before => self.announce(),
                 Placing::Wait => {}
             }
             let changed = tokio::time::timeout_at(until, news.changed()).await;
             if changed.is_err() {
-                return Err(StartError::Platform(format!(
+                return Err(StartError::NoRoom(format!(
                     "no worker of its pool came up within {} s (pools.wait_seconds)",
                     self.config.wait_seconds
                 )));

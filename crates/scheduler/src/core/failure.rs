@@ -108,7 +108,8 @@ impl Core {
             return;
         }
         let cause = match error {
-            StartError::Unsupported(_) => Cause::Unsupported,
+            // Each further call looks again: what is missing may have come.
+            StartError::Unsupported(_) | StartError::NoRoom(_) => Cause::Unsupported,
             _ => Cause::Start(error.clone()),
         };
         self.hold(set, cause, now);

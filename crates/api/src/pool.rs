@@ -41,9 +41,9 @@ pub struct PoolRequest {
     pub init_image: String,
     /// Labels of the workers. Numbers and booleans are taken as their text.
     #[serde(deserialize_with = "lenient")]
-    pub labels: Texts,
+    pub labels: Option<BTreeMap<String, String>>,
     /// Variables of the workers.
-    pub environment: Texts,
+    pub environment: Option<BTreeMap<String, String>>,
     /// What a worker has.
     #[schema(required)]
     pub resources: ResourceAmounts,
@@ -57,7 +57,7 @@ pub struct PoolRequest {
     pub runtime_class_name: String,
     /// Labels that a node must have.
     #[serde(deserialize_with = "lenient")]
-    pub node_selector: Texts,
+    pub node_selector: Option<BTreeMap<String, String>>,
     /// A JSON list of `Toleration`.
     pub tolerations: String,
     /// A JSON object, `HorizontalPodAutoscalerSpec` of `autoscaling/v2`; not with `max_size` above
@@ -79,11 +79,11 @@ pub struct ResourceAmounts {
     /// What a worker may use, at least its request.
     #[serde(deserialize_with = "lenient")]
     #[schema(required)]
-    pub limits: Texts,
+    pub limits: Option<BTreeMap<String, String>>,
     /// What a worker is placed by.
     #[serde(deserialize_with = "lenient")]
     #[schema(required)]
-    pub requests: Texts,
+    pub requests: Option<BTreeMap<String, String>>,
 }
 
 /// When idle workers go, in seconds: -1 never, 0 not set.
@@ -125,9 +125,9 @@ pub struct PoolInfo {
     /// Whether a worker taken by one instance still counts.
     pub reuse: bool,
     /// Labels of the workers.
-    pub labels: Texts,
+    pub labels: Option<BTreeMap<String, String>>,
     /// Variables of the workers.
-    pub environment: Texts,
+    pub environment: Option<BTreeMap<String, String>>,
     /// What a worker has.
     pub resources: ResourceAmounts,
     /// A JSON list of `Volume`.
@@ -139,7 +139,7 @@ pub struct PoolInfo {
     /// The runtime class.
     pub runtime_class_name: String,
     /// Labels that a node must have.
-    pub node_selector: Texts,
+    pub node_selector: Option<BTreeMap<String, String>>,
     /// A JSON list of `Toleration`.
     pub tolerations: String,
     /// A JSON object, `HorizontalPodAutoscalerSpec`.

@@ -185,9 +185,13 @@ mod tests {
             let object = matches!(field, "affinities" | "horizontal_pod_autoscaler_spec");
             pool["properties"][field] = described(field, if object { "object" } else { "array" });
         }
+        let mut amounts = closed(&schemas["ResourceAmounts"]);
+        let scalar = json!({"type": ["string", "number", "boolean"]});
         for field in ["labels", "node_selector"] {
-            pool["properties"][field]["additionalProperties"] =
-                json!({"type": ["string", "number", "boolean"]});
+            pool["properties"][field]["additionalProperties"] = scalar.clone();
+        }
+        for field in ["limits", "requests"] {
+            amounts["properties"][field]["additionalProperties"] = scalar.clone();
         }
         let text = json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -205,7 +209,7 @@ mod tests {
             ],
             "$defs": {
                 "PoolRequest": pool,
-                "ResourceAmounts": closed(&schemas["ResourceAmounts"]),
+                "ResourceAmounts": amounts,
                 "IdleRecycleTime": closed(&schemas["IdleRecycleTime"]),
             },
         });

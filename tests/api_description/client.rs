@@ -67,6 +67,7 @@ impl<'a> Client<'a> {
             .method(method.to_uppercase().parse::<Method>().unwrap())
             .uri(
                 path.replace("{name}", name)
+                    .replace("{id}", name)
                     .replace("{sha512}", name)
                     .replace("{project_id}", "default")
                     + query,

@@ -9,8 +9,9 @@ mod schema;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use bugle_testkit::{FunctionSpec, Site, StartOptions};
+use bugle_testkit::{Endpoint, FunctionSpec, Site, StartOptions, eventually};
 use client::Client;
 use serde_json::{Value, json};
 
@@ -137,6 +138,7 @@ async fn every_described_answer_is_given_and_is_as_described() {
     let mut client = Client::new(&document, platform.control);
     functions(&mut client, &spec.body()).await;
     reservations(&mut client).await;
+    pools(&mut client, platform.control).await;
     graph(&mut client).await;
     let function = platform.register(&spec).await;
     let _ = platform.invoke(&function, "{}").await.expect(200);
@@ -149,7 +151,8 @@ async fn every_described_answer_is_given_and_is_as_described() {
 
 /// What no test of this kind brings about: the platform must be starting or broken for it, or the
 /// client sends so much that the answer may be lost, or an instance must run from an image.
-const NOT_HERE: [&str; 22] = [
+const NOT_HERE: [&str; 24] = [
+    "create_pools 413",
     "create_reservation 413",
     "delete_function 500",
     "delete_reservation 413",
@@ -169,6 +172,7 @@ const NOT_HERE: [&str; 22] = [
     "remove_image 409",
     "remove_package 500",
     "update_function 413",
+    "update_pool 413",
     "update_reservation 413",
     "upload_package 413",
     "upload_package 500",
@@ -255,6 +259,40 @@ async fn reservations(client: &mut Client<'_>) {
     client.send("delete_reservation", "", &label, 200).await;
     client.send("list_reservations", "", &label, 200).await;
     client.ask("delete_function", "0@test@f", 200).await;
+}
+
+/// P1 to P4, with what each is refused for.
+async fn pools(client: &mut Client<'_>, control: Endpoint) {
+    let amounts = json!({"cpu": "100m"});
+    let pool = json!({
+        "id": "p", "resources": {"requests": amounts, "limits": amounts},
+    });
+    let both = json!({"pools": [pool, {"id": "P"}]});
+    client.send("create_pools", "", &both, 200).await;
+    client.send("create_pools", "", &both, 500).await;
+    client.ask("list_pools", "?limit=x", 500).await;
+    // It begins to run when somebody has looked at it.
+    eventually("the pool runs", Duration::from_mins(1), async || {
+        let list = control.get("/serverless/v1/podpools").await.json();
+        let pool = &list["result"]["pools"][0];
+        if pool["status"] == 4 {
+            Ok(())
+        } else {
+            Err(pool.to_string())
+        }
+    })
+    .await;
+    client.ask("list_pools", "", 200).await;
+    client.send("update_pool", "p", &json!({}), 500).await;
+    client
+        .send("update_pool", "q", &json!({"size": 0}), 404)
+        .await;
+    client
+        .send("update_pool", "p", &json!({"size": 0}), 200)
+        .await;
+    client.ask("delete_pools", "", 500).await;
+    client.ask("delete_pools", "?id=q", 404).await;
+    client.ask("delete_pools", "?id=p", 200).await;
 }
 
 /// FunctionGraph's routes, with what each is refused for.

@@ -6,7 +6,7 @@ use bugle_testkit::{Answer, Platform, eventually};
 use serde_json::{Value, json};
 
 /// What a machine under test needs to prepare a process, with all its neighbours.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) const POOLS: &str = "/serverless/v1/podpools";
 

@@ -120,7 +120,7 @@ async fn processes_that_die_are_replaced_and_the_count_stays_true() {
     for pid in &dead {
         kill(*pid);
     }
-    let replaced = eventually("three others wait", Duration::from_secs(60), async || {
+    let replaced = eventually("three others wait", Duration::from_mins(1), async || {
         let found = processes(&platform);
         let living = found.iter().filter(|pid| !dead.contains(pid)).count();
         if living >= 3 {
@@ -139,7 +139,7 @@ async fn processes_that_die_are_replaced_and_the_count_stays_true() {
     goes(&platform, "p").await;
     let ended = eventually(
         "their processes are gone",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         async || {
             let found = processes(&platform);
             if found.is_empty() {

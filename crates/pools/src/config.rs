@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Who makes pools real: `machine` for warm workers of this machine, `none` for nobody: pools
-    /// are recorded and stay pending.
+    /// Who makes pools real: `machine` for warm workers of this machine, `kubernetes` for Pods of the
+    /// cluster that the section `kubernetes` names, `none` for nobody: pools are recorded and stay
+    /// pending.
     pub backend: Backend,
     /// CPU that all workers of this machine may have together, in thousandths of a core; 0 takes
     /// what the machine has.
@@ -65,6 +66,8 @@ pub enum Backend {
     /// Warm workers of this machine.
     #[default]
     Machine,
+    /// Pods of a cluster.
+    Kubernetes,
     /// Nobody: pools are recorded and stay pending, as on a host of the original.
     None,
 }

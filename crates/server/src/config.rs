@@ -39,6 +39,8 @@ pub struct Config {
     pub containers: bugle_instances::ContainerConfig,
     /// Pod pools.
     pub pools: bugle_pools::Config,
+    /// The cluster that pools may be made on.
+    pub kubernetes: bugle_kubernetes::Config,
     /// Limits of functions and their names.
     pub registry: bugle_registry::Config,
     /// The store.
@@ -470,6 +472,14 @@ fn check(config: &Config) -> Result<(), Error> {
     if first == 0 || first > last {
         return Err(Error::NoPorts { first, last });
     }
+    config
+        .kubernetes
+        .check()
+        .map_err(|rule| Error::WrongValue {
+            key: "kubernetes".to_owned(),
+            place: "the configuration".to_owned(),
+            message: rule,
+        })?;
     for path in &server.code_roots {
         std::fs::read_dir(path).map_err(|source| Error::CodeRoot {
             path: path.clone(),

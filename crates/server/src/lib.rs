@@ -19,6 +19,7 @@ mod endpoints;
 mod follow;
 mod health;
 mod images;
+mod kubernetes;
 pub mod logs;
 mod operator;
 mod packages;
@@ -49,6 +50,7 @@ use bugle_pools::{Machine, Pools};
 use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
 use bugle_scheduler::Scheduler;
 use bugle_store::{EtcdStore, Kind, SqliteStore, Store};
+pub use kubernetes::pool_manifests;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry as Metrics;
 use tokio::net::{TcpListener, TcpSocket};
@@ -305,6 +307,8 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         })
     };
 
+    let pools = Pools::new(Arc::clone(&store) as _);
+    let cluster = kubernetes::controller(&config, &pools, &mut metrics, tasks.stop_token());
     let about = Arc::new(About::new(config.clone(), gateway));
     let operator = Operator {
         about: Arc::clone(&about),
@@ -320,7 +324,6 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let uploads = Arc::new(uploads);
     let sweep = packages::sweep(Arc::clone(&uploads), tasks.stop_token());
     let region = &config.server.region;
-    let pools = Pools::new(Arc::clone(&store) as _);
     let routes = control::routes(registry, Arc::new(operator), region, uploads, images)
         .merge(bugle_api::pools_router().with_state(Arc::new(pools.clone())))
         .merge(bugle_api::graph_events_router(Arc::new(deliveries.clone())));
@@ -338,6 +341,9 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     tasks.spawn("packages", sweep);
     if let Some(machine) = machine {
         tasks.spawn("pools", machine.run(pools, tasks.stop_token()));
+    }
+    if let Some(cluster) = cluster {
+        tasks.spawn("kubernetes", cluster);
     }
     data.handle().spawn(deliveries.run());
     let stop = tasks.stop_token();

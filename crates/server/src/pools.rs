@@ -114,7 +114,7 @@ pub(crate) fn machine(
     runtime: tokio::runtime::Handle,
 ) -> Option<Arc<bugle_pools::Machine>> {
     match config.pools.backend {
-        bugle_pools::Backend::None => None,
+        bugle_pools::Backend::None | bugle_pools::Backend::Kubernetes => None,
         bugle_pools::Backend::Machine => {
             let workshop = PythonWorkshop::new(
                 python.clone(),

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use bugle_api::{CreatePoolsRequest, PoolRequest, ResourceAmounts};
+use bugle_api::{CreatePoolsRequest, PoolInfo, PoolRequest, ResourceAmounts};
 use clap::Args;
 
 use super::{Wait, file, wait};
 use crate::failure::{Failure, Outcome, exit};
 use crate::output;
 use crate::session::Session;
+use crate::settings::Settings;
 
 #[derive(Args, Debug)]
 pub(crate) struct Create {
@@ -24,6 +25,9 @@ pub(crate) struct Create {
     /// Waits until the pools have the workers they ask for.
     #[arg(long)]
     wait: bool,
+    /// Prints the Kubernetes objects that the pools would become, by this machine's configuration, and creates nothing.
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
 }
 
 /// A pool, as flags say it.
@@ -99,6 +103,9 @@ pub(super) async fn run(session: &Session, arguments: &Create) -> Outcome {
         (None, Some(id)) => vec![arguments.flags.pool(id)],
         (None, None) => return Err(Failure::usage("a pool has a name")),
     };
+    if arguments.dry_run {
+        return show_manifests(&pools);
+    }
     let request = CreatePoolsRequest { pools };
     let create = session.control.create_pools(&request);
     let answer = session.perform(create).await?;
@@ -127,6 +134,27 @@ pub(super) async fn run(session: &Session, arguments: &Create) -> Outcome {
         wait(session, &until).await?;
     }
     Ok(())
+}
+
+/// Prints what the pools would become, as a stream of YAML documents.
+fn show_manifests(pools: &[PoolRequest]) -> Outcome {
+    let config = Settings::default().load()?.config;
+    let mut text = String::new();
+    for pool in pools {
+        let refused = |why: String| Failure::new(exit::REFUSED, format!("pool {}: {why}", pool.id));
+        let spec = PoolInfo::from(pool.clone()).spec();
+        let spec = spec.map_err(|mistakes| refused(mistakes.join("; ")))?;
+        for ignored in &spec.ignored {
+            output::note(&format!("pool {}: ignored: {ignored}", pool.id));
+        }
+        for manifest in bugle_server::pool_manifests(&config, &spec).map_err(refused)? {
+            let manifest = serde_yaml_ng::to_string(&manifest);
+            let manifest =
+                manifest.map_err(|error| Failure::new(exit::REFUSED, error.to_string()))?;
+            text.extend(["---\n", &manifest]);
+        }
+    }
+    output::line(text.trim_end())
 }
 
 /// How long `--wait` waits for each pool, in seconds.

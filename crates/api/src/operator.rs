@@ -78,6 +78,9 @@ pub struct FunctionStatus {
     pub queued: usize,
     /// Why the last start failed, if the last one did.
     pub last_start_error: Option<String>,
+    /// How far the pull of its image is, while one runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull: Option<crate::images::PullObject>,
     /// Calls answered since the platform started, by outcome.
     pub calls: Vec<CallCount>,
 }
@@ -124,7 +127,7 @@ pub struct LogEntry {
     pub instance: String,
     /// The call that wrote it, where that can be known.
     pub request: Option<String>,
-    /// `stdout` or `stderr`.
+    /// `stdout`, `stderr`, or `platform` for what the platform says of the instance.
     pub stream: String,
     /// The text.
     pub text: String,

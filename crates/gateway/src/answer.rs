@@ -22,7 +22,7 @@ const INVOKE_SUMMARY: HeaderName = HeaderName::from_static("x-invoke-summary");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-log-result");
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const SUCCESS: HeaderValue = HeaderValue::from_static("0");
+pub(crate) const SUCCESS: HeaderValue = HeaderValue::from_static("0");
 pub(crate) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Answers carry eight headers or fewer, beside those a handler chooses.

@@ -65,17 +65,6 @@ pub(crate) struct Prepared {
 pub(crate) type Holder = Arc<Mutex<Option<Arc<dyn Instance>>>>;
 
 impl Prepared {
-    pub(crate) async fn new(
-        shared: &Shared,
-        parts: &Parts,
-        id: FunctionId,
-        head: Head<'_>,
-        (body, reservation): (Bytes, Reservation),
-    ) -> Result<Self, Failure> {
-        let function = find(shared, &id).await?;
-        Self::with(shared, parts, function, head, (body, reservation))
-    }
-
     /// A call of a function that was found.
     pub(crate) fn with(
         shared: &Shared,

@@ -29,6 +29,7 @@ use crate::payload::Payload;
 
 pub use deliver::Delivered;
 pub(crate) use invoke::{Invoked, invoke};
+pub(crate) use replay::replay;
 pub(crate) use route::{Kind, Route};
 
 /// The most that an event may hold that is delivered later, in bytes.

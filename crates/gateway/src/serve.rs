@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use bugle_scheduler::Function;
+use bugle_types::{ImageRuntime, Runtime};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 
-use crate::answer::{self, JSON};
-use crate::call::{Call, Prepared};
+use crate::answer::{self, INNER_CODE, JSON, SUCCESS};
+use crate::body::Reservation;
+use crate::call::{Call, Prepared, find};
 use crate::connection::{Connection, Phase};
 use crate::failure::{After, Failure};
 use crate::gateway::Shared;
@@ -103,11 +106,23 @@ async fn invoke(
     let wants_events = demand::wants_events(&head.headers);
     let has_body = !body.is_end_stream();
     let failure = match prepare(shared, parts, target, head, body).await {
-        Ok(prepared) => {
+        Ok(Prepares::Exchange(function, event)) => {
+            let (event, _reservation) = event;
+            let replayed =
+                function_graph::replay(shared, connection, function, &event, &trace).await;
+            match replayed {
+                Ok(mut response) => {
+                    response.headers_mut().insert(INNER_CODE, SUCCESS);
+                    return response;
+                }
+                Err(failure) => failure,
+            }
+        }
+        Ok(Prepares::Call(prepared)) => {
             let call = Call {
                 shared,
                 connection,
-                prepared,
+                prepared: *prepared,
             };
             return if wants_events {
                 streaming::answer(call).await
@@ -133,6 +148,14 @@ async fn invoke(
     response
 }
 
+/// What was checked and lacks only a slot.
+enum Prepares {
+    /// A call.
+    Call(Box<Prepared>),
+    /// A request to the server of an image, which an event describes.
+    Exchange(Function, (Bytes, Reservation)),
+}
+
 /// Everything before a slot is asked for.
 ///
 /// What needs no body is checked before the body is read; a refusal then closes the connection,
@@ -143,7 +166,7 @@ async fn prepare(
     target: Target<'_>,
     head: Head<'_>,
     body: Incoming,
-) -> Result<Prepared, Failure> {
+) -> Result<Prepares, Failure> {
     if shared.is_draining() {
         return Err(Failure::shutting_down());
     }
@@ -157,7 +180,14 @@ async fn prepare(
     body::check_declared(&body, &shared.config)?;
     let body = body::read(body, &shared.config, &shared.budget).await?;
     demand::refuse_async(&head.headers)?;
-    Prepared::new(shared, parts, id, head, body).await
+    let function = find(shared, &id).await?;
+    // Its server has no path for events: the body says what request is meant (contract
+    // `container-image` 5.3).
+    if function.spec().runtime == Runtime::Image(ImageRuntime::Http) {
+        return Ok(Prepares::Exchange(function, body));
+    }
+    let prepared = Prepared::with(shared, parts, function, head, body)?;
+    Ok(Prepares::Call(Box::new(prepared)))
 }
 
 fn function_of(target: &Target<'_>, parts: &Parts) -> Result<bugle_types::FunctionId, Failure> {

@@ -148,6 +148,17 @@ pub enum ImageError {
         /// The image.
         name: String,
     },
+    /// A function is made of the image, which cannot be fetched again.
+    #[error(
+        "image {name} came from a file and the function {function} runs from it; delete the function \
+         or give it another image first"
+    )]
+    Needed {
+        /// The image.
+        name: String,
+        /// One of the functions.
+        function: String,
+    },
     /// The platform stops, or a part of the pull ended without a result.
     #[error("the pull of {image} was broken off; ask again")]
     BrokenOff {
@@ -191,7 +202,7 @@ impl ImageError {
             | Self::TooLarge { .. }
             | Self::Malformed { .. }
             | Self::Entry { .. } => ErrorKind::Unusable,
-            Self::InUse { .. } => ErrorKind::Conflict,
+            Self::InUse { .. } | Self::Needed { .. } => ErrorKind::Conflict,
             Self::Storage { .. } => ErrorKind::Internal,
         }
     }

@@ -35,4 +35,6 @@ pub use error::{ErrorKind, ImageError};
 pub use progress::{LayerProgress, PullProgress};
 pub use reference::Reference;
 pub use registry::{Credentials, CredentialsError, Login, Network, NetworkError, Vault};
-pub use store::{Hold, ImageInfo, ImageStore, LoginError, Origin, Prune, Pruned, ReadyImage};
+pub use store::{
+    Hold, ImageInfo, ImageStore, LoginError, Needed, Origin, Prune, Pruned, ReadyImage,
+};

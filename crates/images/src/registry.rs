@@ -20,7 +20,7 @@ use bugle_artifacts::address::{
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, LOCATION, RANGE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -58,7 +58,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// What the store needs to reach registries.
 #[derive(Debug)]
 pub struct Network {
-    client: Client<Empty<Bytes>>,
+    client: Client<Full<Bytes>>,
     policy: Policy,
     credentials: Credentials,
 }
@@ -97,7 +97,7 @@ impl Network {
 /// The way to all registries.
 #[derive(Debug)]
 pub(crate) struct Registries {
-    client: Client<Empty<Bytes>>,
+    client: Client<Full<Bytes>>,
     policy: Policy,
     pub(crate) credentials: Credentials,
     /// Rights to read that registries gave, by registry and repository.
@@ -304,10 +304,10 @@ impl Repository {
                     requested_pause(response.headers())
                 }
                 Err(ImageError::Unreachable { .. }) => None,
-                _ => return self.judge(ask, tried?),
+                _ => return self.judge(ask, tried?).await,
             };
             if attempt == ATTEMPTS {
-                return self.judge(ask, tried?);
+                return self.judge(ask, tried?).await;
             }
             let pause = pause.unwrap_or_else(|| PAUSE * 2_u32.pow(attempt - 1));
             tokio::time::sleep(pause.min(LONGEST_PAUSE)).await;
@@ -315,7 +315,7 @@ impl Repository {
         }
     }
 
-    fn judge(
+    async fn judge(
         &self,
         ask: &Ask<'_>,
         response: Response<Incoming>,
@@ -327,7 +327,7 @@ impl Repository {
                 image: format!("{} ({})", self.name, ask.what),
             }),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let login = self.registries.credentials.find(&self.registry);
+                let login = self.registries.credentials.find(&self.registry).await;
                 Err(self.denied(&self.name, login.as_ref()))
             }
             status => Err(self.unexpected(ask.what, status)),
@@ -341,7 +341,7 @@ impl Repository {
         if response.status() == StatusCode::UNAUTHORIZED {
             // A right that ended, or the first request.
             let challenge = Challenge::of(response.headers());
-            let login = self.registries.credentials.find(&self.registry);
+            let login = self.registries.credentials.find(&self.registry).await;
             let scope = format!("repository:{}:pull", self.name);
             let token = self.log_in(challenge, login.as_ref(), Some(&scope)).await?;
             response = self.send(ask, &uri, Some(&token.value)).await?;
@@ -389,14 +389,14 @@ impl Repository {
             request = request.header(RANGE, format!("bytes={}-", ask.from));
         }
         let request = request
-            .body(Empty::new())
+            .body(Full::default())
             .map_err(|_| self.answered(ask.what, "an address that cannot be used"))?;
         self.exchange(request).await
     }
 
     async fn exchange(
         &self,
-        request: Request<Empty<Bytes>>,
+        request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, ImageError> {
         let uri = request.uri().clone();
         let answer = self.registries.client.request(request);
@@ -453,6 +453,7 @@ impl Repository {
             registry: self.registry.clone(),
             image: image.to_owned(),
             who: match login {
+                Some(login) if login.identity_token().is_some() => "its identity token".to_owned(),
                 Some(login) => format!("user {:?}", login.username),
                 None => "anyone".to_owned(),
             },

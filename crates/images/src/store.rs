@@ -33,8 +33,8 @@ use crate::registry::{Registries, Repository};
 use crate::{Config, CredentialsError, Digest, ImageConfig, ImageError, Login, Network, Reference};
 pub use disk::Origin;
 use disk::{Disk, ImageRecord, LayerRecord};
-pub use state::Prune;
 use state::{Doomed, Image, Layer, State};
+pub use state::{Needed, Prune};
 
 /// Layers of all pulls together that are worked on at once, for each of one pull.
 const PULLS_AT_ONCE: usize = 2;
@@ -179,14 +179,7 @@ impl ImageStore {
         reference: &str,
         digest: Option<&str>,
     ) -> Result<ReadyImage, ImageError> {
-        let reference: Reference = reference.parse()?;
-        let pinned = match digest {
-            Some(text) => Some(text.parse::<Digest>().map_err(|_| ImageError::Reference {
-                text: text.to_owned(),
-                reason: "its digest is not sha256: and 64 hexadecimal digits",
-            })?),
-            None => reference.digest(),
-        };
+        let (reference, pinned) = pinned(reference, digest)?;
         let known = pinned.or_else(|| self.inner.meant_by(&reference));
         if let Some(image) = known.and_then(|id| self.inner.hold(id)) {
             return Ok(image);
@@ -270,6 +263,24 @@ impl ImageStore {
     /// The pulls that run now.
     pub fn pulls(&self) -> Vec<PullProgress> {
         self.inner.pulls.snapshot()
+    }
+
+    /// The pull that brings this image, if one runs.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Reference`].
+    pub fn pull_of(
+        &self,
+        reference: &str,
+        digest: Option<&str>,
+    ) -> Result<Option<PullProgress>, ImageError> {
+        let (reference, pinned) = pinned(reference, digest)?;
+        let by_digest = pinned.map(|digest| reference.clone().at(digest).to_string());
+        let by_name = reference.to_string();
+        let mut running = self.inner.pulls.snapshot().into_iter();
+        Ok(running
+            .find(|pull| pull.reference == by_name || by_digest.as_ref() == Some(&pull.reference)))
     }
 
     /// All images, by digest.
@@ -364,12 +375,12 @@ impl ImageStore {
     }
 
     /// Removes a tag, and the image with it where no other tag means it; or the image with this
-    /// digest.
+    /// digest. One that came from a file stays while a function needs it.
     ///
     /// # Errors
     ///
-    /// [`ImageError::NotHere`], or [`ImageError::InUse`].
-    pub async fn remove(&self, name: &str) -> Result<Pruned, ImageError> {
+    /// [`ImageError::NotHere`], [`ImageError::InUse`], or [`ImageError::Needed`].
+    pub async fn remove(&self, name: &str, needed: &Needed) -> Result<Pruned, ImageError> {
         let missing = || ImageError::NotHere {
             name: name.chars().take(300).collect(),
         };
@@ -395,6 +406,12 @@ impl ImageStore {
                     name: name.to_owned(),
                 });
             }
+            if let Some(function) = state.needed_by(id, needed) {
+                return Err(ImageError::Needed {
+                    name: name.to_owned(),
+                    function: function.to_owned(),
+                });
+            }
             Doomed {
                 images: vec![id],
                 layers: state.unneeded(&BTreeSet::from([id])),
@@ -403,15 +420,32 @@ impl ImageStore {
         self.inner.clear(doomed).await
     }
 
-    /// Removes images that are not needed. Those that instances run from stay.
+    /// Removes images that are not needed. Those that instances run from stay, and those that came
+    /// from a file as long as a function needs them.
     ///
     /// # Errors
     ///
     /// [`ImageError::Storage`].
-    pub async fn prune(&self, which: Prune) -> Result<Pruned, ImageError> {
-        let doomed = self.inner.state.lock().prunable(which);
+    pub async fn prune(&self, which: Prune, needed: &Needed) -> Result<Pruned, ImageError> {
+        let doomed = self.inner.state.lock().prunable(which, needed);
         self.inner.clear(doomed).await
     }
+}
+
+/// A reference, and the digest that is meant whatever its tag says.
+fn pinned(
+    reference: &str,
+    digest: Option<&str>,
+) -> Result<(Reference, Option<Digest>), ImageError> {
+    let reference: Reference = reference.parse()?;
+    let pinned = match digest {
+        Some(text) => Some(text.parse::<Digest>().map_err(|_| ImageError::Reference {
+            text: text.to_owned(),
+            reason: "its digest is not sha256: and 64 hexadecimal digits",
+        })?),
+        None => reference.digest(),
+    };
+    Ok((reference, pinned))
 }
 
 /// The registry of this name, as references spell it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bugle_artifacts::address;
@@ -31,8 +31,13 @@ impl Vault for Turned {
 
 /// A network in which these addresses are allowed beside the public ones.
 pub(crate) fn network(folder: &Path, allowed: &[String]) -> Network {
+    network_with(folder, allowed, &[])
+}
+
+/// The same with these files of credentials.
+pub(crate) fn network_with(folder: &Path, allowed: &[String], files: &[PathBuf]) -> Network {
     let path = folder.join("credentials");
-    let credentials = Credentials::open(&path, Arc::new(Turned), &[]).unwrap();
+    let credentials = Credentials::open(&path, Arc::new(Turned), files).unwrap();
     let addresses = address::Config {
         allowed: allowed.to_vec(),
         ..address::Config::default()
@@ -67,12 +72,13 @@ pub(crate) fn configuration(layers: &[Vec<u8>]) -> Vec<u8> {
     text.to_string().into_bytes()
 }
 
-/// What a server of tests got: the request line and the headers, in small letters.
+/// What a server of tests got: the request line, the headers in small letters, and the body.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
 }
 
 /// What it answers.
@@ -153,13 +159,19 @@ async fn serve(
     let mut lines = head.lines();
     let mut first = lines.next().unwrap().split(' ');
     let headers = lines.filter_map(|line| line.split_once(": "));
-    let asked = Asked {
+    let mut asked = Asked {
+        body: String::new(),
         method: first.next().unwrap().to_owned(),
         path: first.next().unwrap().to_owned(),
         headers: headers
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect(),
     };
+    if let Some(length) = asked.headers.get("content-length") {
+        let mut body = vec![0; length.parse().unwrap()];
+        stream.read_exact(&mut body).await.unwrap();
+        asked.body = String::from_utf8(body).unwrap();
+    }
     let answer = answer(&asked);
     let is_head = asked.method == "HEAD";
     seen.lock().push(asked);

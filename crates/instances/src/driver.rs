@@ -220,9 +220,11 @@ pub enum LogStream {
     Stdout,
     /// Standard error, and what the logger writes.
     Stderr,
+    /// None of the two: the platform says it of the instance.
+    Platform,
 }
 
-/// One line that user code wrote.
+/// One line of a function's log.
 #[derive(Clone, Debug)]
 pub struct LogLine {
     /// The function.

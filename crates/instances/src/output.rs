@@ -50,8 +50,8 @@ pub(crate) struct Lines {
     second: Instant,
     in_second: u32,
     lost: u64,
-    /// The ends of both streams that are no whole line yet.
-    raw: [Vec<u8>; 2],
+    /// The end of each stream that is no whole line yet. The platform's own lines are always whole.
+    raw: [Vec<u8>; 3],
 }
 
 impl Lines {
@@ -69,7 +69,7 @@ impl Lines {
             second: Instant::now(),
             in_second: 0,
             lost: 0,
-            raw: [Vec::new(), Vec::new()],
+            raw: [const { Vec::new() }; 3],
         }
     }
 
@@ -113,7 +113,7 @@ impl Lines {
 
     /// Adds a line of the platform's own.
     pub(crate) fn say(&self, text: String) {
-        self.give(text, LogStream::Stderr, None);
+        self.give(text, LogStream::Platform, None);
     }
 
     fn line(&mut self, text: &[u8], stream: LogStream, request: Option<&Arc<str>>) {
@@ -141,7 +141,7 @@ impl Lines {
         if lost > 0 {
             let limit = self.limits.lines_per_second;
             let text = format!("{lost} lines were dropped: more than {limit} lines in a second");
-            self.give(text, LogStream::Stderr, None);
+            self.give(text, LogStream::Platform, None);
         }
     }
 

@@ -20,12 +20,12 @@ mod index;
 mod keyring;
 mod keys;
 mod object;
-mod packages;
 mod published;
 mod record;
 mod reservations;
 mod rules;
 mod specification;
+mod used;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -42,8 +42,8 @@ pub use config::{Config, PublishedEnvironment};
 pub use events::{EventSettings, Events, Invocation, Progress};
 pub use image::{Resolve, Resolved, unresolved};
 pub use keyring::{Error as KeyringError, Keyring};
-pub use packages::objects_in_use;
 pub use specification::{is_published, specification};
+pub use used::{UsedImage, images_in_use, objects_in_use};
 
 use index::Index;
 

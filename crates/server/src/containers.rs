@@ -50,6 +50,7 @@ impl Images for Pulled {
                 cmd: ready.config.cmd,
                 env: ready.config.env,
                 working_dir: ready.config.working_dir,
+                stop_signal: ready.config.stop_signal,
             };
             Ok(Rootfs {
                 layers: ready.layers,

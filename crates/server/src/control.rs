@@ -9,7 +9,6 @@ use axum::http::{Request, Response, StatusCode};
 use axum::response::IntoResponse as _;
 use bugle_api::{functions_router, graph_router, reservations_router};
 use bugle_gateway::Gateway;
-use bugle_images::ImageStore;
 use bugle_registry::Registry;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -23,7 +22,8 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::images;
+use crate::images::{self, Images};
+use crate::linger::linger;
 use crate::operator::{self, Operator};
 use crate::packages::{self, Uploads};
 
@@ -69,15 +69,17 @@ pub(crate) fn routes(
     operator: Arc<Operator>,
     region: &str,
     uploads: Arc<Uploads>,
-    images: ImageStore,
+    images: Images,
 ) -> OpenApiRouter {
+    let large = OpenApiRouter::new()
+        .merge(packages::router().with_state(uploads))
+        .merge(images::router().with_state(images));
     OpenApiRouter::new()
         .merge(graph_router(Arc::clone(&registry), region))
         .merge(functions_router().with_state(Arc::clone(&registry)))
         .merge(reservations_router().with_state(registry))
         .merge(operator::router().with_state(operator))
-        .merge(packages::router().with_state(uploads))
-        .merge(images::router().with_state(images))
+        .merge(large.layer(axum::middleware::from_fn(linger)))
 }
 
 /// Serves connections until `stop`, then lets the open requests finish.

@@ -20,6 +20,7 @@ mod follow;
 mod health;
 mod images;
 mod kubernetes;
+mod linger;
 pub mod logs;
 mod operator;
 mod packages;
@@ -270,6 +271,10 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     );
     let (functions, wanted) = Functions::new(Arc::clone(&shared));
     let uploads = packages::Uploads::new(packages, Arc::clone(&shared), &mut metrics);
+    let image_routes = images::Images {
+        images: images.clone(),
+        functions: Arc::clone(&shared),
+    };
     let follower = Follower {
         store: shared,
         wanted,
@@ -317,6 +322,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         scheduler: scheduler.clone(),
         functions,
         logs,
+        images,
         readiness: readiness.clone(),
         metrics: Mutex::new(metrics),
         stop: tasks.stop_token(),
@@ -324,7 +330,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let uploads = Arc::new(uploads);
     let sweep = packages::sweep(Arc::clone(&uploads), tasks.stop_token());
     let region = &config.server.region;
-    let routes = control::routes(registry, Arc::new(operator), region, uploads, images)
+    let routes = control::routes(registry, Arc::new(operator), region, uploads, image_routes)
         .merge(bugle_api::pools_router().with_state(Arc::new(pools.clone())))
         .merge(bugle_api::graph_events_router(Arc::new(deliveries.clone())));
     let router = bugle_api::build(routes);

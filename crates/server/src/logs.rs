@@ -216,6 +216,7 @@ impl LogSink for LogStore {
             stream: match line.stream {
                 LogStream::Stdout => "stdout",
                 LogStream::Stderr => "stderr",
+                LogStream::Platform => "platform",
             }
             .to_owned(),
             text: line.text,

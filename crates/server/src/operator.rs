@@ -11,8 +11,9 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use bugle_api::Segment;
 use bugle_api::operator::{CallCount, FunctionStatus, Info, InstanceStatus, LogEntry};
+use bugle_images::ImageStore;
 use bugle_scheduler::{CallMetrics, Scheduler, Status};
-use bugle_types::{FunctionId, FunctionSpec, Version};
+use bugle_types::{CodeLocation, FunctionId, FunctionSpec, Version};
 use futures_util::stream;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -27,6 +28,7 @@ use crate::about::About;
 use crate::confinement::Told;
 use crate::follow::Functions;
 use crate::health::Readiness;
+use crate::images::progress;
 use crate::logs::{LogKey, LogStore};
 use crate::warm::WarmParents;
 
@@ -45,6 +47,7 @@ pub(crate) struct Operator {
     pub(crate) scheduler: Scheduler,
     pub(crate) functions: Functions,
     pub(crate) logs: Arc<LogStore>,
+    pub(crate) images: ImageStore,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Mutex<Registry>,
     /// Ends followers when the platform stops.
@@ -104,18 +107,34 @@ async fn status(
     let Query(which) = which.map_err(refused)?;
     let id = identify(&headers, &name, which.version_number.as_deref())?;
     let shown = match operator.scheduler.find(&id) {
-        Some(function) => shown(
-            &function.spec(),
-            &function.status(),
-            function.calls().counts(),
-        ),
+        Some(function) => {
+            let spec = function.spec();
+            let shown = shown(&spec, &function.status(), function.calls().counts());
+            operator.with_pull(shown, &spec)
+        }
         // Looking at a function does not bring it into use.
         None => match operator.functions.specification(&id).await {
-            Some(spec) => shown(&spec, &Status::default(), CallMetrics::no_counts()),
+            Some(spec) => {
+                let shown = shown(&spec, &Status::default(), CallMetrics::no_counts());
+                operator.with_pull(shown, &spec)
+            }
             None => return Err(bugle_api::Error::function_not_found(&name)),
         },
     };
     Ok(axum::Json(shown))
+}
+
+impl Operator {
+    /// Adds how far the pull of the function's image is.
+    fn with_pull(&self, status: FunctionStatus, spec: &FunctionSpec) -> FunctionStatus {
+        let CodeLocation::Image(image) = &spec.code else {
+            return status;
+        };
+        let pull = self.images.pull_of(&image.image, image.digest.as_deref());
+        // What is no reference is not pulled; its start says so.
+        let pull = pull.ok().flatten().map(progress);
+        FunctionStatus { pull, ..status }
+    }
 }
 
 fn shown(spec: &FunctionSpec, status: &Status, calls: Vec<(&'static str, u64)>) -> FunctionStatus {
@@ -141,6 +160,7 @@ fn shown(spec: &FunctionSpec, status: &Status, calls: Vec<(&'static str, u64)>) 
             .last_start_error
             .as_ref()
             .map(|error| bugle_types::report(error)),
+        pull: None,
         calls: calls
             .into_iter()
             .map(|(outcome, count)| CallCount {

@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 
 use bugle_api::FunctionObject;
+use bugle_api::images::{LayerObject, PullObject};
 use bugle_api::operator::FunctionStatus;
 use clap::Args;
 use serde_json::json;
 
+use super::image::size;
 use crate::failure::Outcome;
 use crate::names;
 use crate::output;
@@ -76,6 +78,9 @@ fn screen(
     row("versions", &labels.join(", "));
     row("revision", &function.revision_id);
     row("changed", &function.last_modified);
+    if let Some(pull) = &status.pull {
+        row("pulling", &progress(pull));
+    }
     row("waiting", &format!("{} calls", status.queued));
     let calls: Vec<String> = status
         .calls
@@ -113,4 +118,20 @@ fn screen(
         rows,
     ));
     text
+}
+
+/// How far a pull is, in one line.
+fn progress(pull: &PullObject) -> String {
+    if pull.layers.is_empty() {
+        return format!("{}: asking its registry", pull.reference);
+    }
+    let sum = |part: fn(&LayerObject) -> u64| pull.layers.iter().map(part).sum::<u64>();
+    let ready = pull.layers.iter().filter(|layer| layer.ready).count();
+    format!(
+        "{}: {} of {} fetched, {ready} of {} layers ready",
+        pull.reference,
+        size(sum(|layer| layer.fetched)),
+        size(sum(|layer| layer.size)),
+        pull.layers.len(),
+    )
 }

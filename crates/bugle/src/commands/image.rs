@@ -14,7 +14,8 @@ use serde_json::json;
 use crate::failure::{Failure, Outcome, exit};
 use crate::output;
 use crate::session::Session;
-use bars::{Bars, size};
+use bars::Bars;
+pub(super) use bars::size;
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:

@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Read as _};
 
 use bugle_api::images::LoginRequest;
 use clap::Args;
+use console::Term;
 
 use crate::failure::{Failure, Outcome, exit};
 use crate::session::Session;
@@ -13,9 +14,11 @@ const LONGEST: u64 = 16 << 10;
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The platform asks the registry, and keeps what it accepts sealed in its data folder.
+    after_help = "The platform asks the registry, and keeps what it accepts sealed in its data folder. At a terminal,
+the name and the password are asked for; the password is not shown.
 
-Example:
+Examples:
+  bugle login registry.example.com
   echo \"$TOKEN\" | bugle login --username me --password-stdin registry.example.com"
 )]
 pub(crate) struct Arguments {
@@ -43,24 +46,21 @@ pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
         password_stdin,
     } = arguments;
     let input = std::io::stdin();
-    if !password_stdin && input.is_terminal() {
-        return Err(
-            Failure::usage("a password that is typed would be seen").hint(format!(
-                "`bugle login --username NAME --password-stdin {registry} < FILE` reads it from a \
-                 file"
-            )),
-        );
-    }
-    let mut lines = input.lock().take(LONGEST);
-    let username = match username {
-        Some(username) => username.clone(),
-        // As `printf 'NAME\nPASSWORD\n'` writes them.
-        None => line(&mut lines)?,
+    let (username, password) = if !password_stdin && input.is_terminal() {
+        typed(registry, username.as_deref())?
+    } else {
+        let mut lines = input.lock().take(LONGEST);
+        let username = match username {
+            Some(username) => username.clone(),
+            // As `printf 'NAME\nPASSWORD\n'` writes them.
+            None => line(&mut lines)?,
+        };
+        (username, line(&mut lines)?)
     };
     let request = LoginRequest {
         registry: registry.clone(),
         username,
-        password: line(&mut lines)?,
+        password,
     };
     if session.curl {
         // The password is not for the screen.
@@ -74,6 +74,32 @@ pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
     session.control.log_in(&request).send().await?;
     session.note(&format!("logged in to {registry}"));
     Ok(())
+}
+
+/// Asks whoever sits at the terminal. The password is not shown.
+fn typed(registry: &str, username: Option<&str>) -> Outcome<(String, String)> {
+    let terminal = Term::stderr();
+    let failed = |error| Failure::new(exit::REFUSED, format!("the terminal: {error}"));
+    let ask = |what: &str| {
+        let asked = terminal.write_str(&format!("{what} for {registry}: "));
+        asked.and_then(|()| terminal.flush()).map_err(failed)
+    };
+    let username = if let Some(username) = username {
+        username.to_owned()
+    } else {
+        ask("name")?;
+        line(&mut std::io::stdin().lock())?
+    };
+    ask("password")?;
+    let password = terminal.read_secure_line().map_err(failed)?;
+    if username.is_empty() || password.is_empty() {
+        let text = "a name and a password are needed";
+        return Err(Failure::usage(text).hint(format!(
+            "`bugle login --username NAME --password-stdin {registry} < FILE` reads the password \
+             from a file"
+        )));
+    }
+    Ok((username, password))
 }
 
 fn line(input: &mut impl std::io::BufRead) -> Outcome<String> {

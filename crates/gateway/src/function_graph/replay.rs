@@ -10,7 +10,7 @@ use bugle_scheduler::Function;
 use bytes::{Bytes, BytesMut};
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Uri};
+use http::{Method, Response, Uri};
 use hyper::body::Body as _;
 
 use crate::connection::Connection;
@@ -33,6 +33,23 @@ pub(super) async fn run(
     event: &[u8],
     id: &Arc<str>,
 ) -> Result<Bytes, Failure> {
+    let response = replay(shared, connection, function, event, id).await?;
+    let (mut head, body) = response.into_parts();
+    for name in OURS {
+        head.headers.remove(name);
+    }
+    let body = collect(body).await?;
+    Ok(structure::wrap(head.status.as_u16(), &head.headers, &body))
+}
+
+/// Makes the request that the event describes. The answer is the server's own, and streams.
+pub(crate) async fn replay(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
+    function: Function,
+    event: &[u8],
+    id: &Arc<str>,
+) -> Result<Response<Payload>, Failure> {
     let Asked {
         method,
         target,
@@ -48,12 +65,7 @@ pub(super) async fn run(
         function,
         trace: Arc::clone(id),
     };
-    let (mut head, body) = exchange.run(parts, body).await?.into_parts();
-    for name in OURS {
-        head.headers.remove(name);
-    }
-    let body = collect(body).await?;
-    Ok(structure::wrap(head.status.as_u16(), &head.headers, &body))
+    exchange.run(parts, body).await
 }
 
 fn parts(method: &str, target: &str, headers: Vec<(String, String)>) -> Result<Parts, Failure> {

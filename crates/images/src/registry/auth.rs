@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{ACCEPT, AUTHORIZATION, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
-use http_body_util::Empty;
+use http_body_util::Full;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -123,6 +123,8 @@ impl Repository {
         match challenge {
             None => Err(self.denied(&self.name, login)),
             Some(Challenge::Basic) => {
+                // An identity token is no password.
+                let login = login.filter(|login| login.identity_token().is_none());
                 let login = login.ok_or_else(|| self.denied(&self.name, None))?;
                 Ok(Token {
                     value: basic(login),
@@ -140,6 +142,19 @@ impl Repository {
         }
     }
 
+    /// The address where a registry says that rights are given out.
+    fn realm(&self, address: &str) -> Result<Uri, ImageError> {
+        let what = "the right to read";
+        let uri: Uri = address
+            .parse()
+            .map_err(|_| self.answered(what, "an address that cannot be used"))?;
+        // Whoever speaks TLS does not send us and our password to somebody who does not.
+        if self.base.starts_with("https:") && uri.scheme_str() != Some("https") {
+            return Err(self.answered(what, "an address without TLS"));
+        }
+        Ok(uri)
+    }
+
     async fn ask_for_token(
         &self,
         realm: &str,
@@ -148,31 +163,41 @@ impl Repository {
         login: Option<&Login>,
     ) -> Result<Token, ImageError> {
         let what = "the right to read";
-        let mut address = realm.to_owned();
-        for (key, value) in [("service", service), ("scope", scope)] {
-            if let Some(value) = value {
+        let unusable = || self.answered(what, "an address that cannot be used");
+        let wanted = [("service", service), ("scope", scope)];
+        let wanted = wanted
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)));
+        let identity = login.and_then(Login::identity_token);
+        let request = if let Some(token) = identity {
+            // OAuth 2: a token that lasts is exchanged for one that does not. It goes into the body,
+            // because addresses are logged.
+            let fixed = [
+                ("grant_type", "refresh_token".to_owned()),
+                ("client_id", "bugle".to_owned()),
+                ("refresh_token", token.to_owned()),
+            ];
+            let form = form(fixed.into_iter().chain(wanted));
+            Request::post(self.realm(realm)?)
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(Full::from(form))
+        } else {
+            let mut address = realm.to_owned();
+            let query = form(wanted);
+            if !query.is_empty() {
                 address.push(if address.contains('?') { '&' } else { '?' });
-                address.push_str(key);
-                address.push('=');
-                address.extend(utf8_percent_encode(&value, NON_ALPHANUMERIC));
+                address.push_str(&query);
             }
-        }
-        let uri: Uri = address
-            .parse()
-            .map_err(|_| self.answered(what, "an address that cannot be used"))?;
-        // Whoever speaks TLS does not send us and our password to somebody who does not.
-        if self.base.starts_with("https:") && uri.scheme_str() != Some("https") {
-            return Err(self.answered(what, "an address without TLS"));
-        }
-        let mut request = Request::get(uri)
-            .header(USER_AGENT, AGENT)
-            .header(ACCEPT, "application/json");
-        if let Some(login) = login {
-            request = request.header(AUTHORIZATION, basic(login));
-        }
-        let request = request
-            .body(Empty::new())
-            .map_err(|_| self.answered(what, "an address that cannot be used"))?;
+            let mut request = Request::get(self.realm(&address)?);
+            if let Some(login) = login {
+                request = request.header(AUTHORIZATION, basic(login));
+            }
+            request.body(Full::default())
+        };
+        let mut request = request.map_err(|_| unusable())?;
+        let headers = request.headers_mut();
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let response = self.exchange(request).await?;
         match response.status() {
             StatusCode::OK => {}
@@ -194,6 +219,15 @@ impl Repository {
             until: Instant::now() + Duration::from_secs(seconds.saturating_sub(MARGIN)),
         })
     }
+}
+
+/// Names and values as a form has them.
+fn form<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let pairs = pairs.into_iter().map(|(key, value)| {
+        let value = utf8_percent_encode(&value, NON_ALPHANUMERIC);
+        format!("{key}={value}")
+    });
+    pairs.collect::<Vec<_>>().join("&")
 }
 
 fn basic(login: &Login) -> HeaderValue {

@@ -4,6 +4,8 @@
 //! and manages, and a file of our own that `bugle login` writes, sealed and readable by its owner
 //! alone. They are found by the registry's host, go to that registry, and are never shown.
 
+mod docker;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
@@ -11,14 +13,14 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-/// What docker calls its own registry in `config.json`.
-const DOCKER_HUB: [&str; 3] = ["index.docker.io", "registry-1.docker.io", "docker.io"];
+use docker::DockerConfig;
+
+/// The name that stands for a password which is an identity token, as docker and its helpers have it.
+const IDENTITY: &str = "<token>";
 
 /// The most registries that one can be logged in to.
 const MOST: usize = 1000;
@@ -117,7 +119,7 @@ impl Credentials {
             }
         };
         for file in files {
-            read_docker(file)?;
+            DockerConfig::read(file)?;
         }
         Ok(Self {
             path: path.to_owned(),
@@ -128,17 +130,30 @@ impl Credentials {
     }
 
     /// What is to be sent to a registry. What `bugle login` was told comes first.
-    pub(crate) fn find(&self, registry: &str) -> Option<Login> {
-        if let Some(login) = self.own.lock().get(registry) {
-            return Some(login.clone());
+    ///
+    /// Cancel safe.
+    pub(crate) async fn find(&self, registry: &str) -> Option<Login> {
+        let own = self.own.lock().get(registry).cloned();
+        if own.is_some() {
+            return own;
         }
-        self.files.iter().find_map(|file| match read_docker(file) {
-            Ok(mut logins) => logins.remove(registry),
-            Err(error) => {
-                tracing::warn!(error = bugle_types::report(&error), "a file of credentials");
-                None
+        for file in &self.files {
+            let path = file.clone();
+            let read = tokio::task::spawn_blocking(move || DockerConfig::read(&path)).await;
+            let found = match read {
+                Ok(Ok(config)) => config.find(registry).await,
+                Ok(Err(error)) => {
+                    tracing::warn!(error = bugle_types::report(&error), "a file of credentials");
+                    None
+                }
+                // The platform stops.
+                Err(_) => None,
+            };
+            if found.is_some() {
+                return found;
             }
-        })
+        }
+        None
     }
 
     /// The registries for which there are credentials of our own.
@@ -203,6 +218,11 @@ impl Credentials {
 }
 
 impl Login {
+    /// The token that is exchanged for the right to read, where it is one and no password.
+    pub(crate) fn identity_token(&self) -> Option<&str> {
+        (self.username == IDENTITY).then_some(&self.password)
+    }
+
     /// A name and a password that can be sent.
     ///
     /// # Errors
@@ -237,65 +257,10 @@ fn read_own(
     serde_json::from_str(&text).map_err(|_| content("it is not what bugle wrote".to_owned()))
 }
 
-/// docker's `config.json`, as far as it is about logins.
-#[derive(Deserialize)]
-struct DockerConfig {
-    #[serde(default)]
-    auths: BTreeMap<String, DockerLogin>,
-}
-
-#[derive(Deserialize)]
-struct DockerLogin {
-    auth: Option<String>,
-    username: Option<String>,
-    password: Option<String>,
-}
-
-fn read_docker(path: &Path) -> Result<BTreeMap<String, Login>, CredentialsError> {
-    let bytes = fs::read(path).map_err(|source| CredentialsError::File {
-        path: path.to_owned(),
-        source,
-    })?;
-    let config: DockerConfig =
-        serde_json::from_slice(&bytes).map_err(|_| CredentialsError::Content {
-            path: path.to_owned(),
-            reason: "it is not a config.json as docker writes it".to_owned(),
-        })?;
-    let logins = config.auths.into_iter();
-    // Entries without a password belong to helper programs, which we do not run.
-    Ok(logins
-        .filter_map(|(key, login)| Some((host_of(&key), login.read()?)))
-        .collect())
-}
-
-impl DockerLogin {
-    fn read(self) -> Option<Login> {
-        if let (Some(username), Some(password)) = (self.username, self.password) {
-            return Some(Login { username, password });
-        }
-        let bytes = STANDARD.decode(self.auth?.trim()).ok()?;
-        let text = String::from_utf8(bytes).ok()?;
-        let (username, password) = text.split_once(':')?;
-        Some(Login {
-            username: username.to_owned(),
-            password: password.trim_end_matches('\0').to_owned(),
-        })
-    }
-}
-
-/// The host that a key of `config.json` is about: `https://index.docker.io/v1/` and plain hosts.
-fn host_of(key: &str) -> String {
-    let key = key.split_once("://").map_or(key, |(_, rest)| rest);
-    let host = key.split_once('/').map_or(key, |(host, _)| host);
-    let host = host.to_ascii_lowercase();
-    if DOCKER_HUB.contains(&host.as_str()) {
-        return "docker.io".to_owned();
-    }
-    host
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -305,8 +270,8 @@ mod tests {
         Login::new(name.to_owned(), "secret".to_owned()).unwrap()
     }
 
-    #[test]
-    fn logins_are_kept_sealed_and_for_their_owner_alone() {
+    #[tokio::test]
+    async fn logins_are_kept_sealed_and_for_their_owner_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("credentials");
         let open = || Credentials::open(&path, Arc::new(Turned), &[]).unwrap();
@@ -318,16 +283,16 @@ mod tests {
             0o600
         );
         let credentials = open();
-        assert_eq!(credentials.find("example.com"), Some(login("me")));
-        assert_eq!(credentials.find("example.com:5000"), None);
+        assert_eq!(credentials.find("example.com").await, Some(login("me")));
+        assert_eq!(credentials.find("example.com:5000").await, None);
         assert!(!format!("{credentials:?}").contains("secret"));
         assert!(credentials.remove("example.com").unwrap());
         assert!(!credentials.remove("example.com").unwrap());
         assert!(open().registries().is_empty());
     }
 
-    #[test]
-    fn files_of_docker_are_read_and_what_login_was_told_comes_first() {
+    #[tokio::test]
+    async fn files_of_docker_are_read_and_what_login_was_told_comes_first() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.json");
         let text = format!(
@@ -339,12 +304,15 @@ mod tests {
         fs::write(&file, text).unwrap();
         let own = folder.path().join("own");
         let credentials = Credentials::open(&own, Arc::new(Turned), &[file]).unwrap();
-        let found = credentials.find("docker.io").unwrap();
+        let found = credentials.find("docker.io").await.unwrap();
         assert_eq!((&*found.username, &*found.password), ("hub", "pass:word"));
-        assert_eq!(credentials.find("a.example").unwrap().username, "a");
-        assert_eq!(credentials.find("b.example"), None);
+        assert_eq!(credentials.find("a.example").await.unwrap().username, "a");
+        assert_eq!(credentials.find("b.example").await, None);
         credentials.set("a.example", login("other")).unwrap();
-        assert_eq!(credentials.find("a.example").unwrap().username, "other");
+        assert_eq!(
+            credentials.find("a.example").await.unwrap().username,
+            "other"
+        );
     }
 
     #[test]

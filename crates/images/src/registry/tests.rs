@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::document::Platform;
-use crate::testing::{Answer, Asked, Server, configuration, network, tar};
-use crate::{Config, ErrorKind, ImageStore};
+use crate::testing::{Answer, Asked, Server, configuration, network, network_with, tar};
+use crate::{Config, ErrorKind, ImageStore, Needed};
 
 /// The parts of an image, as a registry has them.
 #[derive(Clone)]
@@ -167,7 +167,10 @@ async fn a_tag_that_moves_does_not_change_what_was_pinned() {
         .unwrap();
     assert_eq!(pinned.digest, first);
     drop(pinned);
-    site.store.prune(crate::Prune::Unused).await.unwrap();
+    site.store
+        .prune(crate::Prune::Unused, &Needed::default())
+        .await
+        .unwrap();
     let pinned = site
         .store
         .ready(&reference, Some(&first.to_string()))
@@ -275,8 +278,50 @@ async fn a_token_is_got_with_the_login_and_sent_to_the_registry_alone() {
     assert!(site.store.logout(&registry).await.unwrap());
     let text = std::fs::read_to_string(site.folder.path().join("credentials")).unwrap();
     assert!(!text.contains("secret"));
-    site.store.remove(&site.reference()).await.unwrap();
+    site.store
+        .remove(&site.reference(), &Needed::default())
+        .await
+        .unwrap();
     assert_eq!(site.error().await.kind(), ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn an_identity_token_is_exchanged_and_sent_to_nobody_else() {
+    let parts = Parts::one_layer();
+    let tokens = Server::start(|asked| match &*asked.body {
+        "grant_type=refresh%5Ftoken&client_id=bugle&refresh_token=l%20ong&service=reg\
+         &scope=repository%3Ateam%2Fapp%3Apull" => Answer::new(200, r#"{"access_token": "sh0rt"}"#),
+        _ => Answer::new(401, ""),
+    })
+    .await;
+    let realm = tokens.rule();
+    let server =
+        Server::start(
+            move |asked| match asked.headers.get("authorization").map(String::as_str) {
+                Some("Bearer sh0rt") => parts.answer(asked),
+                _ => Answer::new(401, "").with(
+                    "www-authenticate",
+                    format!("Bearer realm=\"{realm}/token\",service=\"reg\""),
+                ),
+            },
+        )
+        .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.json");
+    let registry = server.address.to_string();
+    let text = json!({"auths": {registry: {"identitytoken": "l ong"}}});
+    std::fs::write(&file, text.to_string()).unwrap();
+    let allowed = [server.rule(), tokens.rule()];
+    let network = network_with(folder.path(), &allowed, &[file]);
+    let images = folder.path().join("images");
+    let store = ImageStore::open(&images, Config::default(), network).unwrap();
+    let reference = format!("{}/team/app:1", server.address);
+    store.pull(&reference).await.unwrap();
+    for asked in server.asked() {
+        let shown = format!("{asked:?}");
+        assert!(!shown.contains("ong"), "{shown}");
+    }
+    assert!(tokens.asked().iter().all(|asked| asked.method == "POST"));
 }
 
 #[tokio::test]

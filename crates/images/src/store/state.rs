@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::disk::{Found, ImageRecord, LayerRecord, Origin};
-use crate::Digest;
+use crate::{Digest, Reference};
 
 /// An image and its use.
 #[derive(Clone, Debug)]
@@ -38,8 +38,31 @@ pub(super) struct State {
 pub enum Prune {
     /// Those that no tag means any more and that can be fetched again.
     Untagged,
-    /// All that no instance uses, also those that came from a file.
+    /// All that no instance uses, also those that came from a file and no function needs.
     Unused,
+}
+
+/// The images that functions are made of, each with one of these functions.
+#[derive(Clone, Debug, Default)]
+pub struct Needed {
+    digests: BTreeMap<Digest, String>,
+    /// Those whose digest was not known when the function was registered.
+    names: BTreeMap<String, String>,
+}
+
+impl Needed {
+    /// Adds the image of a function, which `function` names for people. A text that is no image is
+    /// nobody's need.
+    pub fn add(&mut self, reference: &str, digest: Option<&str>, function: String) {
+        let parsed = reference.parse::<Reference>().ok();
+        let pinned = digest.and_then(|digest| digest.parse().ok());
+        if let Some(digest) = pinned.or_else(|| parsed.as_ref()?.digest()) {
+            self.digests.insert(digest, function);
+        } else {
+            let name = parsed.map(|reference| reference.name());
+            self.names.extend(name.map(|name| (name, function)));
+        }
+    }
 }
 
 /// What is to be removed.
@@ -178,14 +201,14 @@ impl State {
     }
 
     /// What a clearing takes. What somebody holds stays.
-    pub(super) fn prunable(&self, which: Prune) -> Doomed {
+    pub(super) fn prunable(&self, which: Prune, needed: &Needed) -> Doomed {
         let tagged: BTreeSet<_> = self.references.values().collect();
         let images: BTreeSet<_> = self
             .images
             .iter()
             .filter(|(id, image)| {
                 let wanted = match which {
-                    Prune::Unused => true,
+                    Prune::Unused => self.needed_by(**id, needed).is_none(),
                     Prune::Untagged => {
                         image.record.origin == Origin::Pulled && !tagged.contains(id)
                     }
@@ -198,6 +221,21 @@ impl State {
             layers: self.unneeded(&images),
             images: images.into_iter().collect(),
         }
+    }
+
+    /// The function that needs an image which came from a file. Others can be fetched again.
+    pub(super) fn needed_by<'a>(&self, id: Digest, needed: &'a Needed) -> Option<&'a str> {
+        let image = self.images.get(&id)?;
+        if image.record.origin != Origin::Loaded {
+            return None;
+        }
+        let by_name = || {
+            let mut names = needed.names.iter();
+            let named = names.find(|(name, _)| self.references.get(*name) == Some(&id));
+            named.map(|(_, function)| function)
+        };
+        let function = needed.digests.get(&id).or_else(by_name)?;
+        Some(function)
     }
 
     /// The layers that nobody holds and that no image has but these.
@@ -320,10 +358,38 @@ mod tests {
     fn a_clearing_takes_images_without_a_tag_and_those_asked_for() {
         let mut state = state(&[(1, 1), (2, 1)], &[(10, &[1]), (11, &[2])]);
         state.references.insert("a".to_owned(), id(11));
-        assert_eq!(state.prunable(Prune::Untagged).images, [id(10)]);
-        assert_eq!(state.prunable(Prune::Unused).images.len(), 2);
-        let doomed = state.prunable(Prune::Untagged);
+        let nothing = Needed::default();
+        assert_eq!(state.prunable(Prune::Untagged, &nothing).images, [id(10)]);
+        assert_eq!(state.prunable(Prune::Unused, &nothing).images.len(), 2);
+        let doomed = state.prunable(Prune::Untagged, &nothing);
         state.forget(&doomed);
         assert_eq!(state.layers.len(), 1);
+    }
+
+    #[test]
+    fn what_a_function_needs_and_only_a_file_had_stays() {
+        let mut state = state(
+            &[(1, 1), (2, 1), (3, 1)],
+            &[(10, &[1]), (11, &[2]), (12, &[3])],
+        );
+        for image in state.images.values_mut().take(3) {
+            image.record.origin = Origin::Loaded;
+        }
+        state.images.get_mut(&id(12)).unwrap().record.origin = Origin::Pulled;
+        let tag: Reference = "example.com/b:1".parse().unwrap();
+        state.references.insert(tag.name(), id(11));
+        let mut needed = Needed::default();
+        let digest = id(10).to_string();
+        needed.add("example.com/a:1", Some(&digest), "one".to_owned());
+        needed.add("example.com/b:1", None, "two".to_owned());
+        needed.add(
+            "example.com/c",
+            Some(&id(12).to_string()),
+            "three".to_owned(),
+        );
+        needed.add("no image", None, "four".to_owned());
+        assert_eq!(state.prunable(Prune::Unused, &needed).images, [id(12)]);
+        assert_eq!(state.needed_by(id(10), &needed), Some("one"));
+        assert_eq!(state.needed_by(id(11), &needed), Some("two"));
     }
 }

@@ -172,13 +172,22 @@ async fn images_share_layers_and_the_last_one_takes_them_away() {
     let layers = || fs::read_dir(folder.path().join("layers")).unwrap().count();
     assert_eq!(layers(), 2);
     let image = store.ready("example.com/two:1", None).await.unwrap();
-    let error = store.remove("example.com/two:1").await.unwrap_err();
+    let error = store
+        .remove("example.com/two:1", &Needed::default())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::Conflict);
-    store.remove("example.com/one:1").await.unwrap();
+    store
+        .remove("example.com/one:1", &Needed::default())
+        .await
+        .unwrap();
     assert_eq!(layers(), 2);
     assert_eq!(read(&image, 0, "base"), "x");
     drop(image);
-    let pruned = store.prune(Prune::Unused).await.unwrap();
+    let pruned = store
+        .prune(Prune::Unused, &Needed::default())
+        .await
+        .unwrap();
     assert!(pruned.images.len() == 1 && pruned.bytes > 0);
     assert_eq!(layers(), 0);
     assert!(store.list().is_empty());

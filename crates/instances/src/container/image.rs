@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bugle_types::{ContainerSpec, Resources};
+use rustix::process::Signal;
 
 use super::config::ContainerConfig;
 use super::orders::Bind;
@@ -55,6 +56,47 @@ pub struct ImageConfig {
     pub env: Vec<(String, String)>,
     /// Where it starts.
     pub working_dir: Option<String>,
+    /// The signal that asks it to end, by name or number; none is `SIGTERM`.
+    pub stop_signal: Option<String>,
+}
+
+/// The signals that images name to be stopped by.
+const STOP_SIGNALS: [(&str, Signal); 13] = [
+    ("TERM", Signal::TERM),
+    ("INT", Signal::INT),
+    ("QUIT", Signal::QUIT),
+    ("HUP", Signal::HUP),
+    ("KILL", Signal::KILL),
+    ("USR1", Signal::USR1),
+    ("USR2", Signal::USR2),
+    ("WINCH", Signal::WINCH),
+    ("ABRT", Signal::ABORT),
+    ("ALRM", Signal::ALARM),
+    ("CONT", Signal::CONT),
+    ("PIPE", Signal::PIPE),
+    ("URG", Signal::URG),
+];
+
+/// What asks a container to end, spelled `SIGINT`, `INT` or `2`.
+///
+/// # Errors
+///
+/// The image names one that is not known here; `SIGTERM` will have to do.
+pub(super) fn stop_signal(image: &ImageConfig) -> Result<Signal, String> {
+    let Some(named) = &image.stop_signal else {
+        return Ok(Signal::TERM);
+    };
+    let known = if let Ok(number) = named.parse::<i32>() {
+        Signal::from_named_raw(number)
+    } else {
+        let name = named.to_ascii_uppercase();
+        let name = name.strip_prefix("SIG").unwrap_or(&name);
+        let found = STOP_SIGNALS.iter().find(|(known, _)| *known == name);
+        found.map(|(_, signal)| *signal)
+    };
+    known.ok_or_else(|| {
+        format!("the image's StopSignal {named:?} is not known here; SIGTERM is sent instead")
+    })
 }
 
 /// What a container runs as (`container-image` contract 2.2).

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_types::HealthCheck;
+use rustix::process::Signal;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
@@ -22,31 +23,54 @@ use crate::{
 /// How often a container is asked again to shut down (`container-image` contract 9.5).
 const SHUTDOWN_AGAIN: Duration = Duration::from_secs(5);
 
-/// How long a container has between `SIGTERM` and `SIGKILL`.
+/// How long a container has between its stop signal and `SIGKILL`.
 const TERMINATE: Duration = Duration::from_secs(10);
 
 /// A container. It is killed when this is dropped.
 pub(super) struct ContainerInstance {
     pub(super) program: Arc<ProgramInstance>,
-    /// How long `GET /shutdown` may take, where it is asked at all.
-    pub(super) shutdown: Option<Duration>,
+    /// What happens before its end.
+    pub(super) ending: Ending,
     /// Ends what watches it and closes its way to the outside.
     pub(super) _held: (DropGuard, Option<DropGuard>, Option<DropGuard>),
+}
+
+/// How a container ends that nobody wants any more (`container-image` contract 9.5).
+#[derive(Clone, Debug)]
+pub(super) struct Ending {
+    /// How long `POST /pre-stop` may take, where it is asked; nothing leaves it the whole grace
+    /// period.
+    pub(super) pre_stop: Option<Duration>,
+    /// How long all of it may take, where `GET /shutdown` is asked.
+    pub(super) shutdown: Option<Duration>,
+    /// The signal that the image wants to be stopped by.
+    pub(super) signal: Signal,
+}
+
+impl Ending {
+    /// How long all of it may take. What the scheduler gives has the time of `POST /pre-stop` in it.
+    fn within(&self, grace: Duration) -> Duration {
+        let asked = |shutdown: Duration| shutdown + self.pre_stop.unwrap_or_default();
+        self.shutdown.map_or(grace, asked)
+    }
 }
 
 impl ContainerInstance {
     /// The order of an end that was planned: no calls, a word with the server, a signal, force.
     async fn end_in_order(&self, grace: Duration) -> Exit {
-        let deadline = Instant::now() + self.shutdown.unwrap_or(grace);
+        let deadline = Instant::now() + self.ending.within(grace);
         self.program.child.expect_end();
         let orderly = async {
             self.program.output.until_idle().await;
-            if self.shutdown.is_some() {
+            if let Some(limit) = self.ending.pre_stop {
+                self.prepare_to_stop(limit).await;
+            }
+            if self.ending.shutdown.is_some() {
                 self.shut_down().await;
             }
         };
         if tokio::time::timeout_at(deadline, orderly).await.is_ok() {
-            self.program.process.terminate();
+            self.program.process.ask_leader(self.ending.signal);
             let last = deadline.min(Instant::now() + TERMINATE);
             if let Ok(exit) = tokio::time::timeout_at(last, self.program.end()).await {
                 return exit;
@@ -54,6 +78,19 @@ impl ContainerInstance {
         }
         self.program.child.kill();
         self.program.end().await
+    }
+
+    /// Runs the function's last word. Whatever comes of it, the end goes on.
+    async fn prepare_to_stop(&self, limit: Duration) {
+        let message = self.program.requests.pre_stop(&self.program.id.to_string());
+        let asking = self.program.exchange(message, None);
+        if limit.is_zero() {
+            _ = asking.await;
+        } else if tokio::time::timeout(limit, asking).await.is_err() {
+            let seconds = limit.as_secs_f64();
+            let text = format!("POST /pre-stop took longer than {seconds} s; the end goes on");
+            self.program.output.say(text);
+        }
     }
 
     /// Asks the server to prepare for its end, until it says that it has, or that it does not know

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bugle_types::{CONTAINER_PORT, CodeLocation, ContainerSpec, Initialization};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Signal;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -15,7 +16,7 @@ use super::cells::{Cell, Outside};
 use super::egress::Egress;
 use super::folder::Folder;
 use super::image::{self, Rootfs};
-use super::instance::{ContainerInstance, Watch, check_health, is_well};
+use super::instance::{ContainerInstance, Ending, Watch, check_health, is_well};
 use super::orders::Orders;
 use super::{Shared, egress};
 use crate::child::Blame;
@@ -63,6 +64,7 @@ pub(super) async fn start(
 ) -> Result<Started, StartError> {
     let spec = spec_of(&request)?.clone();
     let rootfs = shared.dependencies.images.ready(&spec).await?;
+    let signal = image::stop_signal(&rootfs.config);
     let began = Instant::now();
     let limit = start_limit(&shared, &request);
     let (driver, wanted, image) = (Arc::clone(&shared), request.clone(), rootfs.clone());
@@ -77,6 +79,10 @@ pub(super) async fn start(
         watch,
         early,
     } = watch(&shared, &request, rootfs, launched)?;
+    let signal = signal.unwrap_or_else(|unknown| {
+        program.output.say(unknown);
+        Signal::TERM
+    });
     let deadline = began + limit;
     let started = tokio::time::timeout_at(deadline, bring_up(&program, &spec, early));
     let listening = match started.await {
@@ -84,6 +90,11 @@ pub(super) async fn start(
         Err(_) => return Err(StartError::InitializationTimeout { limit }),
     };
     limit_processor(&shared, &request, &program)?;
+    let ending = Ending {
+        pre_stop: request.spec.pre_stop.as_ref().map(|hook| hook.timeout),
+        shutdown: spec.shutdown,
+        signal,
+    };
     let health = spec.health.map(|check| {
         let checked = check_health(Arc::clone(&program), check);
         while_wanted(&shared, checked)
@@ -91,7 +102,7 @@ pub(super) async fn start(
     Ok(Started {
         instance: Arc::new(ContainerInstance {
             program,
-            shutdown: spec.shutdown,
+            ending,
             _held: (watch, health, egress),
         }),
         phases: StartPhases {

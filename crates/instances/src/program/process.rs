@@ -260,20 +260,37 @@ impl Process {
         self.pid.as_raw_nonzero().get().cast_unsigned()
     }
 
-    /// Asks the whole group to end, or ends it where nobody would listen: the kernel keeps the first
-    /// process of a namespace from signals that it does not handle.
+    /// Asks the whole group to end, or ends it where nobody would listen.
     pub(crate) fn terminate(&self) {
-        let listens = fs::read_to_string(format!("/proc/{}/status", self.pid))
-            .ok()
-            .and_then(|status| {
-                // Who blocks it waits for it in another way.
-                Some(has_signal(&status, "SigCgt:")? || has_signal(&status, "SigBlk:")?)
-            });
-        self.signal(if listens == Some(false) {
-            Signal::KILL
-        } else {
+        self.signal(if self.hears(Signal::TERM) {
             Signal::TERM
+        } else {
+            Signal::KILL
         });
+    }
+
+    /// Asks the leader alone to end, by the signal that it expects for that; the rest of the group is
+    /// its own to end. Where it would not hear it the whole group is ended.
+    pub(crate) fn ask_leader(&self, signal: Signal) {
+        if !self.hears(signal) {
+            return self.signal(Signal::KILL);
+        }
+        let life = self.life.lock();
+        if *life == Life::There {
+            // As for the group.
+            _ = rustix::process::kill_process(self.pid, signal);
+        }
+    }
+
+    /// Whether the leader does anything on a signal: the kernel keeps the first process of a
+    /// namespace from those that it does not handle. What cannot be looked up is taken for yes.
+    fn hears(&self, signal: Signal) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid));
+        let heard = status.ok().and_then(|status| {
+            // Who blocks it waits for it in another way.
+            Some(has_signal(&status, "SigCgt:", signal)? || has_signal(&status, "SigBlk:", signal)?)
+        });
+        heard.unwrap_or(true)
     }
 
     /// Sends a signal to the whole group; does nothing when it is gone.
@@ -306,11 +323,11 @@ impl Process {
     }
 }
 
-/// Whether `SIGTERM` is in one of the sets that the kernel shows of a process.
-fn has_signal(status: &str, set: &str) -> Option<bool> {
+/// Whether a signal is in one of the sets that the kernel shows of a process.
+fn has_signal(status: &str, set: &str, signal: Signal) -> Option<bool> {
     let set = status.lines().find_map(|line| line.strip_prefix(set))?;
     let set = u64::from_str_radix(set.trim(), 16).ok()?;
-    Some(set & (1 << (Signal::TERM.as_raw() - 1)) != 0)
+    Some(set & (1 << (signal.as_raw() - 1)) != 0)
 }
 
 impl Parent for Process {

@@ -137,6 +137,15 @@ impl Requests {
         Some(message(uri, headers, Bytes::from_static(b"{}")))
     }
 
+    /// The request that tells a program that its end is near.
+    pub(crate) fn pre_stop(&self, request: &str) -> Message {
+        let mut headers = self.headers.clone();
+        headers.insert(header::CONTENT_TYPE, JSON);
+        identify(&mut headers, request);
+        let uri = Uri::from_static("/pre-stop");
+        message(uri, headers, Bytes::from_static(b"{}"))
+    }
+
     /// The same with this path for the initializer, or without one.
     pub(crate) fn with_initializer(self, path: Option<&str>) -> Self {
         Self {

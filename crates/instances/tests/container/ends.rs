@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use bugle_instances::{CallError, ContainerConfig, ExitCause, StartError};
+use bugle_instances::{CallError, ContainerConfig, ExitCause, LogStream, StartError};
 use bugle_types::{HealthCheck, Initialization};
 
 use crate::support::{Wanted, natively, on_every_runtime, run, wanted};
@@ -211,6 +211,59 @@ fn a_stop_lets_calls_finish_and_says_so_before_it_is_forced() {
         let texts = machine.log.texts().join(" ");
         assert!(texts.ends_with("asked to shut down terminated"), "{texts}");
         assert!(matches!(running.call("").await, Err(CallError::NotSent(_))));
+    });
+}
+
+#[test]
+fn the_function_has_a_last_word_before_the_signal() {
+    natively(async |machine| {
+        let mut wanted = wanted();
+        wanted.pre_stop = Some(Duration::from_secs(5));
+        wanted.spec.shutdown = Some(Duration::from_secs(5));
+        let running = machine.start(wanted).await;
+        let exit = running.0.stop(Duration::from_secs(10)).await;
+        assert_eq!(exit.cause, ExitCause::Stopped);
+        let texts = machine.log.texts().join("; ");
+        // What it answered does not matter.
+        let order = "asked to prepare with {}; asked to shut down; terminated";
+        assert!(texts.ends_with(order), "{texts}");
+    });
+}
+
+#[test]
+fn a_last_word_that_takes_too_long_is_cut_off() {
+    natively(async |machine| {
+        let mut wanted = wanted().variable("PRE_STOP_MILLIS", "60000");
+        wanted.pre_stop = Some(Duration::from_millis(300));
+        let running = machine.start(wanted).await;
+        let began = Instant::now();
+        let exit = running.0.stop(Duration::from_secs(20)).await;
+        assert_eq!(exit.cause, ExitCause::Stopped);
+        assert!(began.elapsed() < Duration::from_secs(10));
+        let line = machine.log.line("POST /pre-stop took longer than").await;
+        assert_eq!(line.stream, LogStream::Platform);
+        machine.log.line("terminated").await;
+    });
+}
+
+#[test]
+fn an_image_is_stopped_by_the_signal_that_it_names() {
+    on_every_runtime(async |machine| {
+        let usual = machine.layer("signals", |_| {});
+        crate::support::fill_usual(&usual);
+        for (signal, said) in [
+            ("SIGQUIT", "stopped by SIGQUIT"),
+            ("SIGRTMIN+3", "terminated"),
+        ] {
+            machine.shelve(signal, std::slice::from_ref(&usual), |config| {
+                config.stop_signal = Some(signal.to_owned());
+            });
+            let running = machine.start(of(signal).variable("QUITS", "1")).await;
+            let exit = running.0.stop(Duration::from_secs(10)).await;
+            assert_eq!(exit.cause, ExitCause::Stopped);
+            machine.log.line(said).await;
+        }
+        machine.log.line("SIGRTMIN+3").await;
     });
 }
 

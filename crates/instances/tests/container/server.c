@@ -31,6 +31,12 @@ static void terminated(int signal) {
     _exit(0);
 }
 
+static void asked_to_stop(int signal) {
+    const char *text = signal == SIGQUIT ? "stopped by SIGQUIT\n" : "stopped by another signal\n";
+    if (write(1, text, strlen(text))) {}
+    _exit(0);
+}
+
 static void answer(int to, int status, const char *body, size_t length) {
     char head[128];
     int size = snprintf(head, sizeof head,
@@ -95,6 +101,11 @@ static void serve(int client) {
         } else if (!strncmp(request, "GET /healthz ", 13)) {
             note("/healthz");
             answer(client, access("/tmp/ill", F_OK) ? number("HEALTH_STATUS", 200) : 500, "", 0);
+        } else if (!strncmp(request, "POST /pre-stop ", 15)) {
+            printf("asked to prepare with %s\n", body);
+            fflush(stdout);
+            nap(number("PRE_STOP_MILLIS", 0));
+            answer(client, 500, "", 0);
         } else if (!strncmp(request, "GET /shutdown ", 14)) {
             printf("asked to shut down\n");
             fflush(stdout);
@@ -110,6 +121,7 @@ int main(void) {
     }
     signal(SIGCHLD, SIG_IGN);
     if (!getenv("DEAF")) signal(SIGTERM, terminated);
+    if (getenv("QUITS")) signal(SIGQUIT, asked_to_stop);
     nap(number("LISTEN_MILLIS", 0));
     int listener;
     int yes = 1;
@@ -135,6 +147,7 @@ int main(void) {
         if (!fork()) {
             signal(SIGCHLD, SIG_DFL);
             signal(SIGTERM, SIG_DFL);
+            signal(SIGQUIT, SIG_DFL);
             close(listener);
             serve(client);
             _exit(0);

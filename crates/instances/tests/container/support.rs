@@ -202,6 +202,7 @@ pub(crate) struct Machine {
 pub(crate) struct Wanted {
     pub(crate) memory: u64,
     pub(crate) initializer: Option<Duration>,
+    pub(crate) pre_stop: Option<Duration>,
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) spec: ContainerSpec,
 }
@@ -218,6 +219,7 @@ pub(crate) fn wanted() -> Wanted {
     Wanted {
         memory: 128,
         initializer: None,
+        pre_stop: None,
         environment: BTreeMap::new(),
         spec: ContainerSpec {
             image: "usual".to_owned(),
@@ -317,7 +319,10 @@ impl Machine {
                 handler: "-".to_owned(),
                 timeout,
             }),
-            pre_stop: None,
+            pre_stop: wanted.pre_stop.map(|timeout| bugle_types::Hook {
+                handler: "-".to_owned(),
+                timeout,
+            }),
             timeout: Duration::from_secs(3),
             resources: resources.clone(),
             concurrency: NonZeroU32::MIN,

@@ -14,7 +14,7 @@ use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressStyle};
 const TICK: Duration = Duration::from_millis(100);
 
 /// A size for people.
-pub(super) fn size(bytes: u64) -> String {
+pub(in crate::commands) fn size(bytes: u64) -> String {
     BinaryBytes(bytes).to_string()
 }
 

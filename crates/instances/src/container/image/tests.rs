@@ -167,3 +167,22 @@ fn only_directories_that_the_operator_lists_are_mounted() {
     let refused = binds(&spec, &config).unwrap_err();
     assert!(refused.starts_with("failed to mount /etc"), "{refused}");
 }
+
+#[test]
+fn the_signal_that_stops_is_spelled_in_three_ways() {
+    let of = |signal: Option<&str>| {
+        let image = ImageConfig {
+            stop_signal: signal.map(str::to_owned),
+            ..image()
+        };
+        stop_signal(&image)
+    };
+    assert_eq!(of(None), Ok(Signal::TERM));
+    for spelled in ["SIGQUIT", "quit", "3"] {
+        assert_eq!(of(Some(spelled)), Ok(Signal::QUIT), "{spelled}");
+    }
+    for unknown in ["SIGRTMIN+3", "0", "-1", "", "SIGSIG"] {
+        let why = of(Some(unknown)).unwrap_err();
+        assert!(why.contains("SIGTERM is sent instead"), "{why}");
+    }
+}

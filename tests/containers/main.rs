@@ -9,7 +9,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use bugle_testkit::{FunctionSpec, Platform, Site, binary, children_of, eventually, is_running};
+use bugle_testkit::{
+    FunctionSpec, Platform, Registered, Site, StartOptions, binary, children_of, eventually,
+    is_running,
+};
 use serde_json::json;
 
 use writer::{Image, Layer, Packed};
@@ -118,6 +121,167 @@ async fn what_an_image_uses_too_much_of_or_fails_at_is_told() {
         answer.text()
     );
     platform.finish().await;
+}
+
+#[tokio::test]
+async fn encrypted_configuration_and_mounts_reach_the_container_and_nobody_else() {
+    let site = Site::new();
+    let models = site.path().join("models");
+    std::fs::create_dir(&models).unwrap();
+    std::fs::write(models.join("one"), "weights").unwrap();
+    let mount = format!("containers.mounts.models.path={}", models.display());
+    let options = StartOptions::default().arguments(["--set", &mount]);
+    let platform = site.start_with(&options).await;
+    load(&site, &platform).await;
+    let create = json!({"func_name": "secret", "runtime": "Custom Image", "handler": "-",
+        "code_type": "Custom-Image-Swr", "memory_size": 128, "timeout": 30,
+        "custom_image": {"enabled": true, "image": IMAGE},
+        "user_data": "{\"SHOWN\": \"for all\"}",
+        "encrypted_user_data": "{\"PASSWORD\": \"correct horse\"}",
+        "mount_config": {"func_mounts": [{"mount_type": "host", "mount_resource": "models",
+            "local_mount_path": "/mnt/models"}]}});
+    let functions = "/v2/default/fgs/functions";
+    let made = platform.control.post(functions, &create).await.expect(200);
+    assert!(!made.text().contains("correct horse"), "{}", made.text());
+    let urn = made.json()["func_urn"].as_str().unwrap().to_owned();
+    let config = format!("{functions}/{urn}/config");
+    let config = platform.control.get(&config).await.expect(200).text();
+    assert!(
+        config.contains("PASSWORD") && !config.contains("correct horse"),
+        "{config}"
+    );
+    assert!(config.contains("for all"), "{config}");
+    let registered = Registered {
+        name: "0@default@secret".to_owned(),
+        urn: "sn:cn:yrk:default:function:0@default@secret:latest".to_owned(),
+        revision: String::new(),
+    };
+    let script = "echo $PASSWORD; echo $SHOWN; cat /mnt/models/one; echo; echo x >/mnt/models/two";
+    let said = platform
+        .invoke(&registered, script)
+        .await
+        .expect(200)
+        .text();
+    assert!(
+        said.starts_with("correct horse\nfor all\nweights\n"),
+        "{said}"
+    );
+    assert!(said.contains("Read-only file system"), "{said}");
+    platform.finish().await;
+    for file in ["bugle.db", "bugle.db-wal"] {
+        let bytes = std::fs::read(site.data_dir().join(file)).unwrap_or_default();
+        let secret = b"correct horse";
+        assert!(
+            !bytes.windows(secret.len()).any(|window| window == secret),
+            "{file}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn reserved_instances_are_there_before_a_call_and_come_back() {
+    let site = Site::new();
+    let platform = site.start().await;
+    load(&site, &platform).await;
+    let spec = function("0@test@kept").with("minInstance", "2");
+    let function = platform.register(&spec).await;
+    let two = async || {
+        let pids = platform.instance_pids(&function).await;
+        if pids.len() == 2 {
+            Ok(pids)
+        } else {
+            Err(format!("{pids:?}"))
+        }
+    };
+    let first = eventually("two instances are there", BOUND, two).await;
+    bugle_testkit::kill(first[0]);
+    eventually("the one that was killed is replaced", BOUND, async || {
+        let pids = two().await?;
+        if pids.contains(&first[0]) {
+            Err(format!("{pids:?}"))
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    let answer = platform
+        .invoke(&function, "cat /tmp/asked")
+        .await
+        .expect(200);
+    assert_eq!(answer.text(), "/init\n");
+    platform.finish().await;
+}
+
+#[tokio::test]
+async fn a_stop_lets_the_call_finish_and_gives_the_function_a_last_word() {
+    let site = Site::new();
+    let platform = site.start().await;
+    load(&site, &platform).await;
+    let spec = function("0@test@ends")
+        .with("extendedHandler", json!({"pre_stop": "-"}))
+        .with("extendedTimeout", json!({"pre_stop": 5}))
+        .with(
+            "extendedMetaData",
+            json!({"custom_container_config": {"image": IMAGE},
+                "runtime_graceful_shutdown": {"maxShutdownTimeout": 20}}),
+        );
+    let function = platform.register(&spec).await;
+    let long = platform.invoke(&function, "touch /tmp/began; sleep 2; echo done");
+    let stop = async {
+        eventually("the call runs", BOUND, async || {
+            let status = platform.status(&function).await;
+            if status["instances"][0]["inFlight"] == 1 || status["instances"][0]["in_flight"] == 1 {
+                Ok(())
+            } else {
+                Err(status.to_string())
+            }
+        })
+        .await;
+        // A platform that stops ends its instances as a scale-down does.
+        bugle_testkit::terminate(platform.pid);
+    };
+    let (answer, ()) = tokio::join!(long, stop);
+    assert_eq!(answer.expect(200).text(), "done\n");
+    platform.finish().await;
+    let written = bugle_testkit::processes_using(&site.data_dir().join("containers"));
+    assert!(written.is_empty(), "{written:?}");
+    let texts = logged(&site);
+    let at = |text: &str| {
+        texts
+            .find(text)
+            .unwrap_or_else(|| panic!("{text} is not in {texts}"))
+    };
+    assert!(at("asked to prepare with {}") < at("asked to shut down"));
+    assert!(at("asked to shut down") < at("terminated"));
+}
+
+/// All that functions wrote, from the files of their logs.
+fn logged(site: &Site) -> String {
+    let mut folders = vec![site.data_dir().join("logs")];
+    let mut texts = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                texts.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    texts
+}
+
+#[tokio::test]
+async fn without_root_an_image_says_what_it_lacks() {
+    let site = Site::new();
+    let platform = site.start_with(&StartOptions::default().as_nobody()).await;
+    let nobody = platform.register(&function("0@test@nobody")).await;
+    let answer = platform.invoke(&nobody, "").await;
+    assert!(answer.status >= 500, "{answer:?}");
+    let text = answer.text();
+    assert!(text.contains("root"), "{text}");
+    platform.kill().await;
 }
 
 #[tokio::test]

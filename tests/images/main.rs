@@ -4,6 +4,7 @@
 
 mod functions;
 mod registry;
+mod slow;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ use tokio::process::Command;
 
 use registry::{LOGIN, Registry, index};
 use writer::{Image, Layer, Packed};
+
+/// How long something may take that has to happen.
+const BOUND: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What a command said.
 #[derive(Debug)]

@@ -124,6 +124,10 @@ impl Image {
         digest(&self.manifest)
     }
 
+    pub(crate) fn manifest(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.manifest)
+    }
+
     /// All that a manifest refers to.
     pub(crate) fn blobs(&self) -> Vec<Bytes> {
         let layers = self.layers.iter().map(|(_, blob)| blob);

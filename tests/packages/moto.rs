@@ -16,6 +16,8 @@ pub(crate) struct Moto {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
+    /// What it shows, where it speaks TLS.
+    certificate: Option<PathBuf>,
     pub(crate) port: u64,
     pub(crate) key: String,
     pub(crate) secret: String,
@@ -57,8 +59,38 @@ fn python() -> PathBuf {
 
 impl Moto {
     pub(crate) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Starts one that speaks TLS, with a certificate of its own in this folder.
+    pub(crate) fn encrypted(folder: &Path) -> Self {
+        let (certificate, key) = (folder.join("store.pem"), folder.join("store.key"));
+        let settings = folder.join("store.cnf");
+        let text = "[req]\ndistinguished_name=name\nx509_extensions=more\nprompt=no\n\
+                    [name]\nCN=store\n[more]\nbasicConstraints=critical,CA:FALSE\n\
+                    subjectAltName=IP:127.0.0.1\n";
+        std::fs::write(&settings, text).unwrap();
+        let made = Command::new("openssl")
+            .args([
+                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-config",
+            ])
+            .arg(&settings)
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .expect("openssl has to be installed");
+        assert!(made.status.success(), "{made:?}");
+        let mut store = Self::with(&[&certificate, &key]);
+        store.certificate = Some(certificate);
+        store
+    }
+
+    fn with(arguments: &[&Path]) -> Self {
         let mut child = Command::new(python())
             .arg(std::path::absolute("packages/store.py").unwrap())
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -71,6 +103,7 @@ impl Moto {
         Self {
             input: child.stdin.take(),
             child,
+            certificate: None,
             output,
             port: told["port"].as_u64().unwrap(),
             key: told["key"].as_str().unwrap().to_owned(),
@@ -95,13 +128,29 @@ impl Moto {
         serde_json::from_str(&self.tell("list uploads-of-bugle")).unwrap()
     }
 
+    /// In how many parts each of them came; empty for one that came in one piece.
+    pub(crate) fn parts(&mut self) -> Vec<String> {
+        serde_json::from_str(&self.tell("parts uploads-of-bugle")).unwrap()
+    }
+
     /// How the platform is told of the store.
     pub(crate) fn options(&self) -> StartOptions {
-        StartOptions::default()
+        let options = match &self.certificate {
+            Some(file) => {
+                StartOptions::default().config("addresses", "ca_file", &file.to_string_lossy())
+            }
+            None => StartOptions::default(),
+        };
+        let scheme = if self.certificate.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        options
             .config(
                 "packages",
                 "s3_endpoint",
-                &format!("http://127.0.0.1:{}", self.port),
+                &format!("{scheme}://127.0.0.1:{}", self.port),
             )
             .config("packages", "s3_access_key_id", &self.key)
             .config("packages", "s3_secret_access_key", &self.secret)

@@ -1,26 +1,35 @@
 """An S3 store that checks who asks: moto's server, with one user who may read and write.
 
+With the files of a certificate and its key as arguments it speaks TLS.
+
 It prints where it is and the user's key as a line of JSON, and then does what it is told on its
-standard input: `put BUCKET OBJECT FILE`, `list BUCKET`. It ends with its standard input.
+standard input: `put BUCKET OBJECT FILE`, `list BUCKET`, `parts BUCKET`. It ends with its standard input.
 """
 
 import json
+import logging
 import sys
+import threading
 
 import boto3
 from moto import settings
-from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-host, port = server.get_host_and_port()
-url = "http://%s:%d" % (host, port)
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+certificate = tuple(sys.argv[1:3]) or None
+app = DomainDispatcherApplication(create_backend_app)
+server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=certificate)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+port = server.port
+url = "%s://127.0.0.1:%d" % ("https" if certificate else "http", port)
 
 
 def client(service, key, secret):
     return boto3.client(
         service,
         endpoint_url=url,
+        verify=certificate[0] if certificate else None,
         region_name="us-east-1",
         aws_access_key_id=key,
         aws_secret_access_key=secret,
@@ -49,4 +58,8 @@ for line in sys.stdin:
     elif command == "list":
         found = s3.list_objects_v2(Bucket=words[0]).get("Contents", [])
         print(json.dumps([object["Key"] for object in found]), flush=True)
-server.stop()
+    elif command == "parts":
+        # The digest of an object that came in parts tells how many they were.
+        found = s3.list_objects_v2(Bucket=words[0]).get("Contents", [])
+        print(json.dumps([object["ETag"].strip('"').partition("-")[2] for object in found]), flush=True)
+server.shutdown()

@@ -138,6 +138,46 @@ async fn a_package_is_compiled_for_its_interpreter_and_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_large_package_goes_in_parts_over_tls_and_comes_back() {
+    let site = Site::new();
+    let mut store = Moto::encrypted(site.path());
+    let options = store
+        .options()
+        .config("packages", "upload_bucket", "uploads-of-bugle");
+    let platform = site.start_with(&options).await;
+    let folder = site.path().join("source-large");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut noise = vec![0; 20 << 20];
+    let mut random = std::fs::File::open("/dev/urandom").unwrap();
+    std::io::Read::read_exact(&mut random, &mut noise).unwrap();
+    std::fs::write(folder.join("noise"), noise).unwrap();
+    let zip = package(&site, "zip", "large");
+    let package = std::fs::read(&zip).unwrap();
+    let uploaded = uploads::upload(&platform, "default", &package).await;
+    let uploaded = uploaded.expect(201).json();
+    // 20 MiB in parts of 8.
+    assert_eq!(store.parts(), ["3"]);
+    let function = platform
+        .register(&function("0@test@large", &uploaded["s3CodePath"]))
+        .await;
+    assert_eq!(call(&platform, &function).await["part"], "large");
+    platform.finish().await;
+    // Nobody whom the operator has not named is taken for the store.
+    let stranger = StartOptions::default()
+        .config(
+            "packages",
+            "s3_endpoint",
+            &format!("https://127.0.0.1:{}", store.port),
+        )
+        .config("packages", "upload_bucket", "uploads-of-bugle");
+    let mut platform = site.start_with(&stranger).await;
+    platform.tolerate("a package cannot be stored");
+    let refused = uploads::upload(&platform, "default", b"PK").await;
+    assert!(refused.status >= 400, "{refused:?}");
+    platform.kill().await;
+}
+
+#[tokio::test]
 async fn uploads_go_to_the_bucket_that_the_operator_configured() {
     let site = Site::new();
     let mut store = Moto::start();

@@ -160,6 +160,61 @@ async fn a_package_that_cannot_be_used_is_refused_with_its_code() {
 }
 
 #[tokio::test]
+async fn whoever_sends_too_much_reads_why() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    const SENT: usize = 32 << 20;
+    let site = Site::new();
+    let options = bugle_testkit::StartOptions::default()
+        .config("packages", "max_package_bytes", "100000")
+        .config("images", "max_image_mib", "1");
+    let platform = site.start_with(&options).await;
+    let declared = format!("content-length: {SENT}");
+    for path in ["packages", "images/archive"] {
+        for framing in [&*declared, "transfer-encoding: chunked"] {
+            let mut stream = tokio::net::TcpStream::connect(platform.control.address)
+                .await
+                .unwrap();
+            let head = format!("POST /bugle/v1/{path} HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let (mut from, mut to) = stream.split();
+            // A client of the simple kind: it reads when it has sent everything.
+            let piece = vec![b'x'; 1 << 20];
+            for _ in 0..SENT / piece.len() {
+                if framing != declared {
+                    to.write_all(b"100000\r\n").await.unwrap();
+                }
+                to.write_all(&piece).await.unwrap();
+                if framing != declared {
+                    to.write_all(b"\r\n").await.unwrap();
+                }
+            }
+            let mut answer = vec![0; 4096];
+            let read = from.read(&mut answer).await.unwrap();
+            let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+            assert!(
+                answer.starts_with("HTTP/1.1 413"),
+                "{path} {framing}: {answer}"
+            );
+        }
+    }
+    let large = site.path().join("large.tar");
+    std::fs::write(&large, vec![b'x'; SENT]).unwrap();
+    let output = tokio::process::Command::new(bugle_testkit::binary())
+        .args(["image", "load", "--server", &platform.control.url("")])
+        .arg(&large)
+        .env("HOME", site.home())
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("images.max_image_mib") && said.contains("status 413"),
+        "{said}"
+    );
+    platform.finish().await;
+}
+
+#[tokio::test]
 async fn bugle_deploy_sends_what_the_platform_cannot_reach_and_sends_it_once() {
     let site = Site::new();
     let platform = site.start().await;

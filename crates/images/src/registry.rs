@@ -496,7 +496,8 @@ impl Repository {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(error) = cause {
             // The connector's own error stands in the place of this one.
-            if let Some(ConnectError::Refused(refused)) = error.downcast_ref()
+            let of_connector = error.downcast_ref();
+            if let Some(ConnectError::Refused(refused)) = of_connector
                 && !matches!(refused, Refused::Unresolved { .. })
             {
                 return ImageError::Forbidden {
@@ -508,6 +509,9 @@ impl Repository {
                     ),
                     reason: refused.to_string(),
                 };
+            }
+            if let Some(error) = of_connector {
+                return self.unreachable(bugle_types::report(error));
             }
             cause = error.source();
         }

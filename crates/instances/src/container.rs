@@ -37,7 +37,7 @@ use backend::{Backend, Native};
 use cells::{Cells, Making};
 pub use config::{ContainerConfig, ContainerRuntime, HostDirectory};
 use folder::Folders;
-pub use foresee::foresee as foresee_containers;
+pub use foresee::{Lack, Need, foresee as foresee_containers};
 pub use image::{ImageConfig, Images, Rootfs};
 
 /// What a driver needs from the rest of the platform.

@@ -35,7 +35,7 @@ pub use confinement::{
 };
 pub use container::{
     ContainerConfig, ContainerDependencies, ContainerDriver, ContainerRuntime, HostDirectory,
-    ImageConfig, Images, Rootfs, foresee_containers,
+    ImageConfig, Images, Lack, Need, Rootfs, foresee_containers,
 };
 pub use driver::{
     BoxFuture, Driver, Exit, ExitCause, Instance, InstanceId, LogLine, LogSink, LogStream,

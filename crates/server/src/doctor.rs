@@ -4,6 +4,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use bugle_instances::Lack;
 use bugle_store::{EtcdStore, Examined, Kind};
 
 use crate::config::Config;
@@ -290,15 +291,30 @@ fn confinement(config: &Config) -> Vec<Finding> {
 /// One finding for what containers have here, and one for each thing that they lack.
 fn containers(config: &Config) -> Vec<Finding> {
     const NAME: &str = "containers";
-    let measures = bugle_instances::foresee_containers(&config.containers);
-    let (on, off): (Vec<_>, Vec<_>) = measures.into_iter().partition(|measure| measure.on);
-    if off.is_empty() {
-        let found: Vec<&str> = on.iter().map(|measure| measure.detail.as_str()).collect();
-        return vec![Finding::ok(NAME, found.join(", "))];
+    let needs = bugle_instances::foresee_containers(&config.containers, &data_dir(config));
+    let mut found = Vec::new();
+    let mut findings = Vec::new();
+    for need in needs {
+        match need.found {
+            Ok(what) => found.push(what),
+            Err(Lack { what, fix }) => {
+                findings.push(Finding::new(NAME, State::Warning, what, Some(fix)));
+            }
+        }
     }
-    let lacking = off.into_iter().map(|measure| {
-        let fix = "other functions run without it; see docs/containers.md".to_owned();
-        Finding::new(NAME, State::Warning, measure.detail, Some(fix))
-    });
-    lacking.collect()
+    if findings.is_empty() {
+        findings.push(Finding::ok(NAME, found.join(", ")));
+    }
+    findings
+}
+
+/// What the first container would lack on this machine, if anything: what is wrong, and what to do.
+pub fn lacking_for_containers(config: &Config) -> Option<(String, String)> {
+    let needs = bugle_instances::foresee_containers(&config.containers, &data_dir(config));
+    let lack = needs.into_iter().find_map(|need| need.found.err());
+    lack.map(|Lack { what, fix }| (what, fix))
+}
+
+fn data_dir(config: &Config) -> PathBuf {
+    nearest_existing(&config.server.data_dir)
 }

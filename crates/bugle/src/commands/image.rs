@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bugle_api::images::{ImageObject, PruneRequest, PullFailure, PullLine, RemovedImages};
-use bugle_client::Answer;
+use bugle_client::{Answer, Error};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -190,7 +190,18 @@ pub(super) async fn send(
     let sent = Arc::new(AtomicU64::new(0));
     let _bar = Bars::of_upload(session.quiet, path, Arc::clone(&sent));
     let upload = session.control.load_images(name);
-    Ok(upload.send(opened, sent).await?)
+    upload.send(opened, sent).await.map_err(|error| {
+        let is_no_archive = matches!(error, Error::Refused { status: 422, .. });
+        let failure = Failure::from(error);
+        if !is_no_archive {
+            return failure;
+        }
+        failure.hint(format!(
+            "`docker save -o FILE IMAGE`, `podman save` and `skopeo copy … oci-archive:FILE` write \
+             such files; is {} one, whole and for this kind of machine?",
+            path.display()
+        ))
+    })
 }
 
 fn shown(session: &Session, images: &[ImageObject]) -> Outcome {

@@ -7,11 +7,13 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::time::Duration;
 
 use bugle_api::operator::LogEntry;
 use bugle_api::{
     CustomContainerConfig, ExtendedMetaData, FunctionObject, FunctionRequest, Initializer,
 };
+use bugle_server::doctor::lacking_for_containers;
 use bugle_types::Code;
 use clap::Args;
 
@@ -31,6 +33,9 @@ const MADE_HERE: &str = "made by bugle run";
 
 /// The lines of the function's log that are looked at for what was not shown yet.
 const LOG_LINES: usize = 1000;
+
+/// How often it is looked whether the container has started.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// The longest name that is made of an image's.
 const LONGEST_NAME: usize = 40;
@@ -97,7 +102,15 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Outcome {
         let settings = || {
             let mut settings = arguments.settings.clone();
             settings.set.push(SHOW_EXCHANGES.to_owned());
-            Ok(settings)
+            // An image that is fetched first, and cannot run then, is a long way to an error.
+            let config = settings.load()?.config;
+            match lacking_for_containers(&config) {
+                None => Ok(settings),
+                Some((what, fix)) => {
+                    let hint = format!("{fix}; `bugle doctor` shows all that is missing");
+                    Err(Failure::new(exit::REFUSED, what).hint(hint))
+                }
+            }
         };
         let (session, platform) = dev::platform(global, settings).await?;
         let made = async {
@@ -187,7 +200,36 @@ async fn show(session: &Session, arguments: &Arguments, log: &Log) -> Outcome {
     tokio::select! {
         outcome = follow => outcome,
         outcome = work => outcome,
+        outcome = tell_failed_starts(session, &log.name) => outcome,
     }
+}
+
+/// Says why the container does not start, as often as the reason changes: without a call nobody else
+/// would.
+async fn tell_failed_starts(session: &Session, name: &str) -> Outcome {
+    let mut told = None;
+    loop {
+        // A platform that stops ends the log, which says so.
+        if let Ok(status) = session.control.status(name, None).send().await
+            && status.last_start_error != told
+        {
+            if let Some(why) = &status.last_start_error {
+                let failure = Failure::new(exit::REFUSED, format!("it does not start: {why}"));
+                failure.hint(next_step(why)).print();
+            }
+            told = status.last_start_error;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What to do about a start that failed.
+fn next_step(why: &str) -> &'static str {
+    if why.contains("timed out") || why.contains("took longer") {
+        return "the server has to listen on port 8000, at any address (PORT says so too); --init gives \
+                it more time";
+    }
+    "what it wrote is above; --command, --args and --env change how it is started"
 }
 
 /// The function's log, as far as it has been shown.
@@ -250,6 +292,13 @@ impl Log {
 async fn fetch(session: &Session, image: &str) -> Outcome<String> {
     let file = Path::new(image);
     if !file.is_file() {
+        if looks_like_a_file(image) {
+            let text = format!("there is no file {image}");
+            return Err(Failure::new(exit::NOT_FOUND, text).hint(
+                "`docker save -o FILE IMAGE` writes one; an image of a registry is named \
+                 host[:port]/path[:tag]",
+            ));
+        }
         image::fetch(session, image).await?;
         return Ok(image.to_owned());
     }
@@ -322,6 +371,12 @@ impl Arguments {
     }
 }
 
+/// Whether nobody who writes this means an image of a registry.
+fn looks_like_a_file(image: &str) -> bool {
+    let archive = [".tar", ".tar.gz", ".tgz", ".tar.zst"];
+    image.starts_with(['/', '.', '~']) || archive.iter().any(|end| image.ends_with(end))
+}
+
 /// A function's name for an image: the last part of its path, without what names may not have.
 fn name_of(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
@@ -360,6 +415,16 @@ mod tests {
             ("_", "image"),
         ] {
             assert_eq!(name_of(image), name, "{image}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_not_taken_for_an_image() {
+        for file in ["/tmp/a", "./a", "a.tar", "out/a.tar.gz"] {
+            assert!(looks_like_a_file(file), "{file}");
+        }
+        for image in ["a", "registry.example/a:1", "tar", "a/b.tarball"] {
+            assert!(!looks_like_a_file(image), "{image}");
         }
     }
 

@@ -7,49 +7,90 @@ use rustix::thread::UnshareFlags;
 
 use super::config::{ContainerConfig, ContainerRuntime};
 use super::netlink;
-use crate::Measure;
 use crate::confinement::starter::unshare;
 
-/// What a platform with this configuration needs for containers, and whether it is here. Tries a
-/// network of its own and changes nothing.
-pub fn foresee(config: &ContainerConfig) -> Vec<Measure> {
+/// One thing that containers need of a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// What it is, for instance `layers`.
+    pub name: &'static str,
+    /// What there is of it, or what is missing.
+    pub found: Result<String, Lack>,
+}
+
+/// What is missing for containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// What is not there.
+    pub what: String,
+    /// How it is got.
+    pub fix: String,
+}
+
+/// What a platform with this configuration and this data folder needs for containers, and whether it
+/// is here. Tries a network of its own and changes nothing.
+pub fn foresee(config: &ContainerConfig, data: &Path) -> Vec<Need> {
     if !rustix::process::geteuid().is_root() {
         return vec![missing(
             "root",
-            "containers need namespaces, mounts and control groups, so bugle has to run as root",
+            "container images need root: their namespaces, mounts and control groups are made by it",
+            "start the platform as root (`sudo bugle serve`); functions in Python and programs run \
+             without",
         )];
     }
-    vec![layers(), runtime(config), outside()]
+    vec![layers(), place(data), runtime(config), outside()]
 }
 
-fn missing(name: &'static str, why: impl Into<String>) -> Measure {
-    Measure {
+fn missing(name: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Need {
+    let lack = Lack {
+        what: what.into(),
+        fix: fix.into(),
+    };
+    Need {
         name,
-        on: false,
-        detail: why.into(),
+        found: Err(lack),
     }
 }
 
-fn present(name: &'static str, what: impl Into<String>) -> Measure {
-    Measure {
+fn present(name: &'static str, what: impl Into<String>) -> Need {
+    Need {
         name,
-        on: true,
-        detail: what.into(),
+        found: Ok(what.into()),
     }
 }
 
-fn layers() -> Measure {
+fn layers() -> Need {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if known.split_whitespace().any(|word| word == "overlay") {
         return present("layers", "overlayfs");
     }
     missing(
         "layers",
-        "the kernel does not know overlayfs; load it with `modprobe overlay`",
+        "the kernel does not know overlayfs, which puts the layers of an image together",
+        "load it with `modprobe overlay`",
     )
 }
 
-fn runtime(config: &ContainerConfig) -> Measure {
+/// Whether what containers write can lie in this folder.
+fn place(data: &Path) -> Need {
+    const OVERLAYFS: u64 = 0x794c_7630;
+    let existing = data.ancestors().find(|path| path.is_dir());
+    let kind = rustix::fs::statfs(existing.unwrap_or_else(|| Path::new("/")));
+    // The width of the type is the machine's, and its sign.
+    if kind.is_ok_and(|kind| u64::try_from(kind.f_type) == Ok(OVERLAYFS)) {
+        return missing(
+            "place",
+            format!(
+                "{} is on overlayfs itself, to which another overlayfs cannot write",
+                data.display()
+            ),
+            "put the data folder on ext4 or XFS with --data-dir; inside a container that is a volume",
+        );
+    }
+    present("place", format!("{} takes what they write", data.display()))
+}
+
+fn runtime(config: &ContainerConfig) -> Need {
     if config.runtime == ContainerRuntime::Native {
         return present("runtime", "native");
     }
@@ -58,11 +99,9 @@ fn runtime(config: &ContainerConfig) -> Measure {
         Some(path) => present("runtime", path.display().to_string()),
         None => missing(
             "runtime",
-            format!(
-                "there is no {}; install it (`apt-get install runc`), name another one in \
-                 containers.oci_command, or set containers.runtime to native",
-                command.display()
-            ),
+            format!("there is no OCI runtime {}", command.display()),
+            "install it (`apt-get install runc` or `crun`), name another one in \
+             containers.oci_command, or set containers.runtime to native",
         ),
     }
 }
@@ -80,24 +119,26 @@ pub(super) fn find(command: &Path) -> Option<PathBuf> {
 }
 
 /// Makes an island of a network that goes with its thread.
-fn outside() -> Measure {
+fn outside() -> Need {
     let island = std::thread::spawn(|| {
         unshare(UnshareFlags::NEWNET.bits())?;
         netlink::raise_loopback()
             .and_then(|()| netlink::make_island(1))
             .map_err(|error| error.to_string())
     });
-    match island.join() {
-        Ok(Ok(())) => present("outside", "connections are taken over by the platform"),
-        Ok(Err(error)) => missing(
-            "outside",
-            format!(
-                "connections of containers cannot be taken over ({error}); the kernel needs \
-                 nf_tables with redirections (nft_redir), or functions without network"
-            ),
-        ),
-        Err(_) => missing("outside", "it could not be tried"),
-    }
+    let why = match island.join() {
+        Ok(Ok(())) => {
+            return present("outside", "connections are taken over by the platform");
+        }
+        Ok(Err(error)) => error,
+        Err(_) => "it could not be tried".to_owned(),
+    };
+    missing(
+        "outside",
+        format!("connections of containers cannot be taken over: {why}"),
+        "load nf_tables with redirections (`modprobe nf_tables nft_redir`), or give functions no \
+         network (disable_public_network)",
+    )
 }
 
 #[cfg(test)]
@@ -111,19 +152,17 @@ mod tests {
             oci_command: "no-such-runtime".into(),
             ..ContainerConfig::default()
         };
-        let measure = runtime(&config);
-        assert!(
-            !measure.on && measure.detail.contains("install"),
-            "{measure:?}"
-        );
-        assert!(runtime(&ContainerConfig::default()).on);
+        let lack = runtime(&config).found.unwrap_err();
+        assert!(lack.what.contains("no-such-runtime"), "{lack:?}");
+        assert!(lack.fix.contains("apt-get install"), "{lack:?}");
+        assert!(runtime(&ContainerConfig::default()).found.is_ok());
     }
 
     #[test]
     fn what_the_machine_has_is_found() {
-        for measure in foresee(&ContainerConfig::default()) {
-            let without_root = measure.name == "root";
-            assert!(measure.on || without_root, "{measure:?}");
+        for need in foresee(&ContainerConfig::default(), &std::env::temp_dir()) {
+            let without_root = need.name == "root";
+            assert!(need.found.is_ok() || without_root, "{need:?}");
         }
     }
 }

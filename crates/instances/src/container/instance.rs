@@ -23,6 +23,9 @@ use crate::{
 /// How often a container is asked again to shut down (`container-image` contract 9.5).
 const SHUTDOWN_AGAIN: Duration = Duration::from_secs(5);
 
+/// How long an end takes at most, whatever a function says: a clock has an end.
+const LONGEST_END: Duration = Duration::from_hours(24);
+
 /// How long a container has between its stop signal and `SIGKILL`.
 const TERMINATE: Duration = Duration::from_secs(10);
 
@@ -50,8 +53,9 @@ pub(super) struct Ending {
 impl Ending {
     /// How long all of it may take. What the scheduler gives has the time of `POST /pre-stop` in it.
     fn within(&self, grace: Duration) -> Duration {
-        let asked = |shutdown: Duration| shutdown + self.pre_stop.unwrap_or_default();
-        self.shutdown.map_or(grace, asked)
+        let before = self.pre_stop.unwrap_or_default();
+        let asked = |shutdown: Duration| shutdown.saturating_add(before);
+        self.shutdown.map_or(grace, asked).min(LONGEST_END)
     }
 }
 

@@ -129,8 +129,13 @@ async fn encrypted_configuration_and_mounts_reach_the_container_and_nobody_else(
     let models = site.path().join("models");
     std::fs::create_dir(&models).unwrap();
     std::fs::write(models.join("one"), "weights").unwrap();
-    let mount = format!("containers.mounts.models.path={}", models.display());
-    let options = StartOptions::default().arguments(["--set", &mount]);
+    let config = site.path().join("bugle.toml");
+    let text = format!(
+        "[containers.mounts.models]\npath = {:?}\n",
+        models.display().to_string()
+    );
+    std::fs::write(&config, text).unwrap();
+    let options = StartOptions::default().arguments(["--config", config.to_str().unwrap()]);
     let platform = site.start_with(&options).await;
     load(&site, &platform).await;
     let create = json!({"func_name": "secret", "runtime": "Custom Image", "handler": "-",
@@ -226,11 +231,12 @@ async fn a_stop_lets_the_call_finish_and_gives_the_function_a_last_word() {
                 "runtime_graceful_shutdown": {"maxShutdownTimeout": 20}}),
         );
     let function = platform.register(&spec).await;
-    let long = platform.invoke(&function, "touch /tmp/began; sleep 2; echo done");
+    let gateway = platform.gateway;
+    let long = gateway.send(function.request("sleep 2; echo done", &[]));
     let stop = async {
         eventually("the call runs", BOUND, async || {
             let status = platform.status(&function).await;
-            if status["instances"][0]["inFlight"] == 1 || status["instances"][0]["in_flight"] == 1 {
+            if status["instances"][0]["in_flight"] == 1 {
                 Ok(())
             } else {
                 Err(status.to_string())
@@ -238,11 +244,10 @@ async fn a_stop_lets_the_call_finish_and_gives_the_function_a_last_word() {
         })
         .await;
         // A platform that stops ends its instances as a scale-down does.
-        bugle_testkit::terminate(platform.pid);
+        platform.finish().await;
     };
     let (answer, ()) = tokio::join!(long, stop);
-    assert_eq!(answer.expect(200).text(), "done\n");
-    platform.finish().await;
+    assert_eq!(answer.unwrap().expect(200).text(), "done\n");
     let written = bugle_testkit::processes_using(&site.data_dir().join("containers"));
     assert!(written.is_empty(), "{written:?}");
     let texts = logged(&site);

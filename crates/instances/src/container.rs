@@ -129,12 +129,18 @@ impl Shared {
             .map_err(|why| StartError::Unsupported(why.clone()))
     }
 
-    fn make_cells(&self) -> Result<Arc<Cells>, String> {
-        let dependencies = &self.dependencies;
-        if dependencies.confinement.level() != Level::Full {
+    /// Whether this platform may make containers at all.
+    fn may_make(&self) -> Result<(), String> {
+        let confinement = &self.dependencies.confinement;
+        if confinement.level() != Level::Full {
             return Err(NEEDS_ROOT.to_owned());
         }
-        dependencies.confinement.suffices()?;
+        confinement.suffices()
+    }
+
+    fn make_cells(&self) -> Result<Arc<Cells>, String> {
+        let dependencies = &self.dependencies;
+        self.may_make()?;
         let folder = dependencies.folder.display();
         let folders = Folders::open(&dependencies.folder)
             .map_err(|error| format!("{folder} cannot be used for containers: {error}"))?;

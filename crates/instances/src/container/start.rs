@@ -63,6 +63,8 @@ pub(super) async fn start(
     request: StartRequest,
 ) -> Result<Started, StartError> {
     let spec = spec_of(&request)?.clone();
+    // Before gigabytes are fetched that could not be run.
+    shared.may_make().map_err(StartError::Unsupported)?;
     let rootfs = shared.dependencies.images.ready(&spec).await?;
     let signal = image::stop_signal(&rootfs.config);
     let began = Instant::now();

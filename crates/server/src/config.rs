@@ -375,7 +375,7 @@ fn walk(table: &Table, prefix: &str, visit: &mut impl FnMut(&str, &Value)) {
             format!("{prefix}.{key}")
         };
         match value {
-            Value::Table(inner) => walk(inner, &path, visit),
+            Value::Table(inner) if !inner.is_empty() => walk(inner, &path, visit),
             value => visit(&path, value),
         }
     }
@@ -395,6 +395,11 @@ fn overlay(
             format!("{prefix}.{key}")
         };
         match (target.get_mut(key), value) {
+            // What is empty by default has names of the operator's own, and is taken as a whole.
+            (Some(Value::Table(names)), Value::Table(value)) if names.is_empty() => {
+                names.clone_from(value);
+                decided(path);
+            }
             (Some(Value::Table(inner)), Value::Table(value)) => {
                 overlay(inner, value, &path, place, decided)?;
             }

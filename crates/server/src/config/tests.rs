@@ -65,6 +65,17 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
+fn mounts_have_names_of_the_operators_own() {
+    let effective = load(&flags("[containers.mounts.models]\npath = '/srv/models'")).unwrap();
+    let mounts = &effective.config.containers.mounts;
+    assert_eq!(mounts["models"].path, Path::new("/srv/models"));
+    assert!(!mounts["models"].writable);
+    assert_eq!(effective.origins["containers.mounts"], Origin::Flag);
+    let wrong = load(&flags("[containers.mounts.models]\npaht = '/srv'")).unwrap_err();
+    assert!(wrong.to_string().contains("containers.mounts"), "{wrong}");
+}
+
+#[test]
 fn an_unknown_key_is_named() {
     let error = load(&flags("[server]\nportt = 1")).unwrap_err();
     assert!(error.to_string().contains("server.portt"), "{error}");

@@ -127,7 +127,9 @@ impl Held {
         let mut allowed = before.0;
         allowed[4] += KEPT_GROUPS;
         let pairs = self.0.iter().zip(&allowed);
-        pairs.map(|(now, allowed)| now.saturating_sub(*allowed)).sum()
+        pairs
+            .map(|(now, allowed)| now.saturating_sub(*allowed))
+            .sum()
     }
 }
 

@@ -43,7 +43,7 @@ enum Image {
 
 #[derive(Args, Debug)]
 struct Pull {
-    /// The image: host[:port]/path[:tag][@digest].
+    /// The image, such as registry.example:5000/team/thumbnail:1.4, or with @ and its digest.
     image: String,
 }
 

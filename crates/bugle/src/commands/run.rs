@@ -47,7 +47,8 @@ Examples:
   bugle run thumbnail.tar --invoke '{\"width\": 100}'
   bugle run --http -e GREETING=hello registry.example/team/shop")]
 pub(crate) struct Arguments {
-    /// The image: host[:port]/path[:tag][@digest], or a file that `docker save` or `skopeo` wrote.
+    /// The image, such as registry.example/team/thumbnail:1.4, or a file that `docker save` or `skopeo`
+    /// wrote.
     image: String,
     /// The server has paths of its own; without it, an event is `POST /invoke`.
     #[arg(long)]

@@ -7,7 +7,7 @@
 //! and the connection gains nothing. Addresses of the machine, of private networks and of the
 //! cloud's metadata are refused unless the operator lists them.
 //!
-//! [`Policy`] decides, [`Connector`] carries it out below any HTTP client of hyper, [`client`] is
+//! [`Policy`] decides, [`Connector`] carries it out below any HTTP client of hyper, [`client()`] is
 //! such a client with TLS. None of them follows a redirect; who does so asks again with the new
 //! address, and the same rules meet it.
 

@@ -1,9 +1,9 @@
 //! Unpacks packages that strangers made: zip, tar.gz and tar.zst.
 //!
 //! Well-kept crates read the formats; here it is decided what may come out of them. A name is taken
-//! apart before anything is done with it ([`path`]). Files are made below the opened folder, one
+//! apart before anything is done with it (`path`). Files are made below the opened folder, one
 //! for each name, and never through a link: links are made last, and each must lead to something in
-//! the folder, by the kernel's own word ([`folder`]). Everything is counted as it is written; what
+//! the folder, by the kernel's own word (`folder`). Everything is counted as it is written; what
 //! an archive says about itself is only believed where it makes the answer a refusal.
 //!
 //! What comes out is read-only: directories and programs 0555, other files 0444, whatever the

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bugle_instances::{CallError, CallRequest, ExitCause, Instance, Reply, ReplyBody, StreamSink};
 use bugle_scheduler::{AcquireError, Demand, Function, Lease, Outcome};
-use bugle_types::{Code, FunctionId, InstanceLabel, Resources};
+use bugle_types::{Code, FunctionId, FunctionSpec, InstanceLabel, Resources};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
@@ -69,11 +69,10 @@ impl Prepared {
     pub(crate) fn with(
         shared: &Shared,
         parts: &Parts,
-        function: Function,
+        (function, spec): (Function, &FunctionSpec),
         head: Head<'_>,
         (body, reservation): (Bytes, Reservation),
     ) -> Result<Self, Failure> {
-        let spec = function.spec();
         let headers = &head.headers;
         if let Some(value) = headers.session {
             session::check(value, spec.concurrency.get())?;

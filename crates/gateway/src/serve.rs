@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bugle_scheduler::Function;
-use bugle_types::{ImageRuntime, Runtime};
+use bugle_types::{FunctionSpec, ImageRuntime, Runtime};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -105,9 +105,9 @@ async fn invoke(
     let trace = Arc::clone(&head.trace);
     let wants_events = demand::wants_events(&head.headers);
     let has_body = !body.is_end_stream();
-    let failure = match prepare(shared, parts, target, head, body).await {
-        Ok(Prepares::Exchange(function, event)) => {
-            let (event, _reservation) = event;
+    let failure = match admit(shared, parts, &target, &head, body).await {
+        Ok((function, spec, body)) if is_web_server(&spec) => {
+            let (event, _reservation) = body;
             let replayed =
                 function_graph::replay(shared, connection, function, &event, &trace).await;
             match replayed {
@@ -118,17 +118,22 @@ async fn invoke(
                 Err(failure) => failure,
             }
         }
-        Ok(Prepares::Call(prepared)) => {
-            let call = Call {
-                shared,
-                connection,
-                prepared: *prepared,
-            };
-            return if wants_events {
-                streaming::answer(call).await
-            } else {
-                call.answer().await
-            };
+        Ok((function, spec, body)) => {
+            match Prepared::with(shared, parts, (function, &spec), head, body) {
+                Ok(prepared) => {
+                    let call = Call {
+                        shared,
+                        connection,
+                        prepared,
+                    };
+                    return if wants_events {
+                        streaming::answer(call).await
+                    } else {
+                        call.answer().await
+                    };
+                }
+                Err(failure) => failure,
+            }
         }
         Err(failure) => failure,
     };
@@ -148,29 +153,27 @@ async fn invoke(
     response
 }
 
-/// What was checked and lacks only a slot.
-enum Prepares {
-    /// A call.
-    Call(Box<Prepared>),
-    /// A request to the server of an image, which an event describes.
-    Exchange(Function, (Bytes, Reservation)),
+/// Whether it is an image's server with paths of its own. It has none for events, so the body says
+/// what request is meant (contract `container-image` 5.3).
+fn is_web_server(spec: &FunctionSpec) -> bool {
+    spec.runtime == Runtime::Image(ImageRuntime::Http)
 }
 
-/// Everything before a slot is asked for.
+/// The function and the body, once it is known that there may be a call.
 ///
 /// What needs no body is checked before the body is read; a refusal then closes the connection,
 /// because the body is still on its way.
-async fn prepare(
+async fn admit(
     shared: &Arc<Shared>,
     parts: &Parts,
-    target: Target<'_>,
-    head: Head<'_>,
+    target: &Target<'_>,
+    head: &Head<'_>,
     body: Incoming,
-) -> Result<Prepares, Failure> {
+) -> Result<(Function, Arc<FunctionSpec>, (Bytes, Reservation)), Failure> {
     if shared.is_draining() {
         return Err(Failure::shutting_down());
     }
-    let id = function_of(&target, parts).map_err(|failure| {
+    let id = function_of(target, parts).map_err(|failure| {
         if body.is_end_stream() {
             failure
         } else {
@@ -181,13 +184,8 @@ async fn prepare(
     let body = body::read(body, &shared.config, &shared.budget).await?;
     demand::refuse_async(&head.headers)?;
     let function = find(shared, &id).await?;
-    // Its server has no path for events: the body says what request is meant (contract
-    // `container-image` 5.3).
-    if function.spec().runtime == Runtime::Image(ImageRuntime::Http) {
-        return Ok(Prepares::Exchange(function, body));
-    }
-    let prepared = Prepared::with(shared, parts, function, head, body)?;
-    Ok(Prepares::Call(Box::new(prepared)))
+    let spec = function.spec();
+    Ok((function, spec, body))
 }
 
 fn function_of(target: &Target<'_>, parts: &Parts) -> Result<bugle_types::FunctionId, Failure> {

@@ -106,22 +106,22 @@ async fn status(
 ) -> Result<axum::Json<FunctionStatus>, bugle_api::Error> {
     let Query(which) = which.map_err(refused)?;
     let id = identify(&headers, &name, which.version_number.as_deref())?;
-    let shown = match operator.scheduler.find(&id) {
+    let (spec, shown) = match operator.scheduler.find(&id) {
         Some(function) => {
             let spec = function.spec();
             let shown = shown(&spec, &function.status(), function.calls().counts());
-            operator.with_pull(shown, &spec)
+            (spec, shown)
         }
         // Looking at a function does not bring it into use.
         None => match operator.functions.specification(&id).await {
             Some(spec) => {
                 let shown = shown(&spec, &Status::default(), CallMetrics::no_counts());
-                operator.with_pull(shown, &spec)
+                (Arc::new(spec), shown)
             }
             None => return Err(bugle_api::Error::function_not_found(&name)),
         },
     };
-    Ok(axum::Json(shown))
+    Ok(axum::Json(operator.with_pull(shown, &spec)))
 }
 
 impl Operator {

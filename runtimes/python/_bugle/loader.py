@@ -8,15 +8,13 @@ import marshal
 import os
 import sys
 import types
-from importlib.util import MAGIC_NUMBER
+
+# The import system itself: the modules that show it to everybody would be one more thing to fork.
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
 
 # The flag of code that an `async def` makes, which is the same in every version.
 _CO_COROUTINE = 0x80
-
-
-# What the import system knows a module by, taken from this one, which it has imported.
-_ModuleSpec = type(__spec__)
-_SourceFileLoader = type(__loader__)
 
 # Who is asked for a module, as long as nobody has added to them.
 _FINDERS = list(sys.meta_path)
@@ -127,7 +125,7 @@ def _import_file(code, name):
     program = _compiled(path, cached)
     if program is None:
         program = compile(_read(path), path, "exec", 0, True)
-    spec = _ModuleSpec(name, _SourceFileLoader(name, path), origin=path)
+    spec = ModuleSpec(name, SourceFileLoader(name, path), origin=path)
     spec.has_location = True
     spec.cached = cached
     module = types.ModuleType(name)

@@ -67,7 +67,7 @@ pub(crate) async fn invoke(
     let inner = request(id);
     let head = Head::read(&inner, &shared.ids);
     let mut prepared = match body::reserve(event, &shared.budget)
-        .and_then(|body| Prepared::with(shared, &inner, function, head, body))
+        .and_then(|body| Prepared::with(shared, &inner, (function, &spec), head, body))
     {
         Ok(prepared) => prepared,
         Err(failure) => return Invoked::refused(failure, memory_mib),

@@ -63,8 +63,9 @@ pub(super) async fn serve(
     drop(body);
     let inner = inner(parts, trace)?;
     let head = Head::read(&inner, &shared.ids);
-    let runtime = function.spec().runtime.clone();
-    let prepared = Prepared::with(shared, &inner, function, head, (event, reservation))?;
+    let spec = function.spec();
+    let content = (event, reservation);
+    let prepared = Prepared::with(shared, &inner, (function, &spec), head, content)?;
     let call = Call {
         shared,
         connection,
@@ -72,7 +73,7 @@ pub(super) async fn serve(
     };
     match call.ending().await {
         Ending::Answered(answer, served) => {
-            let result = match (answer, runtime) {
+            let result = match (answer, &spec.runtime) {
                 (Answer::Json(json), _) => json,
                 // A Python handler that answers with a status has made the structure itself.
                 (

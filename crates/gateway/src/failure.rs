@@ -287,6 +287,7 @@ fn cause_token(cause: &ExitCause) -> String {
         ExitCause::OutOfMemory { .. } => "oom".to_owned(),
         ExitCause::OutOfDisk { .. } => "disk".to_owned(),
         ExitCause::Unhealthy { .. } => "unhealthy".to_owned(),
+        ExitCause::NodeLost { .. } => "node lost".to_owned(),
         ExitCause::Stopped => "stopped".to_owned(),
     }
 }

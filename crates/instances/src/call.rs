@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::ExitCause;
@@ -88,7 +89,7 @@ pub enum ReplyBody {
 }
 
 /// Why a call got no answer from the user's code.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum CallError {
     /// The instance was gone before the first byte was sent; the call did not run.
     #[error("the instance was gone before the call reached it: {0}")]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_types::{FunctionId, FunctionSpec, InstanceLabel, Resources};
+use serde::{Deserialize, Serialize};
 
 use crate::{CallError, CallRequest, HttpExchange, HttpReply, NoReply, Reply};
 
@@ -14,7 +15,7 @@ use crate::{CallError, CallRequest, HttpExchange, HttpReply, NoReply, Reply};
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The identity of one instance; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InstanceId(pub u128);
 
 impl fmt::Display for InstanceId {
@@ -59,7 +60,7 @@ pub struct Started {
 }
 
 /// Durations of the phases of a start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartPhases {
     /// Until the process ran: fork, confinement.
     pub process: Duration,
@@ -78,6 +79,11 @@ pub trait Instance: Send + Sync + fmt::Debug {
 
     /// The process id, where there is one.
     fn pid(&self) -> Option<u32>;
+
+    /// The node that it runs on, where that is another machine.
+    fn node(&self) -> Option<&str> {
+        None
+    }
 
     /// Runs a call. The request is handed to the instance before the first await point, so that a
     /// free slot is used without another task in between.
@@ -104,12 +110,18 @@ pub trait Instance: Send + Sync + fmt::Debug {
     /// Ends it at once, with everything it started. Calls that run get [`CallError::Exited`].
     fn kill(&self);
 
+    /// Waits until it should get no further call although it is well, because the node that it runs
+    /// on drains. Never comes for one that is bound to this machine. Cancel safe.
+    fn leaving(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// Waits until it is gone, for whatever reason. Cancel safe; may be called more than once.
     fn exited(&self) -> BoxFuture<'_, Exit>;
 }
 
 /// How an instance ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// Why.
     pub cause: ExitCause,
@@ -118,7 +130,7 @@ pub struct Exit {
 }
 
 /// Why an instance ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitCause {
     /// It ended by itself with this exit code.
     Code(i32),
@@ -140,6 +152,11 @@ pub enum ExitCause {
     Unhealthy {
         /// How often it was asked.
         failures: u32,
+    },
+    /// The node that it ran on does not answer any more.
+    NodeLost {
+        /// Which node.
+        node: Box<str>,
     },
     /// The platform asked it to stop, or killed it.
     Stopped,
@@ -171,13 +188,14 @@ impl fmt::Display for ExitCause {
             Self::Unhealthy { failures } => {
                 write!(f, "GET /healthz failed {failures} times in a row")
             }
+            Self::NodeLost { node } => write!(f, "the connection to node {node} was lost"),
             Self::Stopped => f.write_str("stopped by the platform"),
         }
     }
 }
 
 /// Why an instance did not become ready.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum StartError {
     /// The user's code could not be loaded, or its initializer raised (4201).
     #[error("{message}")]
@@ -214,7 +232,7 @@ pub enum StartError {
 }
 
 /// Where a line came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogStream {
     /// Standard output.
     Stdout,

@@ -346,9 +346,10 @@ async fn initialize(instance: &ProgramInstance) -> Result<(), StartError> {
 
 fn ended(instance: &ProgramInstance, what: &str, cause: ExitCause) -> StartError {
     match cause {
-        ExitCause::OutOfMemory { .. } | ExitCause::OutOfDisk { .. } | ExitCause::Stopped => {
-            StartError::Exited(cause)
-        }
+        ExitCause::OutOfMemory { .. }
+        | ExitCause::OutOfDisk { .. }
+        | ExitCause::NodeLost { .. }
+        | ExitCause::Stopped => StartError::Exited(cause),
         ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::Unhealthy { .. } => {
             StartError::Initialization {
                 message: format!("{what}: {cause}"),

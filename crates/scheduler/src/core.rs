@@ -105,6 +105,10 @@ pub(crate) enum Event {
     StartFailed(Key, StartError),
     /// An instance is gone.
     Exited(Key),
+    /// An instance is gone with the machine it ran on, which says nothing against the function.
+    Lost(Key),
+    /// The machine of an instance drains: it gets no further call, others take its place.
+    Leaving(Key),
     /// The function was changed.
     Changed(Arc<FunctionSpec>),
     /// The function was deleted.
@@ -213,6 +217,15 @@ impl Core {
             Event::Started(key) => self.started(key, now, actions),
             Event::StartFailed(key, error) => self.start_failed(key, &error, now, actions),
             Event::Exited(key) => self.exited(key, now, actions),
+            Event::Lost(key) => {
+                if self.instances.remove(&key).is_some() {
+                    self.scale(now, actions);
+                }
+            }
+            Event::Leaving(key) => {
+                self.retire(key, actions);
+                self.scale(now, actions);
+            }
             Event::Changed(spec) => self.changed(spec, now, actions),
             Event::Removed => self.close(Life::Removed, &Rejection::Removed, actions),
             Event::ShuttingDown => {
@@ -220,6 +233,12 @@ impl Core {
             }
             Event::Tick => self.tick(now, actions),
         }
+    }
+
+    /// What the function is now.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn spec(&self) -> &FunctionSpec {
+        &self.spec
     }
 
     /// Takes a free slot for a call of `set`, if there is one: the way of a call to a warm function.
@@ -262,6 +281,22 @@ impl Core {
         let deadline = deadline.min(after(now, limit));
         self.queue.push(ticket, set, now, deadline);
         self.scale(now, actions);
+    }
+
+    /// Takes an instance in that runs already, as one that comes up; [`Event::Started`] follows. None
+    /// if the function has no use for one more of the set.
+    pub(crate) fn adopt(&mut self, set: Set) -> Option<Key> {
+        let in_set = self.count(|instance| instance.set.label == set.label);
+        let room = self.alive() < self.spec.scale.max && in_set < self.bounds(&set).max;
+        if self.refusal(&set).is_some() || !room {
+            return None;
+        }
+        let key = self.come_up(set);
+        if let Some(instance) = self.instances.get_mut(&key) {
+            // It was up before: its end is no failed start.
+            instance.has_answered = true;
+        }
+        Some(key)
     }
 
     fn refusal(&self, set: &Set) -> Option<Rejection> {

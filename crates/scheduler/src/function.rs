@@ -8,8 +8,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bugle_instances::{Instance, StartError, StartRequest, Started};
-use bugle_types::{FunctionSpec, InstanceLabel, Resources};
+use bugle_instances::{ExitCause, Instance, StartError, StartPhases, StartRequest, Started};
+use bugle_types::{FunctionSpec, Generation, InstanceLabel, Resources};
 use futures_util::FutureExt as _;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
@@ -36,6 +36,19 @@ pub struct Demand {
     pub label: Option<InstanceLabel>,
     /// Until when it may wait.
     pub deadline: Instant,
+}
+
+/// An instance that runs already.
+#[derive(Debug)]
+pub struct Adopted {
+    /// The instance.
+    pub instance: Arc<dyn Instance>,
+    /// The code that it runs.
+    pub generation: Generation,
+    /// What it may use.
+    pub resources: Resources,
+    /// The labelled set it belongs to.
+    pub label: Option<InstanceLabel>,
 }
 
 /// Why a call got no slot.
@@ -92,6 +105,13 @@ impl Function {
             let id = &self.spec().id;
             self.0.shared.metrics.function(id)
         })
+    }
+
+    /// Takes in an instance of this function that runs already, because the node that it runs on
+    /// outlived the platform that started it. False if the function has no use for it: the code was
+    /// changed, or there are as many as there may be; then it is the caller's to end.
+    pub fn adopt(&self, adopted: Adopted) -> bool {
+        self.0.adopt(adopted)
     }
 
     /// How it runs at this moment.
@@ -316,17 +336,68 @@ impl Inner {
         self.shared.metrics.start_succeeded(total, &phases);
         tracing::debug!(%function, instance = %id, ?total, "an instance is ready");
         self.arrived(key, &instance, ColdStart { total, phases });
+        self.watch(key, &instance).await;
+    }
+
+    /// Waits until an instance is gone.
+    async fn watch(self: Arc<Self>, key: Key, instance: &Arc<dyn Instance>) {
+        let mut exited = instance.exited();
         let exit = tokio::select! {
             biased;
-            exit = instance.exited() => exit,
+            exit = &mut exited => exit,
             () = self.shared.kill.cancelled() => {
                 instance.kill();
-                instance.exited().await
+                exited.await
+            }
+            () = instance.leaving() => {
+                self.on(Event::Leaving(key));
+                tokio::select! {
+                    biased;
+                    exit = &mut exited => exit,
+                    () = self.shared.kill.cancelled() => {
+                        instance.kill();
+                        exited.await
+                    }
+                }
             }
         };
         self.shared.metrics.exited(&exit.cause);
-        tracing::debug!(%function, instance = %id, cause = %exit.cause, "an instance is gone");
-        self.on(Event::Exited(key));
+        tracing::debug!(instance = %instance.id(), cause = %exit.cause, "an instance is gone");
+        self.on(match exit.cause {
+            ExitCause::NodeLost { .. } => Event::Lost(key),
+            _ => Event::Exited(key),
+        });
+    }
+
+    /// Takes an instance in that runs already.
+    fn adopt(self: &Arc<Self>, adopted: Adopted) -> bool {
+        let Adopted {
+            instance,
+            generation,
+            resources,
+            label,
+        } = adopted;
+        let mut shell = self.lock();
+        if shell.spec.generation != generation {
+            return false;
+        }
+        let spec = Arc::clone(&shell.spec);
+        let live = shell.live(&self.shared);
+        let Some(key) = live.core.adopt(Set { label, resources }) else {
+            return false;
+        };
+        let abandon = self.shared.kill.child_token();
+        live.come_up(key, instance.id(), spec, abandon);
+        drop(shell);
+        let warm = ColdStart {
+            total: Duration::ZERO,
+            phases: StartPhases::default(),
+        };
+        self.arrived(key, &instance, warm);
+        let function = Arc::clone(self);
+        let watch = async move { function.watch(key, &instance).await };
+        self.shared.tasks.spawn_on(watch, &self.shared.runtime);
+        true
     }
 
     fn arrived(self: &Arc<Self>, key: Key, instance: &Arc<dyn Instance>, cold: ColdStart) {

@@ -10,6 +10,7 @@
 
 mod config;
 mod core;
+mod fleet;
 mod function;
 mod lease;
 mod live;
@@ -22,7 +23,8 @@ pub mod testing;
 mod timers;
 
 pub use config::Config;
-pub use function::{AcquireError, Demand, Function};
+pub use fleet::{Fleet, FleetConfig, Growth, NodeInfo};
+pub use function::{AcquireError, Adopted, Demand, Function};
 pub use lease::{ColdStart, Lease};
 pub use metrics::{CallMetrics, Metrics, Outcome};
 pub use scheduler::Scheduler;

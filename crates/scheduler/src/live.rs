@@ -89,6 +89,24 @@ impl Live {
         }
     }
 
+    /// Notes an instance that comes up.
+    pub(crate) fn come_up(
+        &mut self,
+        key: Key,
+        id: InstanceId,
+        spec: Arc<FunctionSpec>,
+        abandon: CancellationToken,
+    ) {
+        let entry = LiveInstance {
+            id,
+            spec,
+            started: Instant::now(),
+            state: Up::Coming,
+            abandon,
+        };
+        self.instances.insert(key, entry);
+    }
+
     /// A lease for a slot that the core has given.
     pub(crate) fn lease(
         &self,
@@ -141,14 +159,7 @@ impl Live {
             Action::Start(key, set, spec) => {
                 let id = InstanceId(uuid::Uuid::now_v7().as_u128());
                 let abandon = function.shared.kill.child_token();
-                let entry = LiveInstance {
-                    id,
-                    spec: Arc::clone(&spec),
-                    started: now,
-                    state: Up::Coming,
-                    abandon: abandon.clone(),
-                };
-                self.instances.insert(key, entry);
+                self.come_up(key, id, Arc::clone(&spec), abandon.clone());
                 let request = StartRequest {
                     id,
                     spec,

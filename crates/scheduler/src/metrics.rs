@@ -126,6 +126,7 @@ enum Cause {
     out_of_disk,
     unhealthy,
     stopped,
+    node_lost,
 }
 
 type Seconds = Family<FunctionLabel, Histogram, fn() -> Histogram>;
@@ -285,6 +286,7 @@ impl Metrics {
             ExitCause::OutOfMemory { .. } => Cause::out_of_memory,
             ExitCause::OutOfDisk { .. } => Cause::out_of_disk,
             ExitCause::Unhealthy { .. } => Cause::unhealthy,
+            ExitCause::NodeLost { .. } => Cause::node_lost,
             ExitCause::Stopped => Cause::stopped,
         };
         self.exits.get_or_create(&CauseLabel { cause }).inc();

@@ -7,7 +7,7 @@
 //!   limits. Only what a node says runs there already ([`Placement::adopt`]) is counted beyond them;
 //! - a node that drains or is dead gets nothing;
 //! - an instance that asks for groups runs on a node of one of them, the first that has room, unless
-//!   it says that any will do ([`Affinity`]);
+//!   it says that any will do ([`PoolChoice`](bugle_types::pool::PoolChoice));
 //! - where nodes are not shared, a node has instances of one tenant only;
 //! - among what is left, nodes of the function's own pool come first, then the least loaded ones; of
 //!   those that are about equally loaded the one with the fewest instances of the same tenant, so
@@ -30,6 +30,7 @@ mod tree;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bugle_instances::InstanceId;
+use bugle_types::pool::PoolId;
 use bugle_types::{Resources, TenantId};
 
 use class::Classes;
@@ -37,7 +38,7 @@ use node::Node;
 use request::Best;
 
 pub use node::{Capacity, Health, NodeId, NodeStatus, NodeView};
-pub use request::{Affinity, NoPlace, Request};
+pub use request::{NoPlace, Request};
 
 /// Whether tenants meet on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -231,12 +232,13 @@ impl Placement {
 
     /// The node for a request: tier by tier, the first that has room.
     fn choose(&self, request: &Request<'_>) -> Option<usize> {
-        let keyed = request.affinity.keys.iter().map(Some);
-        let any = request.affinity.takes_any().then_some(None);
+        let keyed = request.choice.groups.iter().map(Some);
+        let any = request.choice.takes_any().then_some(None);
         for key in keyed.chain(any) {
             let key = key.map(String::as_str);
-            if request.pool.is_some()
-                && let Some(number) = self.search(request, key, request.pool)
+            let pool = request.choice.pool.as_ref().map(PoolId::as_str);
+            if pool.is_some()
+                && let Some(number) = self.search(request, key, pool)
             {
                 return Some(number);
             }
@@ -297,16 +299,16 @@ impl Placement {
         if live.is_empty() {
             return NoPlace::NoNodes;
         }
-        let affinity = request.affinity;
+        let choice = request.choice;
         let right: Vec<&Node> = live
             .into_iter()
             .filter(|node| {
-                affinity.takes_any() || affinity.keys.iter().any(|key| node.view.has_key(key))
+                choice.takes_any() || choice.groups.iter().any(|key| node.view.has_key(key))
             })
             .collect();
         if right.is_empty() {
             return NoPlace::NoGroup {
-                keys: affinity.keys.join(", "),
+                keys: choice.groups.join(", "),
             };
         }
         if !right.iter().any(|node| node.could_hold(request.resources)) {

@@ -1,5 +1,8 @@
 //! A driver whose instances are values in memory: they start, answer and die as a test says.
 
+pub mod day;
+mod dice;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,6 +13,8 @@ use bugle_instances::{
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+pub(crate) use dice::Dice;
 
 /// What a simulated instance does with a call: how long it takes, and the JSON it answers.
 pub type Script = Arc<dyn Fn(&CallRequest) -> (Duration, String) + Send + Sync>;

@@ -6,6 +6,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The user and the group that a container runs as when none is named.
 pub const DEFAULT_CONTAINER_USER: u32 = 1003;
 
@@ -16,7 +18,7 @@ pub const CONTAINER_PORT: u16 = 8000;
 pub const DEFAULT_CONTAINER_DISK_MIB: u32 = 512;
 
 /// An image, and what the function overrides of it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// The image, as the user named it: `host[:port]/path[:tag][@digest]`.
     pub image: String,
@@ -48,7 +50,7 @@ pub struct ContainerSpec {
 }
 
 /// Whether `POST /init` is part of a start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Initialization {
     /// It is, within the time of the function's initializer, and its failure is that of the start.
     Strict,
@@ -59,7 +61,7 @@ pub enum Initialization {
 }
 
 /// What a container can reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ContainerNetwork {
     /// What the machine's network reaches, from behind its address.
     Nat,
@@ -68,7 +70,7 @@ pub enum ContainerNetwork {
 }
 
 /// Asks `GET /healthz` while a container runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HealthCheck {
     /// The longest that one answer may take.
     pub timeout: Duration,
@@ -79,7 +81,7 @@ pub struct HealthCheck {
 }
 
 /// A directory of the host inside a container.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mount {
     /// Its name in the operator's list, which says where it is.
     pub name: String,

@@ -8,15 +8,17 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::pool::PoolChoice;
 use crate::{
-    ContainerSpec, FunctionName, FunctionUrn, InstanceLabel, ParseError, ProductId, Resources,
-    Runtime, TenantId, Version,
+    ContainerSpec, FunctionName, FunctionUrn, InstanceLabel, ParseError, ProductId,
+    Resources, Runtime, TenantId, Version,
 };
 
 /// The kind of a function (contract 2.8). It decides how the draft is spelled and where the
 /// function is published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// A function service.
     Faas,
@@ -80,7 +82,7 @@ impl FromStr for Kind {
 }
 
 /// One version of one function of one tenant: the key under which it is found and run.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FunctionId {
     /// The owner.
     pub tenant: TenantId,
@@ -122,7 +124,7 @@ impl fmt::Display for FunctionId {
 }
 
 /// Where the code of a function is (contract 3.1 `storageType`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CodeLocation {
     /// A directory, used in place.
     Local(String),
@@ -146,7 +148,7 @@ pub enum CodeLocation {
 }
 
 /// A handler that runs outside of calls, with its time limit.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hook {
     /// `module.function`.
     pub handler: String,
@@ -155,7 +157,7 @@ pub struct Hook {
 }
 
 /// How many instances there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scale {
     /// Kept running without traffic.
     pub min: u32,
@@ -164,7 +166,7 @@ pub struct Scale {
 }
 
 /// The bounds of one labelled set of reserved instances (contract 4).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LabelledScale {
     /// The label of the set.
     pub label: InstanceLabel,
@@ -174,7 +176,7 @@ pub struct LabelledScale {
 
 /// Environment variables, encrypted; only the code that starts an instance opens them. Those of a
 /// function that another platform published in clear are kept as they came.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SealedEnvironment(pub String);
 
 impl SealedEnvironment {
@@ -192,11 +194,11 @@ impl SealedEnvironment {
 /// Tells apart what needs other instances: two specifications with the same generation may share
 /// instances. It covers everything but `scale` and `labels`, which change without a restart
 /// (`scaling` contract 1).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Generation(pub Box<str>);
 
 /// One version of a function, as it runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionSpec {
     /// Which function version this is.
     pub id: FunctionId,

@@ -282,7 +282,7 @@ impl PoolSpec {
 }
 
 /// Which pools the instances of a function use.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PoolChoice {
     /// The pool that grows for it, and whose workers it uses if it names no group.
     pub pool: Option<PoolId>,
@@ -308,6 +308,11 @@ impl PoolChoice {
                 .collect(),
             any: named().any(|group| group == ANY),
         }
+    }
+
+    /// Whether it may run where none of the groups is.
+    pub fn takes_any(&self) -> bool {
+        self.any || self.groups.is_empty()
     }
 
     /// Whether no pool has to do with the function.

@@ -2,8 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// CPU in thousandths of a core.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct CpuMillis(pub u32);
 
 impl fmt::Display for CpuMillis {
@@ -13,7 +17,9 @@ impl fmt::Display for CpuMillis {
 }
 
 /// Memory in MiB (the contract's `MB`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct MemoryMib(pub u64);
 
 impl fmt::Display for MemoryMib {
@@ -24,7 +30,7 @@ impl fmt::Display for MemoryMib {
 
 /// The resources of an instance; the key by which instances of a function are pooled
 /// (`scaling` contract 2.3).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Resources {
     /// CPU share.
     pub cpu: CpuMillis,

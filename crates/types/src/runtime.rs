@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ParseError;
 
 /// A minor version of Python 3: `python3.11` is `PythonVersion(11)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PythonVersion(pub u8);
 
 impl fmt::Display for PythonVersion {
@@ -27,7 +29,7 @@ impl FromStr for PythonVersion {
 }
 
 /// How the platform speaks with a function that is a program of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ProgramRuntime {
     /// Gets the body of a call as it came.
     Posix,
@@ -45,7 +47,7 @@ impl fmt::Display for ProgramRuntime {
 }
 
 /// What a function that is an image is called with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ImageRuntime {
     /// Events, at `POST /invoke`.
     Event,
@@ -66,7 +68,7 @@ impl fmt::Display for ImageRuntime {
 const CUSTOM_IMAGE: &str = "custom image";
 
 /// What runs a function.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Runtime {
     /// A Python handler, loaded into a fork of a warm interpreter.
     Python(PythonVersion),

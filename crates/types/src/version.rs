@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::name::{is_framed, text_type};
 use crate::{Kind, ParseError};
 
@@ -34,7 +36,7 @@ impl FromStr for VersionLabel {
 ///
 /// `latest` and `$latest` both name the draft wherever a version is looked up; which of the two is
 /// *shown* depends on the kind, see [`Version::shown`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Version {
     /// The one version that an update changes.
     Draft,

@@ -35,7 +35,7 @@ pub(super) enum Cause {
     Passing,
     /// A start, for good as far as we know: calls are told until the next attempt.
     Start(StartError),
-    /// What cannot run here, which is found out again at no cost: each call is an attempt, so that
+    /// What cannot run here or has no room on any node, which is found out again at no cost: each call is an attempt, so that
     /// the operator sees a repair with the next one. Only the minimum waits.
     Unsupported,
     /// An instance that came up ended before its first answer. Only the minimum waits; a call is

@@ -118,7 +118,7 @@ impl Core {
         self.count(|instance| instance.is_live_and_current() && instance.set == *set)
     }
 
-    fn count(&self, wanted: impl Fn(&Instance) -> bool) -> u32 {
+    pub(super) fn count(&self, wanted: impl Fn(&Instance) -> bool) -> u32 {
         let count = self
             .instances
             .values()
@@ -161,17 +161,23 @@ impl Core {
     }
 
     fn start(&mut self, set: &Set, actions: &mut Vec<Action>) {
+        let key = self.come_up(set.clone());
+        actions.push(Action::Start(key, set.clone(), Arc::clone(&self.spec)));
+    }
+
+    /// Counts one more instance, which comes up.
+    pub(super) fn come_up(&mut self, set: Set) -> Key {
         let key = Key(self.next_key);
         self.next_key += 1;
         let instance = Instance {
-            set: set.clone(),
+            set,
             spec: Arc::clone(&self.spec),
             current: true,
             state: State::Starting,
             has_answered: false,
         };
         self.instances.insert(key, instance);
-        actions.push(Action::Start(key, set.clone(), Arc::clone(&self.spec)));
+        key
     }
 
     /// Retires an instance of another set, so that one of `set` can start. Without it a call that

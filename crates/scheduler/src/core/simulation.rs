@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{Action, Core, Event, Key, Rejection, Set, Ticket};
 use crate::Config;
-use crate::testing::spec;
+use crate::testing::{Dice, spec};
 
 /// Seeds of one run, and simulated seconds of each: together far beyond the 10,000 seconds that are
 /// promised.
@@ -27,31 +27,6 @@ const SECONDS: u64 = 1000;
 
 /// After the traffic ends, everything must settle within this.
 const SETTLING: Duration = Duration::from_mins(5);
-
-/// A small generator of good enough numbers (xorshift*), so that a seed means the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        (self.next() >> 11) % bound
-    }
-
-    /// A number between the two, both included.
-    fn number(&mut self, least: u32, most: u32) -> u32 {
-        least + u32::try_from(self.below(u64::from(most - least) + 1)).expect("it is below a u32")
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
 
 fn label(number: u32) -> InstanceLabel {
     format!("label-{number}").parse().expect("a label")
@@ -126,7 +101,7 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut dice = Dice::new(seed);
         let concurrency = dice.number(1, 5);
         let mut spec = spec("f", "1", concurrency, 0, 1);
         set_bounds(&mut spec, &mut dice);

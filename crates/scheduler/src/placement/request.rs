@@ -1,10 +1,9 @@
 //! What an instance asks of a node, and why it got none.
 
-use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::str::FromStr;
 
 use bugle_instances::InstanceId;
+use bugle_types::pool::PoolChoice;
 use bugle_types::{Resources, TenantId};
 
 /// One instance that needs a node.
@@ -16,47 +15,8 @@ pub struct Request<'a> {
     pub tenant: &'a TenantId,
     /// What it needs.
     pub resources: &'a Resources,
-    /// Where it may run.
-    pub affinity: &'a Affinity,
-    /// The function's pool, whose nodes come first.
-    pub pool: Option<&'a str>,
-}
-
-/// Groups or label keys of nodes, in the order in which they are tried (contract 3.1
-/// `resourceAffinitySelectors`, `X-Pool-Label`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Affinity {
-    /// The keys, the most wanted first. Without any, every node will do.
-    pub keys: Vec<String>,
-    /// Whether a node with none of them will do when no other has room.
-    pub or_any: bool,
-}
-
-/// The pseudo label that makes the others a wish.
-const OR_ANY: &str = "unUseAntiOtherLabels";
-
-impl Affinity {
-    /// Whether nodes with none of the keys are tried.
-    pub fn takes_any(&self) -> bool {
-        self.or_any || self.keys.is_empty()
-    }
-}
-
-impl FromStr for Affinity {
-    type Err = Infallible;
-
-    /// A comma list, as requests and records have it.
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        let mut affinity = Self::default();
-        for key in text.split(',').map(str::trim).filter(|key| !key.is_empty()) {
-            if key == OR_ANY {
-                affinity.or_any = true;
-            } else {
-                affinity.keys.push(key.to_owned());
-            }
-        }
-        Ok(affinity)
-    }
+    /// Where it may run: groups are tried in their order, the pool's nodes come first.
+    pub choice: &'a PoolChoice,
 }
 
 /// Why an instance has no node.

@@ -1,3 +1,4 @@
+use bugle_types::pool::PoolChoice;
 use bugle_types::{CpuMillis, MemoryMib};
 use proptest::prelude::*;
 
@@ -34,8 +35,7 @@ fn resources(cpu: u32, memory: u64) -> Resources {
 struct World {
     placement: Placement,
     next: u128,
-    affinity: Affinity,
-    pool: Option<&'static str>,
+    choice: PoolChoice,
 }
 
 impl World {
@@ -47,8 +47,7 @@ impl World {
         Self {
             placement,
             next: 0,
-            affinity: Affinity::default(),
-            pool: None,
+            choice: PoolChoice::default(),
         }
     }
 
@@ -63,8 +62,7 @@ impl World {
             instance: InstanceId(self.next),
             tenant: &tenant,
             resources,
-            affinity: &self.affinity,
-            pool: self.pool,
+            choice: &self.choice,
         };
         self.placement.place(&request).map(|node| node.to_string())
     }
@@ -128,16 +126,16 @@ fn groups_are_tried_in_order_and_others_are_forbidden_unless_any_will_do() {
     silver.labels.insert("silver".to_owned(), "yes".to_owned());
     let mut world = World::shared(vec![view("plain", 9000, 9216), silver, gold]);
     let one = resources(1000, 1024);
-    world.affinity = "gold, silver".parse().unwrap();
+    world.choice = PoolChoice::new("", "gold, silver");
     assert_eq!(world.place(&one).unwrap(), "gold");
     assert_eq!(world.place(&one).unwrap(), "silver");
     assert!(matches!(
         world.place(&one),
         Err(NoPlace::Full { nodes: 2, .. })
     ));
-    world.affinity = "gold,unUseAntiOtherLabels".parse().unwrap();
+    world.choice = PoolChoice::new("", "gold,unUseAntiOtherLabels");
     assert_eq!(world.place(&one).unwrap(), "plain");
-    world.affinity = "bronze".parse().unwrap();
+    world.choice = PoolChoice::new("", "bronze");
     let error = world.place(&one).unwrap_err().to_string();
     assert!(error.contains("no node is in the groups bronze"), "{error}");
 }
@@ -147,7 +145,7 @@ fn nodes_of_the_functions_own_pool_come_first_and_are_not_the_only_ones() {
     let mut own = view("own", 1000, 1024);
     own.pool = Some("pool1".to_owned());
     let mut world = World::shared(vec![view("a", 9000, 9216), own]);
-    world.pool = Some("pool1");
+    world.choice = PoolChoice::new("pool1", "");
     let one = resources(1000, 1024);
     assert_eq!(world.place(&one).unwrap(), "own");
     assert_eq!(world.place(&one).unwrap(), "a");
@@ -209,14 +207,13 @@ fn devices_are_counted_and_may_be_named_by_a_pattern() {
 fn what_a_node_says_it_runs_is_counted_even_beyond_its_size() {
     let mut world = World::shared(vec![view("a", 1000, 1024)]);
     let tenant = TenantId::default();
-    let affinity = Affinity::default();
+    let choice = PoolChoice::default();
     let large = resources(3000, 3072);
     let request = Request {
         instance: InstanceId(900),
         tenant: &tenant,
         resources: &large,
-        affinity: &affinity,
-        pool: None,
+        choice: &choice,
     };
     assert!(world.placement.adopt(&id("a"), &request));
     assert!(!world.placement.adopt(&id("a"), &request), "only once");
@@ -234,7 +231,7 @@ fn a_node_that_joins_again_keeps_what_runs_on_it() {
     let mut larger = view("a", 2000, 2048);
     larger.group = Some("gold".to_owned());
     world.placement.join(larger);
-    world.affinity = "gold".parse().unwrap();
+    world.choice = PoolChoice::new("", "gold");
     assert_eq!(world.place(&resources(1000, 1024)).unwrap(), "a");
     assert!(world.place(&resources(1000, 1024)).is_err());
 }

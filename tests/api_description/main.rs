@@ -4,6 +4,7 @@
 
 mod client;
 mod images;
+mod nodes;
 mod packages;
 mod schema;
 
@@ -127,7 +128,9 @@ async fn every_described_answer_is_given_and_is_as_described() {
     let site = Site::new();
     let registry = images::registry();
     let rule = format!("http://{registry}");
-    let options = StartOptions::default().config("addresses", "allowed", &rule);
+    let options = StartOptions::default()
+        .config("addresses", "allowed", &rule)
+        .config("nodes", "listen", "127.0.0.1:0");
     let platform = site.start_with(&options).await;
     let code = site.write_code(
         "f",
@@ -145,32 +148,39 @@ async fn every_described_answer_is_given_and_is_as_described() {
     operation(&mut client).await;
     images::images(&mut client, &registry).await;
     packages::packages(&mut client).await;
+    nodes::nodes(&mut client, &site).await;
     assert_eq!(client.not_seen(), NOT_HERE, "and nothing else is left out");
     platform.finish().await;
 }
 
 /// What no test of this kind brings about: the platform must be starting or broken for it, or the
 /// client sends so much that the answer may be lost, or an instance must run from an image.
-const NOT_HERE: [&str; 24] = [
+const NOT_HERE: [&str; 30] = [
     "create_pools 413",
     "create_reservation 413",
     "delete_function 500",
     "delete_reservation 413",
     "delete_reservation 500",
     "download_package 500",
+    "drain_node 500",
     "graph_cancel 200",
+    "list_nodes 500",
     "list_packages 500",
     "list_reservations 413",
     "list_reservations 500",
     "load_images 413",
     "look_for_package 500",
+    "make_token 409",
+    "make_token 500",
     "publish_version 413",
     "put_package 413",
     "put_package 500",
     "ready 503",
     "register_function 413",
     "remove_image 409",
+    "remove_node 500",
     "remove_package 500",
+    "resume_node 500",
     "update_function 413",
     "update_pool 413",
     "update_reservation 413",

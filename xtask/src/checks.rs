@@ -138,6 +138,7 @@ const SYSTEM: &[&str] = &[
     "packages",
     "images",
     "pools",
+    "nodes",
 ];
 
 fn system_tests() -> Outcome {

@@ -24,6 +24,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("pools", &["types", "api", "store", "instances"]),
     // It sees the traits of `instances` and the simulated driver.
     ("scheduler", &["types", "instances"]),
+    // It is one more driver to the scheduler's fleet, and keeps who may connect in the store.
+    ("node", &["types", "instances", "scheduler", "store"]),
     // It sees the scheduler's handle, and the shapes of a call.
     ("gateway", &["types", "api", "scheduler", "instances"]),
     (
@@ -40,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "scheduler",
             "gateway",
             "kubernetes",
+            "node",
         ],
     ),
     ("bugle", &["server", "client", "load", "api", "types"]),

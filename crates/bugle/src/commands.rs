@@ -16,6 +16,7 @@ pub(crate) mod list;
 pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod new;
+pub(crate) mod node;
 pub(crate) mod pool;
 pub(crate) mod publish;
 pub(crate) mod reserve;

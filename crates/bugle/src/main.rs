@@ -53,6 +53,7 @@ fn run(Arguments { global, command }: Arguments) -> Outcome {
         Command::Dev(arguments) => commands::dev::run(&arguments, &global),
         Command::Run(arguments) => commands::run::run(&arguments, &global),
         Command::Bench(arguments) => commands::bench::run(&arguments, &global),
+        Command::Node(arguments) if arguments.runs_here() => commands::node::host(&arguments),
         other => session::block_on(remote(other, &global)),
     }
 }
@@ -79,6 +80,7 @@ async fn carry_out(session: &session::Session, command: &Command) -> Outcome {
         Command::Delete(arguments) => commands::delete::run(session, arguments).await,
         Command::Reserve(arguments) => commands::reserve::run(session, arguments).await,
         Command::Image(arguments) => commands::image::run(session, arguments).await,
+        Command::Node(arguments) => commands::node::run(session, arguments).await,
         Command::Pool(arguments) => commands::pool::run(session, arguments).await,
         Command::Login(arguments) => commands::login::run(session, arguments).await,
         Command::Logout(arguments) => commands::login::log_out(session, arguments).await,

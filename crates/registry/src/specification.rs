@@ -14,8 +14,8 @@ use bugle_types::pool::PoolChoice;
 use bugle_types::{
     CodeLocation, ContainerNetwork, ContainerSpec, CpuMillis, DEFAULT_CONTAINER_DISK_MIB,
     DEFAULT_CONTAINER_USER, FunctionId, FunctionSpec, Generation, HealthCheck, Hook, ImageRuntime,
-    Initialization, InstanceLabel, Kind, LabelledScale, MemoryMib, Mount, Resources,
-    Runtime, Scale, SealedEnvironment,
+    Initialization, InstanceLabel, Kind, LabelledScale, MemoryMib, Mount, Resources, Runtime,
+    Scale, SealedEnvironment,
 };
 use serde::Deserialize;
 

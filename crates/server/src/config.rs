@@ -41,6 +41,8 @@ pub struct Config {
     pub pools: bugle_pools::Config,
     /// The cluster that pools may be made on.
     pub kubernetes: bugle_kubernetes::Config,
+    /// Other machines that host instances.
+    pub nodes: crate::nodes::NodesConfig,
     /// Limits of functions and their names.
     pub registry: bugle_registry::Config,
     /// The store.
@@ -472,6 +474,13 @@ fn check(config: &Config) -> Result<(), Error> {
         if !address.ip().is_loopback() && !server.insecure_listen_without_authentication {
             return Err(Error::NotLoopback { key, address });
         }
+    }
+    if let Err(error) = config.nodes.address() {
+        return Err(Error::WrongValue {
+            key: "nodes.listen".to_owned(),
+            place: "the configuration".to_owned(),
+            message: format!("{error}; it is an address and a port, or empty"),
+        });
     }
     let (first, last) = (config.programs.first_port, config.programs.last_port);
     if first == 0 || first > last {

@@ -63,6 +63,9 @@ pub fn examine(config: &Config) -> Vec<Finding> {
     }
     findings.push(port("control port", config.server.control_listen));
     findings.push(port("gateway port", config.server.gateway_listen));
+    if let Ok(Some(address)) = config.nodes.address() {
+        findings.push(port("port of nodes", address));
+    }
     findings.push(descriptors());
     findings.extend(code_roots(config));
     findings.extend(interpreters(config));

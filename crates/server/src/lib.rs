@@ -22,6 +22,8 @@ mod images;
 mod kubernetes;
 mod linger;
 pub mod logs;
+pub mod node;
+mod nodes;
 mod operator;
 mod packages;
 mod pools;
@@ -47,9 +49,11 @@ use bugle_instances::{
     PythonDependencies, PythonDriver, Surroundings,
 };
 pub use bugle_instances::{become_program, is_starter};
+pub use bugle_node::JoinToken;
 use bugle_pools::{Machine, Pools};
 use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
-use bugle_scheduler::Scheduler;
+pub use bugle_scheduler::placement::NodeId;
+use bugle_scheduler::{Fleet, Scheduler};
 use bugle_store::{EtcdStore, Kind, SqliteStore, Store};
 pub use kubernetes::pool_manifests;
 use parking_lot::Mutex;
@@ -66,6 +70,7 @@ use endpoints::Endpoints;
 use follow::{Follower, Functions};
 use health::Readiness;
 use logs::LogStore;
+use nodes::Nodes;
 use operator::Operator;
 use tasks::Tasks;
 
@@ -137,6 +142,7 @@ pub struct Running {
     gateway_stop: CancellationToken,
     gateway_done: tokio::task::JoinHandle<()>,
     scheduler: Scheduler,
+    nodes: Nodes,
     readiness: Readiness,
     endpoints: Endpoints,
     // Dropped in this order: what uses the store ends before it.
@@ -225,22 +231,32 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let logs = LogStore::open(folder.join("logs"), config.logs.clone(), &mut metrics);
     let data = DataPlane::start(config.server.data_threads).map_err(StartError::System)?;
     let (packages, code) = packages(&config)?;
-    let confinement = confinement(&config, control, code)?;
+    let nodes_listener = match config.nodes.address() {
+        Ok(Some(address)) => Some(listen("the port of nodes", "--set nodes.listen", address)?),
+        Ok(None) | Err(_) => None,
+    };
+    let confinement = confinement(&config, Some(control), code)?;
     let images = images::open(
         &folder,
         &config.images,
         &config.addresses,
         Arc::clone(&keyring),
     )?;
-    let (scheduler, drivers, machine) = data_plane(
+    let open_environment = opener(Arc::clone(&keyring));
+    let Planes {
+        scheduler,
+        drivers,
+        machine,
+        fleet,
+    } = data_plane(
         &config,
         &data,
         Foundation {
             packages: packages.clone(),
             images: images.clone(),
             confinement: Arc::clone(&confinement),
-            keyring: Arc::clone(&keyring),
-            logs: Arc::clone(&logs),
+            open_environment: Arc::clone(&open_environment),
+            logs: Arc::clone(&logs) as _,
         },
         &mut metrics,
     )?;
@@ -263,13 +279,30 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     }
     let (registry, follow_index) = Registry::open(
         Arc::clone(&shared),
-        keyring,
+        Arc::clone(&keyring),
         config.registry.clone(),
         Arc::new(SystemClock),
         after_commit,
         images::resolver(images.clone()),
     );
     let (functions, wanted) = Functions::new(Arc::clone(&shared));
+    let nodes_address = nodes_listener.as_ref().map(|(_, address)| *address);
+    let nodes = Nodes::new(fleet, nodes_address);
+    nodes.register(&mut metrics);
+    if let Some((listener, _)) = nodes_listener {
+        let parts = nodes::Parts {
+            store: Arc::clone(&shared),
+            keyring,
+            open_environment,
+            logs: Arc::clone(&logs) as _,
+            packages: packages.clone(),
+            scheduler: scheduler.clone(),
+            functions: functions.clone(),
+        };
+        let listener = listener.into_std().map_err(StartError::System)?;
+        let run = nodes.clone().run(listener, parts, tasks.stop_token());
+        data.handle().spawn(run);
+    }
     let uploads = packages::Uploads::new(packages, Arc::clone(&shared), &mut metrics);
     let image_routes = images::Images {
         images: images.clone(),
@@ -332,6 +365,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let region = &config.server.region;
     let routes = control::routes(registry, Arc::new(operator), region, uploads, image_routes)
         .merge(bugle_api::pools_router().with_state(Arc::new(pools.clone())))
+        .merge(nodes::router().with_state(nodes.clone()))
         .merge(bugle_api::graph_events_router(Arc::new(deliveries.clone())));
     let router = bugle_api::build(routes);
     let serve = control::serve(control_listener, router, invocations, tasks.stop_token());
@@ -371,6 +405,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         gateway_stop,
         gateway_done,
         scheduler,
+        nodes,
         readiness,
         endpoints,
         data,
@@ -442,13 +477,15 @@ fn packages(config: &Config) -> Result<(Packages, Vec<PathBuf>), StartError> {
 /// How instances are confined; they reach neither the control API nor each other's programs.
 fn confinement(
     config: &Config,
-    control: SocketAddr,
+    control: Option<SocketAddr>,
     code: Vec<PathBuf>,
 ) -> Result<Arc<Confinement>, StartError> {
     let programs = config.programs.first_port..=config.programs.last_port;
     let surroundings = Surroundings {
         folder: runtime_dir(config),
-        ports: programs.chain([control.port()]).collect(),
+        ports: programs
+            .chain(control.map(|address| address.port()))
+            .collect(),
         code,
     };
     Confinement::new(config.confinement.clone(), surroundings)
@@ -461,8 +498,25 @@ struct Foundation {
     packages: Packages,
     images: ImageStore,
     confinement: Arc<Confinement>,
-    keyring: Arc<Keyring>,
-    logs: Arc<LogStore>,
+    open_environment: EnvironmentOpener,
+    logs: Arc<dyn LogSink>,
+}
+
+/// Decrypts the variables of functions.
+fn opener(keyring: Arc<Keyring>) -> EnvironmentOpener {
+    Arc::new(move |id, sealed| {
+        keyring
+            .open_environment(&id.tenant, &id.name, sealed)
+            .map_err(|error| error.to_string())
+    })
+}
+
+/// What lives on the data plane.
+struct Planes {
+    scheduler: Scheduler,
+    drivers: Drivers,
+    machine: Option<Arc<Machine>>,
+    fleet: Option<Fleet>,
 }
 
 /// Makes what lives on the data plane.
@@ -471,32 +525,49 @@ fn data_plane(
     data: &DataPlane,
     foundation: Foundation,
     metrics: &mut Metrics,
-) -> Result<(Scheduler, Drivers, Option<Arc<Machine>>), StartError> {
+) -> Result<Planes, StartError> {
     let _entered = data.handle().enter();
+    let drivers = drivers(config, foundation)?;
+    let machine = pools::machine(config, &drivers.python, data.handle().clone());
+    let all: Arc<dyn Driver> = Arc::new(drivers.clone());
+    let here = match &machine {
+        Some(machine) => Arc::new(machine.driver(all)),
+        None => all,
+    };
+    let (driver, fleet) = config.nodes.driver(here);
+    let scheduler = Scheduler::new(
+        config.scheduler.clone(),
+        driver,
+        bugle_scheduler::Metrics::register(metrics),
+    );
+    Ok(Planes {
+        scheduler,
+        drivers,
+        machine,
+        fleet,
+    })
+}
+
+/// The drivers of this machine, on the current runtime.
+fn drivers(config: &Config, foundation: Foundation) -> Result<Drivers, StartError> {
     let Foundation {
         packages,
         images,
         confinement,
-        keyring,
+        open_environment,
         logs,
     } = foundation;
     let runtime_dir = runtime_dir(config);
-    let open_environment: EnvironmentOpener = Arc::new(move |id, sealed| {
-        keyring
-            .open_environment(&id.tenant, &id.name, sealed)
-            .map_err(|error| error.to_string())
-    });
     let programs = ProgramDriver::new(
         config.programs.clone(),
         ProgramDependencies {
             packages: packages.clone(),
-            logs: Arc::clone(&logs) as _,
+            logs: Arc::clone(&logs),
             open_environment: Arc::clone(&open_environment),
             confinement: Arc::clone(&confinement),
         },
     );
-    let sink: Arc<dyn LogSink> = Arc::clone(&logs) as _;
-    let containers = containers::driver(config, images, &open_environment, &sink, &confinement)?;
+    let containers = containers::driver(config, images, &open_environment, &logs, &confinement)?;
     let dependencies = PythonDependencies {
         packages,
         logs,
@@ -511,23 +582,11 @@ fn data_plane(
             source,
         }
     })?;
-    let drivers = Drivers {
+    Ok(Drivers {
         python,
         programs,
         containers: Some(containers),
-    };
-    let machine = pools::machine(config, &drivers.python, data.handle().clone());
-    let all: Arc<dyn Driver> = Arc::new(drivers.clone());
-    let driver = match &machine {
-        Some(machine) => Arc::new(machine.driver(all)),
-        None => all,
-    };
-    let scheduler = Scheduler::new(
-        config.scheduler.clone(),
-        driver,
-        bugle_scheduler::Metrics::register(metrics),
-    );
-    Ok((scheduler, drivers, machine))
+    })
 }
 
 /// How the gateway finds functions that nobody has called yet.
@@ -563,6 +622,7 @@ impl Running {
             tracing::warn!("calls did not finish in time");
         }
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        self.nodes.let_go();
         self.scheduler.shutdown(left).await;
         self.tasks.shut_down(LAST_TASKS).await;
         drop(self.data);

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::pool::PoolChoice;
 use crate::{
-    ContainerSpec, FunctionName, FunctionUrn, InstanceLabel, ParseError, ProductId,
-    Resources, Runtime, TenantId, Version,
+    ContainerSpec, FunctionName, FunctionUrn, InstanceLabel, ParseError, ProductId, Resources,
+    Runtime, TenantId, Version,
 };
 
 /// The kind of a function (contract 2.8). It decides how the draft is spelled and where the

@@ -1,0 +1,390 @@
+//! Who a node is: its key, which it makes itself and which never leaves it, and what the platform's
+//! authority says of it.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bugle_scheduler::placement::NodeId;
+use bugle_types::{TenantId, report};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{Request, StatusCode, Uri};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::ClientConfig;
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::authority::{self, NODE_HOLDS, PLATFORM};
+use crate::requests::{JoinAnswer, JoinRequest};
+use crate::stream::{Broken, Incoming, STREAM_WINDOW};
+use crate::token::JoinToken;
+use crate::wire::{self, ALPN_NODE, ALPN_PLATFORM};
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A certificate with its chain, or a reason.
+const LARGEST_ANSWER: usize = 64 * 1024;
+
+const KEY: &str = "node.key";
+const RECORD: &str = "node.json";
+
+/// Why a node cannot join or connect.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file of the node.
+    #[error("{} cannot be used", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the node is not what it wrote.
+    #[error("{} is damaged; remove the folder, remove the node with `bugle node remove`, and join again with a new token", .0.display())]
+    Damaged(PathBuf),
+    /// A certificate.
+    #[error(transparent)]
+    Authority(#[from] authority::Error),
+    /// The platform cannot be reached, or is another one.
+    #[error("{address} cannot be connected to")]
+    Connect {
+        /// Where it was looked for.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to the platform broke")]
+    Broken(#[source] h2::Error),
+    /// The platform sent what makes no sense.
+    #[error("the platform answered what makes no sense: {0}")]
+    Garbage(String),
+    /// The platform refused.
+    #[error("the platform refuses: {0}")]
+    Refused(String),
+}
+
+impl From<Broken> for Error {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Stream(error) => Self::Broken(error),
+            Broken::Garbage(garbage) => Self::Garbage(garbage.to_string()),
+        }
+    }
+}
+
+/// A node that has joined.
+pub struct Identity {
+    folder: PathBuf,
+    record: Record,
+    key: KeyPair,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Record {
+    node: String,
+    platform: String,
+    authority: Vec<u8>,
+    certificate: Vec<u8>,
+    /// In seconds since 1970.
+    issued: u64,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity")
+            .field("node", &self.record.node)
+            .field("platform", &self.record.platform)
+            .finish_non_exhaustive()
+    }
+}
+
+fn now() -> u64 {
+    let now = std::time::SystemTime::now();
+    let since = now.duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
+
+/// Writes a file that only the node's user may read, whole or not at all.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let failed = |source| Error::File {
+        path: path.to_owned(),
+        source,
+    };
+    let new = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    options.create(true).write(true).truncate(true).mode(0o600);
+    let mut file = options.open(&new).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    fs::rename(&new, path).map_err(failed)
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::File {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+impl Identity {
+    /// The identity that a node keeps in its folder.
+    ///
+    /// # Errors
+    ///
+    /// If a file is there and cannot be read.
+    pub fn load(folder: &Path) -> Result<Option<Self>, Error> {
+        let (key_path, record_path) = (folder.join(KEY), folder.join(RECORD));
+        let (Some(key), Some(record)) = (read(&key_path)?, read(&record_path)?) else {
+            return Ok(None);
+        };
+        let pem = String::from_utf8(key).map_err(|_| Error::Damaged(key_path.clone()))?;
+        let key = KeyPair::from_pem(&pem).map_err(|_| Error::Damaged(key_path))?;
+        let record = serde_json::from_slice(&record).map_err(|_| Error::Damaged(record_path))?;
+        Ok(Some(Self {
+            folder: folder.to_owned(),
+            record,
+            key,
+        }))
+    }
+
+    /// Joins the platform at `address` with a token of it.
+    ///
+    /// # Errors
+    ///
+    /// If the platform is not there, is another one than the token's, or refuses.
+    pub async fn join(
+        folder: &Path,
+        address: &str,
+        token: &JoinToken,
+        node: &NodeId,
+    ) -> Result<Self, Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(authority::Error::from)?;
+        let question = JoinRequest {
+            token: token.to_string(),
+            node: node.to_string(),
+            public_key: key.public_key_raw().to_vec(),
+        };
+        let question = serde_json::to_vec(&question).unwrap_or_default();
+        let config = authority::joining_client(token.authority)?;
+        let platform = Asking::connect(address, config).await?;
+        let answer = platform.ask("/join", question.into()).await?;
+        let answer: JoinAnswer =
+            wire::json(&answer).map_err(|garbage| Error::Garbage(garbage.to_string()))?;
+        let identity = Self {
+            folder: folder.to_owned(),
+            record: Record {
+                node: node.to_string(),
+                platform: address.to_owned(),
+                authority: answer.authority,
+                certificate: answer.certificate,
+                issued: now(),
+            },
+            key,
+        };
+        let pem = identity.key.serialize_pem();
+        write(&folder.join(KEY), pem.as_bytes())?;
+        identity.save()?;
+        Ok(identity)
+    }
+
+    /// Its name.
+    pub fn node(&self) -> &str {
+        &self.record.node
+    }
+
+    /// Where the platform is.
+    pub fn platform(&self) -> &str {
+        &self.record.platform
+    }
+
+    /// The platform is somewhere else now.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be written.
+    pub fn move_to(&mut self, address: &str) -> Result<(), Error> {
+        address.clone_into(&mut self.record.platform);
+        self.save()
+    }
+
+    fn save(&self) -> Result<(), Error> {
+        let text = serde_json::to_vec(&self.record).unwrap_or_default();
+        write(&self.folder.join(RECORD), &text)
+    }
+
+    fn client(&self, protocol: &[u8]) -> Result<ClientConfig, Error> {
+        let authority = CertificateDer::from(self.record.authority.clone());
+        let certificate = CertificateDer::from(self.record.certificate.clone());
+        Ok(authority::known_client(
+            &authority,
+            &certificate,
+            &self.key,
+            protocol,
+        )?)
+    }
+
+    /// Gets a new certificate when half of the time of the old one has passed.
+    pub(crate) async fn renew_when_due(&mut self) -> Result<(), Error> {
+        if now() < self.record.issued + NODE_HOLDS.as_secs() / 2 {
+            return Ok(());
+        }
+        let platform = Asking::connect(self.platform(), self.client(ALPN_PLATFORM)?).await?;
+        let key = Bytes::copy_from_slice(self.key.public_key_raw());
+        let answer = platform.ask("/renew", key).await?;
+        let answer: JoinAnswer =
+            wire::json(&answer).map_err(|garbage| Error::Garbage(garbage.to_string()))?;
+        self.record.certificate = answer.certificate;
+        self.record.issued = now();
+        self.save()
+    }
+
+    /// A connection over which the platform asks.
+    pub(crate) async fn connect(&self) -> Result<TlsStream<TcpStream>, Error> {
+        connect(self.platform(), self.client(ALPN_NODE)?).await
+    }
+
+    /// What fetches packages from the platform.
+    ///
+    /// # Errors
+    ///
+    /// If the certificate cannot be used.
+    pub fn packages(&self) -> Result<PackageSource, Error> {
+        Ok(PackageSource {
+            address: self.platform().to_owned(),
+            config: self.client(ALPN_PLATFORM)?,
+        })
+    }
+}
+
+async fn connect(address: &str, config: ClientConfig) -> Result<TlsStream<TcpStream>, Error> {
+    let failed = |source| Error::Connect {
+        address: address.to_owned(),
+        source,
+    };
+    let name = ServerName::try_from(PLATFORM).map_err(|error| failed(io::Error::other(error)))?;
+    let connecting = async {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let connector = TlsConnector::from(Arc::new(config));
+        connector.connect(name, stream).await
+    };
+    match tokio::time::timeout(CONNECT, connecting).await {
+        Ok(connected) => connected.map_err(failed),
+        Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// A connection over which the node asks.
+struct Asking {
+    sender: SendRequest<Bytes>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Asking {
+    async fn connect(address: &str, config: ClientConfig) -> Result<Self, Error> {
+        let stream = connect(address, config).await?;
+        let handshake = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .handshake::<_, Bytes>(stream);
+        let (sender, connection) = handshake.await.map_err(Error::Broken)?;
+        let connection = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the connection to the platform ended");
+            }
+        });
+        Ok(Self {
+            sender,
+            _connection: AbortOnDropHandle::new(connection),
+        })
+    }
+
+    /// The body of an answer that is not refused.
+    async fn open(&self, path: &str, question: Bytes) -> Result<Incoming, Error> {
+        let wrong = |error: http::uri::InvalidUri| Error::Garbage(report(&error));
+        let uri: Uri = format!("http://platform{path}").parse().map_err(wrong)?;
+        let mut request = Request::new(());
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = uri;
+        let sent = self.sender.clone().send_request(request, false);
+        let (response, mut stream) = sent.map_err(Error::Broken)?;
+        stream.send_data(question, true).map_err(Error::Broken)?;
+        let response = response.await.map_err(Error::Broken)?;
+        let status = response.status();
+        let body = Incoming::new(response.into_body());
+        if status == StatusCode::OK {
+            return Ok(body);
+        }
+        let reason = body.whole(LARGEST_ANSWER).await?;
+        Err(Error::Refused(
+            String::from_utf8_lossy(&reason).into_owned(),
+        ))
+    }
+
+    async fn ask(&self, path: &str, question: Bytes) -> Result<Bytes, Error> {
+        let body = self.open(path, question).await?;
+        Ok(body.whole(LARGEST_ANSWER).await?)
+    }
+}
+
+/// Fetches packages from the platform.
+#[derive(Clone, Debug)]
+pub struct PackageSource {
+    address: String,
+    config: ClientConfig,
+}
+
+impl PackageSource {
+    /// The bytes of a tenant's package, as they come.
+    ///
+    /// # Errors
+    ///
+    /// If the platform is not there or has no such package.
+    pub async fn open(&self, tenant: &TenantId, digest: &str) -> Result<PackageStream, Error> {
+        let platform = Asking::connect(&self.address, self.config.clone()).await?;
+        let path = format!("/package/{tenant}/{digest}");
+        let body = platform.open(&path, Bytes::new()).await?;
+        Ok(PackageStream {
+            body,
+            _platform: platform,
+        })
+    }
+}
+
+/// A package as it comes.
+pub struct PackageStream {
+    body: Incoming,
+    _platform: Asking,
+}
+
+impl std::fmt::Debug for PackageStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PackageStream").finish_non_exhaustive()
+    }
+}
+
+impl PackageStream {
+    /// The next bytes; none at the end. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// If the connection broke.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        self.body.raw().await.map_err(Error::Broken)
+    }
+}

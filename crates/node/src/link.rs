@@ -1,0 +1,208 @@
+//! One connection to a node, as the platform has it: questions are asked over it, and the ends of the
+//! instances behind it are told.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bugle_instances::{EnvironmentOpener, Exit, ExitCause, InstanceId};
+use bugle_scheduler::placement::NodeId;
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
+use http::{Request, StatusCode, Uri};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::parts::Garbage;
+use crate::stream::{Broken, Incoming};
+use crate::wire::Ended;
+
+/// The answer to an order or to a stop.
+const SMALL_ANSWER: usize = 1024 * 1024;
+
+type Ends = HashMap<InstanceId, watch::Sender<Option<Exit>>>;
+
+/// One connection to a node.
+pub(crate) struct Link {
+    pub(crate) node: NodeId,
+    sender: SendRequest<Bytes>,
+    open_environment: EnvironmentOpener,
+    ends: Mutex<Ends>,
+    /// Cancelled when the connection is gone.
+    lost: CancellationToken,
+    draining: watch::Sender<bool>,
+    /// Where what nobody waits for is sent.
+    runtime: Handle,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    pub(crate) fn new(
+        node: NodeId,
+        sender: SendRequest<Bytes>,
+        open_environment: EnvironmentOpener,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            sender,
+            open_environment,
+            ends: Mutex::default(),
+            lost: CancellationToken::new(),
+            draining: watch::Sender::new(false),
+            runtime: Handle::current(),
+        })
+    }
+
+    /// Cancelled when the connection is gone; to cancel it is to give the connection up.
+    pub(crate) fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// The connection is gone: every instance behind it is lost.
+    pub(crate) fn lose(&self) {
+        self.lost.cancel();
+        let exit = Exit {
+            cause: self.cause(),
+            peak_memory: 0,
+        };
+        for (_, end) in self.ends.lock().drain() {
+            end.send_replace(Some(exit.clone()));
+        }
+    }
+
+    /// The instances get no further call, or may again.
+    pub(crate) fn drain(&self, draining: bool) {
+        self.draining.send_if_modified(|now| {
+            let changed = *now != draining;
+            *now = draining;
+            changed
+        });
+    }
+
+    /// Waits until the instances get no further call. Cancel safe.
+    pub(crate) async fn drained(&self) {
+        let mut draining = self.draining.subscribe();
+        if draining.wait_for(|draining| *draining).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// An instance is not waited for any more.
+    pub(crate) fn forget(&self, id: InstanceId) {
+        self.ends.lock().remove(&id);
+    }
+
+    /// Sends what nobody waits for.
+    pub(crate) fn post(self: &Arc<Self>, path: &'static str, question: Bytes) {
+        let link = Arc::clone(self);
+        self.runtime.spawn(async move {
+            // A node that is gone needs it no more.
+            drop(link.ask_small(path, question).await);
+        });
+    }
+
+    /// What opens the variables of functions.
+    pub(crate) fn open_environment(&self) -> &EnvironmentOpener {
+        &self.open_environment
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// An instance ended.
+    pub(crate) fn ended(&self, ended: Ended) {
+        if let Some(end) = self.ends.lock().remove(&ended.id) {
+            end.send_replace(Some(ended.exit));
+        }
+    }
+
+    /// Where the end of an instance will be told. What is told of it from now on is not missed.
+    pub(crate) fn expect(&self, id: InstanceId) -> watch::Receiver<Option<Exit>> {
+        let mut ends = self.ends.lock();
+        let end = ends.entry(id).or_insert_with(|| watch::Sender::new(None));
+        let receiver = end.subscribe();
+        if self.lost.is_cancelled() {
+            end.send_replace(Some(Exit {
+                cause: self.cause(),
+                peak_memory: 0,
+            }));
+        }
+        receiver
+    }
+
+    /// Why what is behind a lost connection ended.
+    pub(crate) fn cause(&self) -> ExitCause {
+        ExitCause::NodeLost {
+            node: self.node.as_str().into(),
+        }
+    }
+
+    /// Opens a stream. The request is on its way when this returns.
+    pub(crate) fn ask(
+        &self,
+        path: &'static str,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), ExitCause> {
+        if self.lost.is_cancelled() {
+            return Err(self.cause());
+        }
+        let mut request = Request::new(());
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = Uri::from_static(path);
+        // A handle of its own: one that waits for a free stream takes no second request.
+        let mut sender = self.sender.clone();
+        sender
+            .send_request(request, false)
+            .map_err(|_| self.cause())
+    }
+
+    /// A question whose answer is a few bytes.
+    pub(crate) async fn ask_small(
+        &self,
+        path: &'static str,
+        question: Bytes,
+    ) -> Result<Bytes, Broken> {
+        let broken = || Broken::Garbage(Garbage("the connection is gone"));
+        let (response, mut stream) = self.ask(path).map_err(|_| broken())?;
+        stream.send_data(question, true)?;
+        let response = response.await?;
+        if response.status() != StatusCode::OK {
+            return Err(Garbage("a node that does not know what it is asked").into());
+        }
+        Incoming::new(response.into_body())
+            .whole(SMALL_ANSWER)
+            .await
+    }
+
+    /// The node's news, from its hello on.
+    pub(crate) async fn news(&self) -> Result<Incoming, Broken> {
+        let broken = || Broken::Garbage(Garbage("the connection is gone"));
+        let (response, mut stream) = self.ask(NEWS).map_err(|_| broken())?;
+        stream.send_data(Bytes::new(), true)?;
+        Ok(Incoming::new(response.await?.into_body()))
+    }
+
+    /// Something that is not of the protocol came: the node is not what it says, and is given up.
+    pub(crate) fn give_up(&self, garbage: &Garbage) {
+        tracing::warn!(node = %self.node, reason = %garbage, "a node broke the protocol and is given up");
+        self.lost.cancel();
+    }
+}
+
+/// The paths, as a client of HTTP/2 wants them.
+pub(crate) const START: &str = "http://node/start";
+pub(crate) const CALL: &str = "http://node/call";
+pub(crate) const EXCHANGE: &str = "http://node/exchange";
+pub(crate) const STOP: &str = "http://node/stop";
+pub(crate) const KILL: &str = "http://node/kill";
+const NEWS: &str = "http://node/news";

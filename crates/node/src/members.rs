@@ -1,0 +1,373 @@
+//! What is kept of nodes in the store: the authority, open tokens, and who has joined.
+//!
+//! Nothing of what runs where is kept: nodes say that themselves.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bugle_scheduler::placement::NodeId;
+use bugle_store::{Compare, Op, Revision, Store, Txn};
+use bytes::Bytes;
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+
+use crate::authority::{self, Authority};
+use crate::token::{JoinToken, NoRandomness, hex, sha256};
+
+const AUTHORITY: &str = "/bugle/nodes/authority";
+const TOKENS: &str = "/bugle/nodes/tokens/";
+const MEMBERS: &str = "/bugle/nodes/members/";
+
+/// The name of the platform's own machine among the nodes; no other has it.
+pub const LOCAL: &str = "local";
+
+/// The most nodes that are listed.
+const MOST: usize = 20_000;
+
+/// Keeps secrets under the deployment's own key. The text of an error says why that failed.
+pub trait Seal: Send + Sync {
+    /// Makes a text unreadable.
+    fn seal(&self, text: &str) -> Result<String, String>;
+    /// Makes it readable again.
+    fn open(&self, sealed: &str) -> Result<String, String>;
+}
+
+/// What is kept of nodes cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store.
+    #[error("the store of nodes cannot be used")]
+    Store(#[from] bugle_store::Error),
+    /// A certificate.
+    #[error(transparent)]
+    Authority(#[from] authority::Error),
+    /// The key of the authority.
+    #[error("the key of the nodes' authority cannot be used: {0}")]
+    Sealed(String),
+    /// A record that is not ours.
+    #[error("the record {0} in the store cannot be read")]
+    Record(String),
+    /// No random numbers.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+    /// The token is none of this platform, was used or is too old.
+    #[error(
+        "the token was used, has expired or is none of this platform; `bugle node token` makes a new one"
+    )]
+    Token,
+    /// Another node has the name.
+    #[error(
+        "a node named {0} has joined already; choose another name, or remove it with `bugle node remove {0}`"
+    )]
+    Taken(NodeId),
+    /// No node has the name.
+    #[error("no node named {0} has joined")]
+    Unknown(NodeId),
+    /// Its certificate is not the one that it was given.
+    #[error("the certificate of the node is none of this platform, or the node was removed")]
+    Certificate,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    certificate: String,
+    sealed_key: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Open {
+    expires: u64,
+}
+
+/// A node that has joined.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// SHA-256 of its certificate.
+    pub fingerprint: String,
+    /// When it joined, in seconds since 1970.
+    pub joined: u64,
+}
+
+/// The nodes that may connect.
+pub(crate) struct Members {
+    store: Arc<dyn Store>,
+    authority: Authority,
+}
+
+impl fmt::Debug for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Members").finish_non_exhaustive()
+    }
+}
+
+fn now() -> u64 {
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn key(prefix: &str, name: &str) -> Bytes {
+    format!("{prefix}{name}").into()
+}
+
+fn record<T: serde::de::DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(value)
+        .map_err(|_| Error::Record(String::from_utf8_lossy(key).into_owned()))
+}
+
+fn value(record: &impl Serialize) -> Bytes {
+    // The shapes of this file have no keys that are not text.
+    serde_json::to_vec(record).unwrap_or_default().into()
+}
+
+impl Members {
+    /// Opens what is kept; the authority is made if there is none.
+    pub(crate) async fn open(store: Arc<dyn Store>, seal: &dyn Seal) -> Result<Self, Error> {
+        loop {
+            if let Some(item) = store.get(AUTHORITY.as_bytes()).await? {
+                let kept: Kept = record(&item.key, &item.value)?;
+                let pem = seal.open(&kept.sealed_key).map_err(Error::Sealed)?;
+                let certificate =
+                    unhex(&kept.certificate).ok_or_else(|| Error::Record(AUTHORITY.to_owned()))?;
+                let authority = Authority::open(&certificate, &pem)?;
+                return Ok(Self { store, authority });
+            }
+            let (_, certificate, pem) = Authority::make()?;
+            let kept = Kept {
+                certificate: hex(&certificate),
+                sealed_key: seal.seal(&pem).map_err(Error::Sealed)?,
+            };
+            // Another platform on the same store may be faster; then its authority is read above.
+            let create = Txn {
+                when: vec![Compare::ModRevision(AUTHORITY.into(), Revision(0))],
+                then: vec![Op::Put(AUTHORITY.into(), value(&kept))],
+            };
+            store.txn(create).await?;
+        }
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// A new token, and when it expires in seconds since 1970.
+    pub(crate) async fn token(&self, holds: Duration) -> Result<(JoinToken, u64), Error> {
+        self.sweep().await?;
+        let token = JoinToken::new(self.authority.digest())?;
+        let expires = now().saturating_add(holds.as_secs());
+        let put = Op::Put(key(TOKENS, &token.hash()), value(&Open { expires }));
+        let create = Txn {
+            when: Vec::new(),
+            then: vec![put],
+        };
+        self.store.txn(create).await?;
+        Ok((token, expires))
+    }
+
+    /// Removes tokens that have expired.
+    async fn sweep(&self) -> Result<(), Error> {
+        let range = self.store.range(TOKENS.as_bytes(), None, MOST).await?;
+        let mut old = Vec::new();
+        for item in range.items {
+            let open: Open = record(&item.key, &item.value)?;
+            if open.expires <= now() {
+                old.push(Op::Delete(item.key));
+            }
+        }
+        if !old.is_empty() {
+            let when = Vec::new();
+            self.store.txn(Txn { when, then: old }).await?;
+        }
+        Ok(())
+    }
+
+    /// A node joins: the token is used, and the node gets its certificate.
+    pub(crate) async fn join(
+        &self,
+        token: &JoinToken,
+        node: &NodeId,
+        public_key: &[u8],
+    ) -> Result<CertificateDer<'static>, Error> {
+        let token = key(TOKENS, &token.hash());
+        let open = self.store.get(&token).await?.ok_or(Error::Token)?;
+        let Open { expires } = record(&open.key, &open.value)?;
+        if expires <= now() {
+            return Err(Error::Token);
+        }
+        let member = key(MEMBERS, node.as_str());
+        if node.as_str() == LOCAL {
+            return Err(Error::Taken(node.clone()));
+        }
+        if self.store.get(&member).await?.is_some() {
+            return Err(Error::Taken(node.clone()));
+        }
+        let certificate = self.authority.vouch(node.as_str(), public_key)?;
+        let joins = Txn {
+            when: vec![
+                Compare::ModRevision(token.clone(), open.mod_revision),
+                Compare::ModRevision(member.clone(), Revision(0)),
+            ],
+            then: vec![Op::Delete(token), Op::Put(member, value(&of(&certificate)))],
+        };
+        // Whoever was faster has used it.
+        if !self.store.txn(joins).await?.succeeded {
+            return Err(Error::Token);
+        }
+        Ok(certificate)
+    }
+
+    /// A node gets a new certificate for the key that it has.
+    pub(crate) async fn renew(
+        &self,
+        node: &NodeId,
+        public_key: &[u8],
+    ) -> Result<CertificateDer<'static>, Error> {
+        let key = key(MEMBERS, node.as_str());
+        let item = self.store.get(&key).await?;
+        let item = item.ok_or_else(|| Error::Unknown(node.clone()))?;
+        let member: Member = record(&item.key, &item.value)?;
+        let certificate = self.authority.vouch(node.as_str(), public_key)?;
+        let renewed = Member {
+            joined: member.joined,
+            ..of(&certificate)
+        };
+        let renews = Txn {
+            when: vec![Compare::ModRevision(key.clone(), item.mod_revision)],
+            then: vec![Op::Put(key, value(&renewed))],
+        };
+        if !self.store.txn(renews).await?.succeeded {
+            return Err(Error::Certificate);
+        }
+        Ok(certificate)
+    }
+
+    /// The node with this certificate.
+    pub(crate) async fn who(&self, certificate: &CertificateDer<'_>) -> Result<NodeId, Error> {
+        let fingerprint = hex(&sha256(certificate));
+        let all = self.list().await?;
+        let found = all
+            .into_iter()
+            .find(|(_, member)| member.fingerprint == fingerprint);
+        found.map(|(node, _)| node).ok_or(Error::Certificate)
+    }
+
+    /// Who has joined, in order of name.
+    pub(crate) async fn list(&self) -> Result<Vec<(NodeId, Member)>, Error> {
+        let range = self.store.range(MEMBERS.as_bytes(), None, MOST).await?;
+        let members = range.items.iter().map(|item| {
+            let unreadable = || Error::Record(String::from_utf8_lossy(&item.key).into_owned());
+            let name = item.key.strip_prefix(MEMBERS.as_bytes());
+            let name = name.and_then(|name| std::str::from_utf8(name).ok());
+            let node = name.and_then(|name| name.parse().ok());
+            let member = record(&item.key, &item.value)?;
+            Ok((node.ok_or_else(unreadable)?, member))
+        });
+        members.collect()
+    }
+
+    /// Forgets a node: its certificate is worth nothing from now on.
+    pub(crate) async fn remove(&self, node: &NodeId) -> Result<(), Error> {
+        let key = key(MEMBERS, node.as_str());
+        if self.store.get(&key).await?.is_none() {
+            return Err(Error::Unknown(node.clone()));
+        }
+        let removes = Txn {
+            when: Vec::new(),
+            then: vec![Op::Delete(key)],
+        };
+        self.store.txn(removes).await?;
+        Ok(())
+    }
+}
+
+fn of(certificate: &CertificateDer<'_>) -> Member {
+    Member {
+        fingerprint: hex(&sha256(certificate)),
+        joined: now(),
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    (0..digits.len() / 2)
+        .map(|at| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bugle_store::MemoryStore;
+
+    use super::*;
+
+    struct Plain;
+
+    impl Seal for Plain {
+        fn seal(&self, text: &str) -> Result<String, String> {
+            Ok(format!("sealed {text}"))
+        }
+        fn open(&self, sealed: &str) -> Result<String, String> {
+            sealed
+                .strip_prefix("sealed ")
+                .map(str::to_owned)
+                .ok_or_else(String::new)
+        }
+    }
+
+    async fn members(store: &Arc<dyn Store>) -> Members {
+        Members::open(Arc::clone(store), &Plain).await.unwrap()
+    }
+
+    fn id(text: &str) -> NodeId {
+        text.parse().unwrap()
+    }
+
+    fn point() -> Vec<u8> {
+        rcgen::KeyPair::generate()
+            .unwrap()
+            .public_key_raw()
+            .to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_token_admits_one_node_once_and_in_time() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let members = members(&store).await;
+        let (token, _) = members.token(Duration::from_mins(1)).await.unwrap();
+        let certificate = members.join(&token, &id("a"), &point()).await.unwrap();
+        assert_eq!(members.who(&certificate).await.unwrap(), id("a"));
+        let again = members.join(&token, &id("b"), &point()).await;
+        assert!(matches!(again, Err(Error::Token)), "it was used");
+        let (late, _) = members.token(Duration::ZERO).await.unwrap();
+        let late = members.join(&late, &id("b"), &point()).await;
+        assert!(matches!(late, Err(Error::Token)), "it has expired");
+        let (other, _) = members.token(Duration::from_mins(1)).await.unwrap();
+        let taken = members.join(&other, &id("a"), &point()).await;
+        assert!(matches!(taken, Err(Error::Taken(_))), "the name is taken");
+        members.join(&other, &id("b"), &point()).await.unwrap();
+        assert_eq!(members.list().await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_was_removed_or_renewed_is_not_known_by_its_old_certificate() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let known = members(&store).await;
+        let (token, _) = known.token(Duration::from_mins(1)).await.unwrap();
+        let key = point();
+        let old = known.join(&token, &id("a"), &key).await.unwrap();
+        let renewed = known.renew(&id("a"), &key).await.unwrap();
+        assert!(matches!(known.who(&old).await, Err(Error::Certificate)));
+        // Another platform on the same store is the same authority.
+        let other = members(&store).await;
+        assert_eq!(other.who(&renewed).await.unwrap(), id("a"));
+        other.remove(&id("a")).await.unwrap();
+        assert!(matches!(known.who(&renewed).await, Err(Error::Certificate)));
+        assert!(matches!(
+            known.remove(&id("a")).await,
+            Err(Error::Unknown(_))
+        ));
+    }
+}

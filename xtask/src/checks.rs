@@ -138,6 +138,7 @@ const SYSTEM: &[&str] = &[
     "packages",
     "images",
     "pools",
+    "kubernetes",
     "nodes",
 ];
 

@@ -6,7 +6,7 @@
 //! server-side apply and its conflicts, subresources, optimistic locking, grace periods, finalizers, garbage
 //! collection, eviction, roles, errors of kind `Status`. `tests/apiserver/replay.rs` holds it to recordings of a real one.
 //! Small controllers make Deployments come to life; a played kubelet lets Pods start, fail or wait as their
-//! annotations ask ([`FATE`]). Autoscalers are stored only.
+//! annotations ask ([`FATE`]), unless whoever made the server hosts them ([`Hosts`]). Autoscalers are stored only.
 //!
 //! It is no part of the platform and keeps nothing on disk.
 //!
@@ -50,7 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use access::Rule;
 pub use faults::{Fault, Trouble};
-pub use server::{Options, Seen};
+pub use server::{Hosts, Options, Seen};
 
 use objects::{Owners, Write};
 use resources::Resource;
@@ -202,6 +202,15 @@ impl ApiServer {
         let namespace = (!namespace.is_empty()).then_some(namespace);
         let list = state.store.list(Resource::of(plural), namespace);
         list.map(|(_, object)| Value::clone(object)).collect()
+    }
+
+    /// Ends a Pod that was asked to end, as its host does when nothing of it runs any more.
+    pub fn finish_pod(&self, namespace: &str, name: &str) {
+        let key = Key::new(Resource::of("pods"), namespace, name);
+        let store = &mut self.shared.state.lock().store;
+        if let Some(pod) = store.get(&key).cloned() {
+            controllers::kubelet::finish(store, &key, &pod);
+        }
     }
 
     /// The labels of every Pod of a namespace that is not about to go.

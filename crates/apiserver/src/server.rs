@@ -33,6 +33,15 @@ const LARGEST_BODY: usize = 3 << 20;
 /// How many requests are remembered.
 const LOG: usize = 100_000;
 
+/// Who runs what is in Pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hosts {
+    /// Nobody; their life is played.
+    Played,
+    /// Whoever made the server, who also tells how the Pods are.
+    Yours,
+}
+
 /// How the server behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -50,6 +59,8 @@ pub struct Options {
     pub bookmark_every: Duration,
     /// What every request takes at least.
     pub latency: Duration,
+    /// Who runs what is in Pods.
+    pub hosts: Hosts,
 }
 
 impl Default for Options {
@@ -62,6 +73,7 @@ impl Default for Options {
             silence: Duration::from_millis(200),
             bookmark_every: Duration::from_millis(500),
             latency: Duration::ZERO,
+            hosts: Hosts::Played,
         }
     }
 }
@@ -109,7 +121,7 @@ impl Shared {
         Self {
             state: Mutex::new(State {
                 store: Store::new(),
-                kubelet: Kubelet::new(delays),
+                kubelet: Kubelet::new(delays, options.hosts),
             }),
             access: Mutex::new(Access::default()),
             faults: Mutex::new(Faults::default()),

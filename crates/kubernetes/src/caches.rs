@@ -195,6 +195,13 @@ impl Caches {
         })
     }
 
+    /// The pool of the Pod with this name and uid, as far as is known.
+    pub(crate) fn pool_of(&self, name: &str, uid: &str) -> Option<String> {
+        let shelves = self.shelves.lock();
+        let worker = &shelves.workers.entries.get(name)?.value;
+        (worker.uid == uid).then(|| worker.pool.clone())
+    }
+
     /// Keeps what a write of this process has answered.
     pub(crate) fn wrote_deployment(&self, object: &Deployment) {
         self.keep(object, Some(Instant::now()));

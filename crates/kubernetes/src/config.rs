@@ -1,5 +1,6 @@
 //! The section `[kubernetes]` of the configuration.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,18 +17,26 @@ pub struct Config {
     pub image: String,
     /// The image that prepares workers whose pool names none; empty prepares nothing.
     pub init_image: String,
-    /// What a worker runs: the arguments of its image.
+    /// What a worker runs: the arguments of its image, before those with which it joins.
     pub arguments: Vec<String>,
     /// The service account of the workers, which needs no rights; empty takes the namespace's default.
     pub service_account: String,
-    /// The Secret that holds what a worker joins with, each key as a variable; empty for none.
+    /// Where workers reach the port of nodes, as `HOST:PORT`; empty takes `nodes.listen`, which has to be an
+    /// address that Pods reach, then.
+    pub join_address: String,
+    /// The Secret in which the platform keeps what workers join with, a key for each pool.
     pub join_secret: String,
     /// Directories of nodes that pools may mount, with all below them; empty for none.
     pub host_paths: Vec<String>,
+    /// What functions call the cluster's devices: `"huawei.com/Ascend910" = "NPU/Ascend910/count"`. Devices that are not
+    /// here have the cluster's name.
+    pub devices: BTreeMap<String, String>,
     /// The user and group that workers run as. Not 0: that would be root.
     pub user: u32,
     /// The port at which a worker answers whether it is ready; 0 takes a running worker for ready.
     pub health_port: u16,
+    /// How long a worker that is to end has to let its calls finish elsewhere or there, in seconds.
+    pub drain_seconds: u32,
     /// The Lease by which the platform's processes agree on the one that acts.
     pub lease: String,
     /// How long a process that has died keeps that Lease, in seconds.
@@ -45,10 +54,13 @@ impl Default for Config {
             init_image: String::new(),
             arguments: vec!["node".to_owned()],
             service_account: String::new(),
-            join_secret: String::new(),
+            join_address: String::new(),
+            join_secret: "bugle-join".to_owned(),
             host_paths: Vec::new(),
+            devices: BTreeMap::new(),
             user: 65_532,
-            health_port: 0,
+            health_port: 31_184,
+            drain_seconds: 30,
             lease: "bugle-pools".to_owned(),
             lease_seconds: 15,
             request_seconds: 10,
@@ -68,6 +80,9 @@ impl Config {
         if self.lease_seconds < 2 {
             return Err("kubernetes.lease_seconds is less than 2".to_owned());
         }
+        if self.join_secret.is_empty() {
+            return Err("kubernetes.join_secret is empty: workers could not join".to_owned());
+        }
         if self.request_seconds == 0 {
             return Err("kubernetes.request_seconds is 0".to_owned());
         }
@@ -77,6 +92,11 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// Whether workers join a platform: whether they are told where it is.
+    pub(crate) fn joins(&self) -> bool {
+        !self.join_address.is_empty()
     }
 
     pub(crate) fn lease_time(&self) -> Duration {

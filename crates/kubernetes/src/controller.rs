@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bugle_types::pool::{Pool, PoolId, PoolState};
 use futures_util::{StreamExt as _, stream};
+use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use crate::manifest;
 use crate::metrics::Metrics;
 use crate::names;
 use crate::observed::Observed;
+use crate::workers::Workers;
 
 /// How many requests are under way at once.
 const AT_ONCE: usize = 32;
@@ -69,6 +71,9 @@ pub struct Handle {
 }
 
 struct Shared {
+    cluster: Cluster,
+    /// How long a question to the cluster may take.
+    patience: Duration,
     memory: Mutex<Memory>,
     caches: Caches,
     leadership: Leadership,
@@ -117,18 +122,46 @@ impl Handle {
         Ok(())
     }
 
-    /// Tells whether a Pod has instances. One that has none from now on is idle from now on; a Pod that nobody tells
-    /// about is not idle.
-    pub fn set_occupied(&self, pod: &str, occupied: bool) {
-        let mut memory = self.shared.memory.lock();
-        if occupied {
-            memory.idle.remove(pod);
-        } else {
-            memory
-                .idle
-                .entry(pod.to_owned())
-                .or_insert_with(Instant::now);
+    /// The pool of the Pod with this name and uid; none if there is no such Pod, or none of a pool.
+    ///
+    /// # Errors
+    /// When the cluster does not say, for people.
+    pub async fn pool_of(&self, pod: &str, uid: &str) -> Result<Option<String>, String> {
+        let shared = &self.shared;
+        if let Some(pool) = shared.caches.pool_of(pod, uid) {
+            return Ok(Some(pool));
         }
+        // It may be newer than what was heard of the cluster.
+        let api = shared.cluster.api::<Pod>();
+        let asked = tokio::time::timeout(shared.patience, api.get_opt(pod)).await;
+        let late = |_| "the cluster does not answer".to_owned();
+        let found = asked.map_err(late)?;
+        let found = found.map_err(|error| bugle_types::report(&error))?;
+        Ok(found
+            .filter(|pod| pod.metadata.uid.as_deref() == Some(uid))
+            .and_then(|pod| pod.metadata.labels?.remove(names::POOL)))
+    }
+
+    /// How a pool is; none if there is none.
+    pub fn pool(&self, id: &PoolId) -> Option<Arc<Pool>> {
+        self.shared.pools.borrow().as_ref()?.get(id).map(Arc::clone)
+    }
+
+    /// Pods of a pool that may still become ready.
+    pub fn coming(&self, pool: &PoolId) -> usize {
+        let Some(observed) = self.shared.caches.observed() else {
+            return 0;
+        };
+        let waiting = self
+            .shared
+            .memory
+            .lock()
+            .growing
+            .get(pool)
+            .map_or(0, Vec::len);
+        let of_pool = observed.of(pool.as_str());
+        let coming = of_pool.filter(|(_, worker)| worker.is_live() && !worker.ready);
+        coming.count().max(waiting)
     }
 
     /// What is known of the cluster; none before it was read for the first time.
@@ -151,6 +184,8 @@ pub struct Controller {
     /// Pods that may or may not have been created.
     uncertain: Vec<Operation>,
     digests: BTreeMap<PoolId, (u64, Result<Digests, String>)>,
+    /// Why the Secret of the workers could not be written the last time.
+    secret_trouble: Option<String>,
 }
 
 impl std::fmt::Debug for Controller {
@@ -162,19 +197,23 @@ impl std::fmt::Debug for Controller {
 }
 
 impl Controller {
-    /// A controller for the cluster of the configuration. `identity` tells this process from the others.
+    /// A controller for the cluster of the configuration. `identity` tells this process from the others. Without
+    /// `workers` no Pod joins anything, and none is ever idle.
     ///
     /// # Errors
     /// When the configuration leads to no cluster. That the cluster does not answer is no error.
     pub async fn new(
         config: Config,
         records: Arc<dyn Records>,
+        workers: Option<Arc<dyn Workers>>,
         identity: String,
         metrics: Metrics,
     ) -> Result<Self, ConnectError> {
         let cluster = Cluster::new(&config).await?;
         let (caches, leadership) = (Caches::new(), Leadership::new());
         let shared = Shared {
+            cluster: cluster.clone(),
+            patience: config.request_time(),
             memory: Mutex::default(),
             caches: caches.clone(),
             leadership: leadership.clone(),
@@ -187,6 +226,8 @@ impl Controller {
             caches,
             leadership,
             metrics,
+            workers,
+            secret: Arc::default(),
         };
         Ok(Self {
             executor,
@@ -197,6 +238,7 @@ impl Controller {
             identity,
             uncertain: Vec::new(),
             digests: BTreeMap::new(),
+            secret_trouble: None,
         })
     }
 
@@ -257,11 +299,13 @@ impl Controller {
     /// Looks at everything once and does what is to be done; gives the longest wait until the next time.
     async fn pass(&mut self, pools: &Arc<PoolMap>) -> Duration {
         self.make_certain(pools).await;
+        self.keep_secret(pools).await;
         let Some(observed) = self.executor.caches.observed() else {
             return AGAIN;
         };
         self.digest(pools);
         let now = Instant::now();
+        let idle = self.executor.idle();
         let (operations, next) = {
             let digests = self
                 .digests
@@ -273,6 +317,7 @@ impl Controller {
                 digests: &digests,
             };
             let mut memory = self.handle.shared.memory.lock();
+            memory.idle = idle;
             let operations = decide::decide(now, wanted, &observed, &mut memory, &mut || {
                 uuid::Uuid::new_v4().as_u128()
             });
@@ -286,6 +331,16 @@ impl Controller {
         };
         self.carry_out(pools, operations).await;
         next.map_or(AGAIN, |next| (next - now).min(AGAIN))
+    }
+
+    /// Writes what workers join with; pools that need it and do not have it say so, too.
+    async fn keep_secret(&mut self, pools: &PoolMap) {
+        let kept = self.executor.keep_secret(pools).await;
+        let trouble = kept.err().map(|error| error.to_string());
+        if let Some(error) = trouble.as_ref().filter(|_| trouble != self.secret_trouble) {
+            tracing::warn!(error, "what workers join with could not be written");
+        }
+        self.secret_trouble = trouble;
     }
 
     /// Digests of pools whose records have changed.
@@ -380,7 +435,9 @@ impl Controller {
         };
         let worker = matches!(
             operation,
-            Operation::CreateWorker(..) | Operation::DeleteWorker { .. }
+            Operation::CreateWorker(..)
+                | Operation::DeleteWorker { .. }
+                | Operation::RecycleWorker { .. }
         );
         let mut memory = self.handle.shared.memory.lock();
         let former = memory.setbacks.get(&id);

@@ -48,6 +48,13 @@ pub enum Operation {
         /// Why, for the log.
         why: &'static str,
     },
+    /// Delete the Pod if it is still the one with that uid, and still has no instance.
+    RecycleWorker {
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
     /// Delete the autoscaler of that name.
     DeleteAutoscaler(String),
     /// Delete the Deployment if it is still the one with that uid.

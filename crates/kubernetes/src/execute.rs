@@ -5,14 +5,16 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_types::pool::{Pool, PoolId};
+use bugle_types::pool::{Pool, PoolId, PoolSpec, PoolStatus};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt as _};
+use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use crate::caches::Caches;
@@ -23,9 +25,16 @@ use crate::leader::{Deposed, Leadership};
 use crate::manifest::{self, PodPlan};
 use crate::metrics::Metrics;
 use crate::names;
+use crate::workers::{Use, Workers};
 
 /// How often a write that got no answer is repeated before its pool waits.
 const REPEATS: u32 = 3;
+
+/// How often the Secret that workers join with is written although nothing has changed.
+const SECRET_EVERY: Duration = Duration::from_mins(1);
+
+/// How many Pods of one pool are changed at once.
+const AT_ONCE: usize = 16;
 
 /// Why an operation has not happened, or may not have.
 #[derive(Debug, thiserror::Error)]
@@ -70,13 +79,31 @@ impl Answer {
 }
 
 /// Writes to the cluster. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Executor {
     pub(crate) cluster: Cluster,
     pub(crate) config: Arc<Config>,
     pub(crate) caches: Caches,
     pub(crate) leadership: Leadership,
     pub(crate) metrics: Metrics,
+    pub(crate) workers: Option<Arc<dyn Workers>>,
+    /// What the Secret was written with last, and when.
+    pub(crate) secret: Arc<tokio::sync::Mutex<Option<Written>>>,
+}
+
+/// The Secret as this process has written it.
+#[derive(Debug)]
+pub(crate) struct Written {
+    tokens: BTreeMap<PoolId, String>,
+    at: Instant,
+}
+
+impl Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor")
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Executor {
@@ -94,10 +121,9 @@ impl Executor {
                 "apply_autoscaler",
                 self.apply_autoscaler(pools.get(id)).await,
             ),
-            Operation::ApplyDeployment(id) => (
-                "apply_deployment",
-                self.apply_deployment(pools.get(id)).await,
-            ),
+            Operation::ApplyDeployment(id) => {
+                ("apply_deployment", self.deploy(pools, pools.get(id)).await)
+            }
             Operation::CreateWorker(id, plan, owner) => (
                 "create_pod",
                 self.create_worker(pools.get(id), plan, owner).await,
@@ -106,6 +132,17 @@ impl Executor {
                 tracing::info!(pod = name, why, "a Pod of a pool is deleted");
                 ("delete_pod", self.delete_worker(name, uid).await)
             }
+            Operation::RecycleWorker { name, uid } => match &self.workers {
+                Some(workers) if workers.retire(name) => {
+                    tracing::info!(pod = name, "a Pod of a pool is deleted, it has been idle");
+                    let deleted = self.delete_worker(name, uid).await;
+                    if deleted.is_err() {
+                        workers.restore(name);
+                    }
+                    ("recycle_pod", deleted)
+                }
+                _ => return Ok(()),
+            },
             Operation::DeleteAutoscaler(name) => {
                 ("delete_autoscaler", self.delete_autoscaler(name).await)
             }
@@ -147,6 +184,94 @@ impl Executor {
         let name = object.name_any();
         self.send(api.patch(&name, &parameters, &Patch::Apply(object)))
             .await
+    }
+
+    /// Since when Pods have had no instance.
+    pub(crate) fn idle(&self) -> BTreeMap<String, Instant> {
+        let uses = self.workers.iter().flat_map(|workers| workers.uses());
+        uses.filter_map(|(pod, what)| match what {
+            Use::IdleSince(since) => Some((pod, since)),
+            Use::Busy(_) => None,
+        })
+        .collect()
+    }
+
+    /// What a pool's Pods need before they are there, and then the pool itself.
+    async fn deploy(
+        &self,
+        pools: &BTreeMap<PoolId, Arc<Pool>>,
+        pool: Option<&Arc<Pool>>,
+    ) -> Result<(), Failure> {
+        let Some(pool) = pool else { return Ok(()) };
+        self.keep_secret(pools).await?;
+        self.spare_busy_pods(&pool.spec).await?;
+        self.apply_deployment(Some(pool)).await
+    }
+
+    /// Brings the Secret that workers join with up to date, and now and then anew: somebody may have removed it.
+    pub(crate) async fn keep_secret(
+        &self,
+        pools: &BTreeMap<PoolId, Arc<Pool>>,
+    ) -> Result<(), Failure> {
+        let Some(workers) = self.workers.as_ref().filter(|_| self.config.joins()) else {
+            return Ok(());
+        };
+        let tokens: BTreeMap<_, _> = pools
+            .iter()
+            .filter(|(_, pool)| pool.state.status != PoolStatus::PendingDeletion)
+            .map(|(id, _)| (id.clone(), workers.token(id)))
+            .collect();
+        // One writes for all pools; the others find it done.
+        let mut written = self.secret.lock().await;
+        let done = written
+            .as_ref()
+            .is_some_and(|written| written.tokens == tokens && written.at.elapsed() < SECRET_EVERY);
+        if done || (tokens.is_empty() && written.is_none()) {
+            return Ok(());
+        }
+        let object = manifest::secret(&self.config, &tokens);
+        let applied = self.apply(&self.cluster.api::<Secret>(), &object).await?;
+        applied.map_err(|error| failed("Apply Secret", &error))?;
+        let at = Instant::now();
+        *written = Some(Written { tokens, at });
+        Ok(())
+    }
+
+    /// Tells the cluster which Pods a fixed pool that becomes smaller shall lose last: those with instances.
+    async fn spare_busy_pods(&self, pool: &PoolSpec) -> Result<(), Failure> {
+        let Some(workers) = self.workers.as_ref().filter(|_| !pool.scalable) else {
+            return Ok(());
+        };
+        let observed = self.caches.observed().unwrap_or_default();
+        let live = observed
+            .of(pool.id.as_str())
+            .filter(|(_, worker)| worker.is_live());
+        let live: Vec<_> = live.map(|(name, _)| name.clone()).collect();
+        if live.len() <= usize::try_from(pool.size).unwrap_or(usize::MAX) {
+            return Ok(());
+        }
+        let uses = workers.uses();
+        let api = self.cluster.api::<Pod>();
+        let costs = stream::iter(live)
+            .map(|name| {
+                let cost = match uses.get(&name) {
+                    Some(Use::Busy(instances)) => *instances,
+                    _ => 0,
+                };
+                let patch = json!({"metadata": {"annotations": {names::COST: cost.to_string()}}});
+                let api = api.clone();
+                async move {
+                    let parameters = PatchParams::default();
+                    let patch = Patch::Merge(&patch);
+                    match self.send(api.patch(&name, &parameters, &patch)).await? {
+                        Ok(_) => Ok(()),
+                        Err(error) if is_gone(&error) => Ok(()),
+                        Err(error) => Err(failed("Patch Pod", &error)),
+                    }
+                }
+            })
+            .buffer_unordered(AT_ONCE);
+        costs.try_collect().await
     }
 
     async fn apply_deployment(&self, pool: Option<&Arc<Pool>>) -> Result<(), Failure> {

@@ -18,8 +18,10 @@ pub mod names;
 pub mod observed;
 #[cfg(test)]
 mod testing;
+mod workers;
 
 pub use cluster::{Cluster, ConnectError};
 pub use config::Config;
 pub use controller::{BoxFuture, Controller, GrowError, Handle, PoolMap, Records};
 pub use metrics::Metrics;
+pub use workers::{Use, Workers};

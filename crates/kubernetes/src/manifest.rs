@@ -4,6 +4,7 @@
 //! keep the *restricted* profile of the Pod Security Standards, with the exception of directories of nodes that the
 //! operator allows, and none has a service account's token.
 
+mod join;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::Config;
 use crate::names;
+
+pub(crate) use join::secret;
 
 /// Why a pool cannot become objects; for the pool's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -32,6 +32,9 @@ pub const REQUEST: &str = "bugle/request";
 /// The annotation with the digest of what was applied.
 pub const DIGEST: &str = "bugle/manifest";
 
+/// The annotation by which the cluster deletes the cheapest Pods of a Deployment first.
+pub const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
 /// The longest name of a Pod.
 const LONGEST: usize = 63;
 

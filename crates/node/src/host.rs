@@ -154,6 +154,11 @@ impl Host {
         self.0.news.tell(part(Kind::Draining, &[]));
     }
 
+    /// Whether the node can have instances: a platform hears its news, and it does not end.
+    pub fn is_ready(&self) -> bool {
+        self.is_connected() && !self.0.draining.is_cancelled()
+    }
+
     /// Whether a platform hears the news of this node.
     pub(crate) fn is_connected(&self) -> bool {
         self.0.news.0.lock().is_some()

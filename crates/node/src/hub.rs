@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::beat::until_silent;
 use crate::link::Link;
-use crate::members::{Error, Member, Members, Seal};
+use crate::members::{Error, Member, Members, Pod, Seal};
 use crate::parts::{Garbage, Kind, Part};
 use crate::remote::{RemoteDriver, RemoteInstance};
 use crate::stream::{Broken, CONNECTION_WINDOW, FRAME, STREAM_WINDOW, STREAMS};
@@ -61,6 +61,11 @@ pub type Packages =
 /// Takes in an instance that runs already; false if its function has no use for it.
 pub type Adopt = Arc<dyn Fn(FunctionId, Adopted) -> BoxFuture<'static, bool> + Send + Sync>;
 
+/// The pool of a Pod with this name and uid, as the cluster has it; none if it has none. The error says why the
+/// cluster cannot be asked.
+pub type Pods =
+    Arc<dyn Fn(String, String) -> BoxFuture<'static, Result<Option<String>, String>> + Send + Sync>;
+
 /// What the hub is built on.
 pub struct Dependencies {
     /// Where tokens and members are kept.
@@ -77,6 +82,8 @@ pub struct Dependencies {
     pub logs: Arc<dyn LogSink>,
     /// Where nodes fetch packages.
     pub packages: Packages,
+    /// Tells Pods of pools from others that say they are one.
+    pub pods: Pods,
     /// This build; nodes must be of the same.
     pub build: String,
 }
@@ -99,6 +106,8 @@ pub struct MemberInfo {
     pub joined: u64,
     /// Whether it is connected.
     pub connected: bool,
+    /// The Pod that it is, if it is one.
+    pub pod: Option<Pod>,
 }
 
 /// The nodes of this platform; clones are the same.
@@ -113,6 +122,7 @@ pub(crate) struct Shared {
     adopt: Adopt,
     logs: Arc<dyn LogSink>,
     pub(crate) packages: Packages,
+    pub(crate) pods: Pods,
     build: String,
     links: Mutex<BTreeMap<NodeId, Arc<Link>>>,
     /// Cancelled when this platform ends: no node is taken in any more.
@@ -143,6 +153,7 @@ impl Hub {
             adopt,
             logs,
             packages,
+            pods,
             build,
         } = dependencies;
         let members = Members::open(store, &*seal).await?;
@@ -155,6 +166,7 @@ impl Hub {
             adopt,
             logs,
             packages,
+            pods,
             build,
             links: Mutex::default(),
             closing: CancellationToken::new(),
@@ -210,6 +222,11 @@ impl Hub {
         self.0.members.token(holds).await
     }
 
+    /// What Pods of a pool join with. It is of use to Pods that the cluster has, and to each of them once.
+    pub fn pool_token(&self, pool: &str) -> JoinToken {
+        self.0.members.pool_token(pool)
+    }
+
     /// Who has joined.
     ///
     /// # Errors
@@ -218,12 +235,14 @@ impl Hub {
     pub async fn list(&self) -> Result<Vec<MemberInfo>, Error> {
         let members = self.0.members.list().await?;
         let links = self.0.links.lock();
-        let shown = members.into_iter().map(|(node, Member { joined, .. })| {
+        let shown = members.into_iter().map(|(node, member)| {
             let connected = links.contains_key(&node);
+            let Member { joined, pod, .. } = member;
             MemberInfo {
                 node,
                 joined,
                 connected,
+                pod,
             }
         });
         Ok(shown.collect())
@@ -394,7 +413,17 @@ impl Shared {
             );
             return Err(Garbage("a node of another build").into());
         }
-        let view = self.view(&link.node, hello)?;
+        let mut view = self.view(&link.node, hello)?;
+        match self.members.pod(&link.node).await {
+            // Of which pool a Pod is, the cluster has said.
+            Ok(Some(pod)) => view.pool = Some(pod.pool),
+            Ok(None) => {}
+            Err(error) => {
+                let reason = report(&error);
+                tracing::warn!(node = %link.node, reason, "a node is not taken in");
+                return Err(Garbage("a node that cannot be looked up").into());
+            }
+        }
         self.take_in(link, view);
         while let Some(Part { kind, payload }) = news.part().await? {
             match kind {

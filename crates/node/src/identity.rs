@@ -163,7 +163,12 @@ impl Identity {
         }))
     }
 
-    /// Joins the platform at `address` with a token of it.
+    /// Whether the platform that it has joined is the one of a token.
+    pub fn is_of(&self, token: &JoinToken) -> bool {
+        token.is_of(&self.record.authority)
+    }
+
+    /// Joins the platform at `address` with a token of it; a Pod of a pool says its uid.
     ///
     /// # Errors
     ///
@@ -173,12 +178,15 @@ impl Identity {
         address: &str,
         token: &JoinToken,
         node: &NodeId,
+        pod: Option<&str>,
     ) -> Result<Self, Error> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(authority::Error::from)?;
+        // Kept before it is sent: a Pod asks again with the same key when it has not heard the answer.
+        let key = key(&folder.join(KEY))?;
         let question = JoinRequest {
             token: token.to_string(),
             node: node.to_string(),
             public_key: key.public_key_raw().to_vec(),
+            pod: pod.map(str::to_owned),
         };
         let question = serde_json::to_vec(&question).unwrap_or_default();
         let config = authority::joining_client(token.authority)?;
@@ -197,8 +205,6 @@ impl Identity {
             },
             key,
         };
-        let pem = identity.key.serialize_pem();
-        write(&folder.join(KEY), pem.as_bytes())?;
         identity.save()?;
         Ok(identity)
     }
@@ -270,6 +276,17 @@ impl Identity {
             config: self.client(ALPN_PLATFORM)?,
         })
     }
+}
+
+/// The key of a node, made if there is none.
+fn key(path: &Path) -> Result<KeyPair, Error> {
+    if let Some(known) = read(path)? {
+        let pem = String::from_utf8(known).map_err(|_| Error::Damaged(path.to_owned()))?;
+        return KeyPair::from_pem(&pem).map_err(|_| Error::Damaged(path.to_owned()));
+    }
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(authority::Error::from)?;
+    write(path, key.serialize_pem().as_bytes())?;
+    Ok(key)
 }
 
 async fn connect(address: &str, config: ClientConfig) -> Result<TlsStream<TcpStream>, Error> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bugle_types::report;
 use bytes::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::beat::until_silent;
@@ -18,6 +18,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether a drain is done.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// What instances get to end in, also when moving the others took all the time.
+const LAST: Duration = Duration::from_secs(1);
 
 /// How a node serves.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +40,7 @@ pub async fn serve(mut identity: Identity, host: Host, terms: Terms, stop: Cance
         () = &mut serving => {}
     }
     host.drain();
+    let until = Instant::now() + terms.grace;
     let moved = async {
         // Without a platform there is nobody to move them.
         while host.count() > 0 && host.is_connected() {
@@ -47,12 +51,13 @@ pub async fn serve(mut identity: Identity, host: Host, terms: Terms, stop: Cance
         biased;
         () = moved => {}
         () = &mut serving => {}
-        () = sleep(terms.grace) => {
+        () = sleep_until(until) => {
             tracing::warn!(left = host.count(), "not everything was moved in time");
         }
     }
     drop(serving);
-    host.stop(terms.grace).await;
+    host.stop(until.duration_since(Instant::now()).max(LAST))
+        .await;
 }
 
 /// Has a connection to the platform, for ever.

@@ -35,8 +35,8 @@ mod wire;
 
 pub use authority::Error as AuthorityError;
 pub use host::{Host, News, Offer, Prepare};
-pub use hub::{Adopt, Dependencies, Hub, MemberInfo, PackageBytes, Packages};
+pub use hub::{Adopt, Dependencies, Hub, MemberInfo, PackageBytes, Packages, Pods};
 pub use identity::{Error as IdentityError, Identity, PackageSource, PackageStream};
 pub use joined::{Terms, serve};
-pub use members::{Error as MemberError, LOCAL, Member, Seal};
+pub use members::{Error as MemberError, LOCAL, Member, Pod, Seal};
 pub use token::{JoinToken, NoRandomness, NoToken};

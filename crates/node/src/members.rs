@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::hmac;
 use bugle_scheduler::placement::NodeId;
 use bugle_store::{Compare, Op, Revision, Store, Txn};
 use bytes::Bytes;
@@ -61,6 +62,15 @@ pub enum Error {
         "a node named {0} has joined already; choose another name, or remove it with `bugle node remove {0}`"
     )]
     Taken(NodeId),
+    /// It says that it is a Pod, and the cluster has no such one.
+    #[error("the cluster has no Pod {0} of a pool with that uid")]
+    NoPod(NodeId),
+    /// The Pod has joined already, with another key.
+    #[error("the Pod {0} has joined already; a Pod joins once")]
+    Joined(NodeId),
+    /// The cluster cannot be asked about a Pod.
+    #[error("whether the Pod is there cannot be found out: {0}")]
+    Cluster(String),
     /// No node has the name.
     #[error("no node named {0} has joined")]
     Unknown(NodeId),
@@ -87,12 +97,28 @@ pub struct Member {
     pub fingerprint: String,
     /// When it joined, in seconds since 1970.
     pub joined: u64,
+    /// The Pod that it is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
+}
+
+/// A Pod of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its uid: another Pod may have its name later.
+    pub uid: String,
+    /// The id of its pool.
+    pub pool: String,
+    /// SHA-256 of the key that it joined with.
+    key: String,
 }
 
 /// The nodes that may connect.
 pub(crate) struct Members {
     store: Arc<dyn Store>,
     authority: Authority,
+    /// What tokens of pools are made from.
+    root: hmac::Key,
 }
 
 impl fmt::Debug for Members {
@@ -130,7 +156,13 @@ impl Members {
                 let certificate =
                     unhex(&kept.certificate).ok_or_else(|| Error::Record(AUTHORITY.to_owned()))?;
                 let authority = Authority::open(&certificate, &pem)?;
-                return Ok(Self { store, authority });
+                let root = format!("tokens of pools\n{pem}");
+                let root = hmac::Key::new(hmac::HMAC_SHA256, root.as_bytes());
+                return Ok(Self {
+                    store,
+                    authority,
+                    root,
+                });
             }
             let (_, certificate, pem) = Authority::make()?;
             let kept = Kept {
@@ -216,6 +248,66 @@ impl Members {
         Ok(certificate)
     }
 
+    /// What Pods of a pool join with.
+    pub(crate) fn pool_token(&self, pool: &str) -> JoinToken {
+        JoinToken::of_pool(&self.root, pool, self.authority.digest())
+    }
+
+    /// A Pod of this pool joins, which the cluster has. It may ask again if it has not heard the answer, and a new
+    /// Pod of the same name takes its place.
+    pub(crate) async fn join_pod(
+        &self,
+        token: &JoinToken,
+        node: &NodeId,
+        (uid, pool): (&str, &str),
+        public_key: &[u8],
+    ) -> Result<CertificateDer<'static>, Error> {
+        if *token != self.pool_token(pool) {
+            return Err(Error::Token);
+        }
+        let member = key(MEMBERS, node.as_str());
+        let known = self.store.get(&member).await?;
+        let before = match &known {
+            Some(item) => item.mod_revision,
+            None => Revision(0),
+        };
+        let pod = Pod {
+            uid: uid.to_owned(),
+            pool: pool.to_owned(),
+            key: hex(&sha256(public_key)),
+        };
+        if let Some(item) = known {
+            let known: Member = record(&item.key, &item.value)?;
+            match known.pod {
+                None => return Err(Error::Taken(node.clone())),
+                Some(former) if former.uid == pod.uid && former.key != pod.key => {
+                    return Err(Error::Joined(node.clone()));
+                }
+                Some(_) => {}
+            }
+        }
+        let certificate = self.authority.vouch(node.as_str(), public_key)?;
+        let joined = Member {
+            pod: Some(pod),
+            ..of(&certificate)
+        };
+        let joins = Txn {
+            when: vec![Compare::ModRevision(member.clone(), before)],
+            then: vec![Op::Put(member, value(&joined))],
+        };
+        if !self.store.txn(joins).await?.succeeded {
+            return Err(Error::Joined(node.clone()));
+        }
+        Ok(certificate)
+    }
+
+    /// The Pod that a node is, if it is one.
+    pub(crate) async fn pod(&self, node: &NodeId) -> Result<Option<Pod>, Error> {
+        let item = self.store.get(&key(MEMBERS, node.as_str())).await?;
+        let member = item.map(|item| record::<Member>(&item.key, &item.value));
+        Ok(member.transpose()?.and_then(|member| member.pod))
+    }
+
     /// A node gets a new certificate for the key that it has.
     pub(crate) async fn renew(
         &self,
@@ -229,6 +321,7 @@ impl Members {
         let certificate = self.authority.vouch(node.as_str(), public_key)?;
         let renewed = Member {
             joined: member.joined,
+            pod: member.pod,
             ..of(&certificate)
         };
         let renews = Txn {
@@ -284,6 +377,7 @@ fn of(certificate: &CertificateDer<'_>) -> Member {
     Member {
         fingerprint: hex(&sha256(certificate)),
         joined: now(),
+        pod: None,
     }
 }
 
@@ -349,6 +443,39 @@ mod tests {
         assert!(matches!(taken, Err(Error::Taken(_))), "the name is taken");
         members.join(&other, &id("b"), &point()).await.unwrap();
         assert_eq!(members.list().await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_pod_joins_with_the_token_of_its_pool_once() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let members = members(&store).await;
+        let token = members.pool_token("pool1");
+        assert_eq!(token, self::members(&store).await.pool_token("pool1"));
+        let (pod, key) = (("uid-1", "pool1"), point());
+        let other = members.pool_token("pool2");
+        let foreign = members.join_pod(&other, &id("a"), pod, &key).await;
+        assert!(matches!(foreign, Err(Error::Token)), "of another pool");
+        members.join_pod(&token, &id("a"), pod, &key).await.unwrap();
+        let again = members.join_pod(&token, &id("a"), pod, &key).await;
+        let certificate = again.expect("its answer may have been lost");
+        let thief = members.join_pod(&token, &id("a"), pod, &point()).await;
+        assert!(matches!(thief, Err(Error::Joined(_))), "of another key");
+        assert_eq!(members.who(&certificate).await.unwrap(), id("a"));
+        let pool = members.pod(&id("a")).await.unwrap().unwrap().pool;
+        assert_eq!(pool, "pool1");
+        let successor = ("uid-2", "pool1");
+        let joined = members
+            .join_pod(&token, &id("a"), successor, &point())
+            .await;
+        let _successor = joined.expect("a new Pod of the same name");
+        assert!(matches!(
+            members.who(&certificate).await,
+            Err(Error::Certificate)
+        ));
+        let (once, _) = members.token(Duration::from_mins(1)).await.unwrap();
+        members.join(&once, &id("b"), &point()).await.unwrap();
+        let taken = members.join_pod(&token, &id("b"), pod, &point()).await;
+        assert!(matches!(taken, Err(Error::Taken(_))), "it is no Pod");
     }
 
     #[tokio::test]

@@ -27,6 +27,9 @@ pub(crate) struct JoinRequest {
     pub(crate) token: String,
     pub(crate) node: String,
     pub(crate) public_key: Vec<u8>,
+    /// The uid of the Pod that it is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pod: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,14 +105,33 @@ impl Shared {
             token,
             node,
             public_key,
+            pod,
         } = wire::json(body).map_err(wrong)?;
         let token: JoinToken = token.parse().map_err(|error| report(&error))?;
         let node: NodeId = node.parse().map_err(|error| report(&error))?;
-        let joined = self.members.join(&token, &node, &public_key).await;
+        let joined = match pod {
+            None => self.members.join(&token, &node, &public_key).await,
+            Some(uid) => self.join_pod(&token, &node, &uid, &public_key).await,
+        };
         if joined.is_ok() {
             tracing::info!(%node, "a node has joined");
         }
         self.shown(joined)
+    }
+
+    /// Takes a Pod in that the cluster has.
+    async fn join_pod(
+        &self,
+        token: &JoinToken,
+        node: &NodeId,
+        uid: &str,
+        public_key: &[u8],
+    ) -> Result<CertificateDer<'static>, Error> {
+        let pool = (self.pods)(node.to_string(), uid.to_owned()).await;
+        let pool = pool.map_err(Error::Cluster)?;
+        let pool = pool.ok_or_else(|| Error::NoPod(node.clone()))?;
+        let pod = (uid, pool.as_str());
+        self.members.join_pod(token, node, pod, public_key).await
     }
 
     fn shown(&self, made: Result<CertificateDer<'static>, Error>) -> Result<Vec<u8>, String> {

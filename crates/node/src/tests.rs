@@ -76,6 +76,10 @@ impl Platform {
                 Box::pin(async { true })
             }),
             logs: Arc::clone(&lines) as _,
+            pods: Arc::new(|pod, uid| {
+                let known = pod == "pod-1" && uid == "uid-1";
+                Box::pin(async move { Ok(known.then(|| "pool1".to_owned())) })
+            }),
             packages: Arc::new(|_, digest| {
                 Box::pin(async move {
                     if digest != "known" {
@@ -112,7 +116,7 @@ impl Platform {
         let folder = tempfile::tempdir().unwrap();
         let name: NodeId = name.parse().unwrap();
         let token = self.token().await;
-        let joined = Identity::join(folder.path(), &self.address, &token, &name).await;
+        let joined = Identity::join(folder.path(), &self.address, &token, &name, None).await;
         let node = Node::run(folder, joined.unwrap());
         self.until(&name, Health::Live).await;
         node
@@ -384,17 +388,17 @@ async fn a_wrong_token_and_another_platforms_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let name: NodeId = "a".parse().unwrap();
     let foreign = other.token().await;
-    let joined = Identity::join(folder.path(), &platform.address, &foreign, &name).await;
+    let joined = Identity::join(folder.path(), &platform.address, &foreign, &name, None).await;
     // The node notices first: it is not the platform that its token names.
     assert!(
         matches!(joined, Err(IdentityError::Connect { .. })),
         "{joined:?}"
     );
     let token = platform.token().await;
-    Identity::join(folder.path(), &platform.address, &token, &name)
+    Identity::join(folder.path(), &platform.address, &token, &name, None)
         .await
         .unwrap();
-    let again = Identity::join(folder.path(), &platform.address, &token, &name).await;
+    let again = Identity::join(folder.path(), &platform.address, &token, &name, None).await;
     assert!(matches!(again, Err(IdentityError::Refused(_))), "{again:?}");
     // A certificate of another platform.
     let mut node = Identity::load(folder.path()).unwrap().unwrap();
@@ -460,7 +464,7 @@ async fn hostile(
     let folder = tempfile::tempdir().unwrap();
     let id: NodeId = name.parse().unwrap();
     let token = platform.token().await;
-    let identity = Identity::join(folder.path(), &platform.address, &token, &id).await;
+    let identity = Identity::join(folder.path(), &platform.address, &token, &id, None).await;
     let stream = identity.unwrap().connect().await.unwrap();
     let mut connection = h2::server::handshake(stream).await.unwrap();
     let serving = tokio::spawn(async move {
@@ -563,4 +567,34 @@ async fn a_node_of_another_build_or_without_a_word_is_not_taken_in() {
     .await;
     sleep(Duration::from_millis(300)).await;
     assert!(platform.fleet.nodes().is_empty());
+}
+
+#[tokio::test]
+async fn a_pod_joins_as_what_the_cluster_says_it_is_and_its_stolen_token_is_worth_nothing() {
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let token = platform.hub.pool_token("pool1");
+    let join = async |name: &str, uid: &str| {
+        let (folder, name) = (tempfile::tempdir().unwrap(), name.parse().unwrap());
+        let address = &platform.address;
+        let joined = Identity::join(folder.path(), address, &token, &name, Some(uid)).await;
+        (folder, joined)
+    };
+    for (name, uid) in [("pod-1", "uid-2"), ("pod-2", "uid-1")] {
+        let (_, refused) = join(name, uid).await;
+        let Err(IdentityError::Refused(reason)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(reason.contains("the cluster has no Pod"), "{reason}");
+    }
+    let (folder, joined) = join("pod-1", "uid-1").await;
+    let node = Node::run(folder, joined.unwrap());
+    let id: NodeId = "pod-1".parse().unwrap();
+    platform.until(&id, Health::Live).await;
+    assert_eq!(
+        platform.fleet.nodes()[0].view.pool.as_deref(),
+        Some("pool1")
+    );
+    let (_, again) = join("pod-1", "uid-1").await;
+    assert!(matches!(again, Err(IdentityError::Refused(_))), "{again:?}");
+    drop(node);
 }

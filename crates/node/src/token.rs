@@ -1,10 +1,10 @@
-//! One-time tokens with which a node joins.
+//! Tokens with which nodes join: once, or as a Pod of a pool.
 
 use std::fmt;
 use std::str::FromStr;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::rand;
+use aws_lc_rs::{hmac, rand};
 
 /// How a token begins, so that one that leaks is recognised.
 const PREFIX: &str = "bugle-node-";
@@ -34,6 +34,18 @@ impl JoinToken {
         let mut secret = [0; 32];
         rand::fill(&mut secret).map_err(|_| NoRandomness)?;
         Ok(Self { secret, authority })
+    }
+
+    /// The one of a Pod pool, always the same for the same pool.
+    pub(crate) fn of_pool(root: &hmac::Key, pool: &str, authority: [u8; 32]) -> Self {
+        let mut secret = [0; 32];
+        secret.copy_from_slice(hmac::sign(root, pool.as_bytes()).as_ref());
+        Self { secret, authority }
+    }
+
+    /// Whether it is of the platform with this authority.
+    pub(crate) fn is_of(&self, certificate: &[u8]) -> bool {
+        self.authority == sha256(certificate)
     }
 
     /// Under what the platform remembers it: not the secret itself.

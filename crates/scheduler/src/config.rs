@@ -24,6 +24,10 @@ pub struct Config {
     /// The longest pause before a start that failed is tried again, in seconds. The first pause is
     /// one second, each further one twice the last.
     pub retry_seconds: u64,
+    /// The longest that a call waits while an instance of a function that names a pool comes up: a pool may have to
+    /// grow for it. No key of its own: it follows from what pools are given.
+    #[serde(skip)]
+    pub pool_wait: Duration,
 }
 
 impl Default for Config {
@@ -35,6 +39,7 @@ impl Default for Config {
             switch_millis: 1000,
             stop_seconds: 30,
             retry_seconds: 16,
+            pool_wait: Duration::ZERO,
         }
     }
 }

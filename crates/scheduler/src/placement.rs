@@ -38,7 +38,7 @@ use node::Node;
 use request::Best;
 
 pub use node::{Capacity, Health, NodeId, NodeStatus, NodeView};
-pub use request::{NoPlace, Request};
+pub use request::{NoPlace, PoolRule, Request};
 
 /// Whether tenants meet on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -242,7 +242,9 @@ impl Placement {
             {
                 return Some(number);
             }
-            if let Some(number) = self.search(request, key, None) {
+            if request.pool == PoolRule::First
+                && let Some(number) = self.search(request, key, None)
+            {
                 return Some(number);
             }
         }
@@ -300,12 +302,21 @@ impl Placement {
             return NoPlace::NoNodes;
         }
         let choice = request.choice;
-        let right: Vec<&Node> = live
-            .into_iter()
-            .filter(|node| {
-                choice.takes_any() || choice.groups.iter().any(|key| node.view.has_key(key))
-            })
-            .collect();
+        let only = choice
+            .pool
+            .as_ref()
+            .filter(|_| request.pool == PoolRule::Only);
+        let of_pool =
+            |node: &&Node| only.is_none_or(|pool| node.view.pool.as_deref() == Some(pool.as_str()));
+        let of_group = |node: &&Node| {
+            choice.takes_any() || choice.groups.iter().any(|key| node.view.has_key(key))
+        };
+        let right: Vec<&Node> = live.into_iter().filter(of_pool).filter(of_group).collect();
+        if let Some(pool) = only.filter(|_| right.is_empty()) {
+            return NoPlace::NoWorkers {
+                pool: pool.to_string(),
+            };
+        }
         if right.is_empty() {
             return NoPlace::NoGroup {
                 keys: choice.groups.join(", "),

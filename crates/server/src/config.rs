@@ -482,6 +482,23 @@ fn check(config: &Config) -> Result<(), Error> {
             message: format!("{error}; it is an address and a port, or empty"),
         });
     }
+    if config.pools.backend == bugle_pools::Backend::Kubernetes {
+        let wrong = |key: &str, message: &str| Error::WrongValue {
+            key: key.to_owned(),
+            place: "the configuration".to_owned(),
+            message: message.to_owned(),
+        };
+        let Ok(Some(address)) = config.nodes.address() else {
+            let message = "it is empty, and pools.backend is kubernetes: Pods of pools join the \
+                           platform there, for instance 0.0.0.0:31183";
+            return Err(wrong("nodes.listen", message));
+        };
+        if address.ip().is_unspecified() && config.kubernetes.join_address.is_empty() {
+            let message = "it is empty, and nodes.listen is every address of this machine: Pods \
+                           have to be told one, such as the name of a Service with its port";
+            return Err(wrong("kubernetes.join_address", message));
+        }
+    }
     let (first, last) = (config.programs.first_port, config.programs.last_port);
     if first == 0 || first > last {
         return Err(Error::NoPorts { first, last });

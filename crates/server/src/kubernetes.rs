@@ -1,17 +1,26 @@
 //! Pools on Kubernetes: the controller, and the records of pools as it wants to see them.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_kubernetes::{BoxFuture, Controller, Metrics, PoolMap, Records};
+use bugle_instances::InstanceId;
+use bugle_kubernetes::{BoxFuture, Controller, Handle, Metrics, PoolMap, Records, Use, Workers};
+use bugle_node::Hub;
 use bugle_pools::{Backend, PoolWatch, Pools};
-use bugle_types::pool::{PoolId, PoolSpec, PoolState};
+use bugle_scheduler::{Fleet, Growth};
+use bugle_types::pool::{Pool, PoolId, PoolSpec, PoolState, PoolStatus};
 use prometheus_client::registry::Registry;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::nodes::Nodes;
+
+/// How often it is looked whether Pods of nodes are gone.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// The pause after the configuration led to no cluster.
 const RETRY: Duration = Duration::from_secs(10);
@@ -56,31 +65,173 @@ impl Records for Stored {
     }
 }
 
-/// What makes pools real on a cluster, if the configuration says so. Nothing is connected otherwise. It waits for a
-/// cluster that cannot be reached, and for a kubeconfig or a service account that is not there yet, and says so.
+/// The cluster of the pools, as the rest of the platform sees it: makes pools grow, and knows Pods.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    records: Arc<Stored>,
+    /// Set when the configuration has led to a cluster.
+    handle: SetOnce<Handle>,
+}
+
+impl Cluster {
+    /// None where pools are not made on a cluster.
+    pub(crate) fn new(config: &Config, pools: &Pools) -> Option<Arc<Self>> {
+        let records = Arc::new(Stored {
+            pools: pools.clone(),
+            current: watch::Sender::new(None),
+        });
+        let handle = SetOnce::new();
+        let here = config.pools.backend == Backend::Kubernetes;
+        here.then(|| Arc::new(Self { records, handle }))
+    }
+
+    /// The pool of a Pod, for whoever says that it is that Pod.
+    ///
+    /// # Errors
+    /// Why the cluster cannot be asked, for people.
+    pub(crate) async fn pool_of(&self, pod: &str, uid: &str) -> Result<Option<String>, String> {
+        let connecting = || "the platform has no connection to its cluster".to_owned();
+        let handle = self.handle.get().ok_or_else(connecting)?;
+        handle.pool_of(pod, uid).await
+    }
+
+    fn pool(&self, id: &PoolId) -> Option<Arc<Pool>> {
+        self.records
+            .current
+            .borrow()
+            .as_ref()?
+            .get(id)
+            .map(Arc::clone)
+    }
+}
+
+impl Growth for Cluster {
+    fn has(&self, pool: &PoolId) -> bool {
+        // While nobody knows, an instance waits rather than running where it should not.
+        self.records
+            .current
+            .borrow()
+            .as_ref()
+            .is_none_or(|pools| pools.contains_key(pool))
+    }
+
+    fn grow(&self, pool: &PoolId, instance: InstanceId) -> Result<(), String> {
+        use PoolStatus::{Creating, Pending, PendingUpdate, Updating};
+        let Some(handle) = self.handle.get() else {
+            return Err("the platform has no connection to its cluster".to_owned());
+        };
+        let Err(error) = handle.grow(pool, &instance.to_string()) else {
+            return Ok(());
+        };
+        let status = self.pool(pool).map(|pool| pool.state.status);
+        let begins = matches!(status, Some(Pending | Creating | PendingUpdate | Updating));
+        // A Pod that is on its way is nobody's in particular.
+        if begins || handle.coming(pool) > 0 {
+            return Ok(());
+        }
+        Err(error.to_string())
+    }
+
+    fn trouble(&self, pool: &PoolId) -> Option<String> {
+        let state = &self.pool(pool)?.state;
+        let well = state.msg.chars().all(char::is_alphabetic);
+        (!well || state.status == PoolStatus::Failed).then(|| state.msg.clone())
+    }
+}
+
+/// The platform, as the controller sees it.
+struct Hosting {
+    hub: Hub,
+    fleet: Fleet,
+}
+
+impl Workers for Hosting {
+    fn token(&self, pool: &PoolId) -> String {
+        self.hub.pool_token(pool.as_str()).to_string()
+    }
+
+    fn uses(&self) -> BTreeMap<String, Use> {
+        let nodes = self.fleet.nodes().into_iter();
+        let of_pools = nodes.filter(|node| node.view.pool.is_some());
+        of_pools
+            .map(|node| {
+                let instances = u32::try_from(node.instances).unwrap_or(u32::MAX);
+                let what = node.idle_since.map_or(Use::Busy(instances), Use::IdleSince);
+                (node.view.id.to_string(), what)
+            })
+            .collect()
+    }
+
+    fn retire(&self, pod: &str) -> bool {
+        pod.parse().is_ok_and(|node| self.fleet.retire(&node))
+    }
+
+    fn restore(&self, pod: &str) {
+        if let Ok(node) = pod.parse() {
+            self.fleet.restore(&node);
+        }
+    }
+}
+
+/// Makes pools real on the cluster until `stop`. It waits for a cluster that cannot be reached, and for a kubeconfig or
+/// a service account that is not there yet, and says so. `address` is where nodes join.
 pub(crate) fn controller(
     config: &Config,
-    pools: &Pools,
+    cluster: Arc<Cluster>,
+    nodes: Nodes,
+    address: Option<SocketAddr>,
     metrics: &mut Registry,
     stop: CancellationToken,
-) -> Option<impl Future<Output = ()> + Send + use<>> {
-    if config.pools.backend != Backend::Kubernetes {
-        return None;
-    }
-    let records = Arc::new(Stored {
-        pools: pools.clone(),
-        current: watch::Sender::new(None),
-    });
-    let (config, watch) = (config.kubernetes.clone(), pools.watch());
+) -> impl Future<Output = ()> + Send + use<> {
     let metrics = Metrics::register(metrics);
-    Some(async move {
-        let connected = connected(config, Arc::clone(&records), metrics);
-        let Some(controller) = stop.run_until_cancelled(connected).await else {
-            return;
+    let mut config = config.kubernetes.clone();
+    if let Some(address) = address.filter(|_| config.join_address.is_empty()) {
+        config.join_address = address.to_string();
+    }
+    let watch = cluster.records.pools.watch();
+    async move {
+        let makes = async {
+            let Some((hub, fleet)) = stop.run_until_cancelled(nodes.opened()).await else {
+                return;
+            };
+            let workers = Arc::new(Hosting {
+                hub: hub.clone(),
+                fleet,
+            });
+            let connected = connected(config, &cluster.records, workers, metrics);
+            let Some(controller) = stop.run_until_cancelled(connected).await else {
+                return;
+            };
+            let handle = controller.handle();
+            _ = cluster.handle.set(handle.clone());
+            let forget = stop.run_until_cancelled(forget_pods(&hub, &handle));
+            tokio::join!(controller.run(stop.clone()), forget);
         };
-        let follow = stop.run_until_cancelled(follow(watch, records));
-        tokio::join!(controller.run(stop.clone()), follow);
-    })
+        let follow = stop.run_until_cancelled(follow(watch, Arc::clone(&cluster.records)));
+        tokio::join!(makes, follow);
+    }
+}
+
+/// Forgets nodes whose Pods are gone, for ever: their connections end, and their certificates are worth nothing.
+async fn forget_pods(hub: &Hub, handle: &Handle) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Ok(members) = hub.list().await else {
+            continue;
+        };
+        for member in members {
+            let Some(pod) = member.pod else { continue };
+            let found = handle.pool_of(member.node.as_str(), &pod.uid).await;
+            if found != Ok(None) {
+                continue;
+            }
+            tracing::info!(pod = %member.node, "the Pod is gone, and its node is forgotten");
+            if let Err(error) = hub.remove(&member.node).await {
+                let error = bugle_types::report(&error);
+                tracing::warn!(pod = %member.node, error, "the node of a Pod cannot be forgotten");
+            }
+        }
+    }
 }
 
 /// The objects that a pool would become, in the order in which they are applied.
@@ -88,18 +239,25 @@ pub(crate) fn controller(
 /// # Errors
 /// Why the pool cannot become any, for people.
 pub fn pool_manifests(config: &Config, pool: &PoolSpec) -> Result<Vec<Value>, String> {
-    let rendered = bugle_kubernetes::manifest::rendered(&config.kubernetes, pool);
+    let mut kubernetes = config.kubernetes.clone();
+    if kubernetes.join_address.is_empty() {
+        kubernetes.join_address.clone_from(&config.nodes.listen);
+    }
+    let rendered = bugle_kubernetes::manifest::rendered(&kubernetes, pool);
     rendered.map_err(|error| error.to_string())
 }
 
 async fn connected(
     config: bugle_kubernetes::Config,
-    records: Arc<Stored>,
+    records: &Arc<Stored>,
+    workers: Arc<Hosting>,
     metrics: Metrics,
 ) -> Controller {
     loop {
-        let records = Arc::clone(&records) as Arc<dyn Records>;
-        match Controller::new(config.clone(), records, identity(), metrics.clone()).await {
+        let records = Arc::clone(records) as Arc<dyn Records>;
+        let workers = Arc::clone(&workers) as Arc<dyn Workers>;
+        let (config, metrics) = (config.clone(), metrics.clone());
+        match Controller::new(config, records, Some(workers), identity(), metrics).await {
             Ok(controller) => return controller,
             Err(error) => {
                 let error = bugle_types::report(&error);

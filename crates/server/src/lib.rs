@@ -22,6 +22,7 @@ mod images;
 mod kubernetes;
 mod linger;
 pub mod logs;
+mod machine;
 pub mod node;
 mod nodes;
 mod operator;
@@ -53,7 +54,7 @@ pub use bugle_node::JoinToken;
 use bugle_pools::{Machine, Pools};
 use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
 pub use bugle_scheduler::placement::NodeId;
-use bugle_scheduler::{Fleet, Scheduler};
+use bugle_scheduler::{Fleet, Growth, Scheduler};
 use bugle_store::{EtcdStore, Kind, SqliteStore, Store};
 pub use kubernetes::pool_manifests;
 use parking_lot::Mutex;
@@ -243,6 +244,8 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         Arc::clone(&keyring),
     )?;
     let open_environment = opener(Arc::clone(&keyring));
+    let pools = Pools::new(Arc::clone(&store) as _);
+    let cluster = kubernetes::Cluster::new(&config, &pools);
     let Planes {
         scheduler,
         drivers,
@@ -258,6 +261,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
             open_environment: Arc::clone(&open_environment),
             logs: Arc::clone(&logs) as _,
         },
+        cluster.clone().map(|cluster| cluster as _),
         &mut metrics,
     )?;
     let confinement = confinement::Told::new(confinement, &mut metrics);
@@ -298,6 +302,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
             packages: packages.clone(),
             scheduler: scheduler.clone(),
             functions: functions.clone(),
+            cluster: cluster.clone(),
         };
         let listener = listener.into_std().map_err(StartError::System)?;
         let run = nodes.clone().run(listener, parts, tasks.stop_token());
@@ -345,8 +350,10 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         })
     };
 
-    let pools = Pools::new(Arc::clone(&store) as _);
-    let cluster = kubernetes::controller(&config, &pools, &mut metrics, tasks.stop_token());
+    let cluster = cluster.map(|cluster| {
+        let (nodes, stop) = (nodes.clone(), tasks.stop_token());
+        kubernetes::controller(&config, cluster, nodes, nodes_address, &mut metrics, stop)
+    });
     let about = Arc::new(About::new(config.clone(), gateway));
     let operator = Operator {
         about: Arc::clone(&about),
@@ -524,6 +531,7 @@ fn data_plane(
     config: &Config,
     data: &DataPlane,
     foundation: Foundation,
+    growth: Option<Arc<dyn Growth>>,
     metrics: &mut Metrics,
 ) -> Result<Planes, StartError> {
     let _entered = data.handle().enter();
@@ -534,9 +542,15 @@ fn data_plane(
         Some(machine) => Arc::new(machine.driver(all)),
         None => all,
     };
-    let (driver, fleet) = config.nodes.driver(here);
+    let pool_wait = Duration::from_secs(config.pools.wait_seconds);
+    let (driver, fleet) = config.nodes.driver(here, growth, pool_wait);
+    let acquire = Duration::from_secs(config.scheduler.acquire_seconds);
     let scheduler = Scheduler::new(
-        config.scheduler.clone(),
+        bugle_scheduler::Config {
+            // What the pool has then takes as long to start an instance as any other.
+            pool_wait: pool_wait.saturating_add(acquire),
+            ..config.scheduler.clone()
+        },
         driver,
         bugle_scheduler::Metrics::register(metrics),
     );

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,14 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::data_plane::DataPlane;
 use crate::{Foundation, StartError, confinement, drivers, images, packages};
+
+mod health;
+
+use health::Health;
+
+/// The pause before a Pod asks again to be let in, longer each time up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a node is told.
 #[derive(Clone, Debug)]
@@ -42,6 +50,19 @@ pub struct NodeOptions {
     pub pool: Option<String>,
     /// The group of that pool.
     pub group: Option<String>,
+    /// The Pod that it is, if it is one.
+    pub pod: Option<PodOptions>,
+    /// The port of its health, on all addresses; none: it tells nobody.
+    pub health_port: Option<u16>,
+}
+
+/// What a node is told that is a Pod of a pool.
+#[derive(Clone, Debug)]
+pub struct PodOptions {
+    /// Its uid.
+    pub uid: String,
+    /// The file with the token of its pool, which is read anew for each attempt to join.
+    pub token_file: PathBuf,
 }
 
 /// Why a node did not start.
@@ -59,17 +80,15 @@ pub enum NodeError {
          token, and `bugle node --join ADDRESS --token TOKEN` joins with it"
     )]
     NotJoined,
-}
-
-/// Thousandths of a core and MiB of this machine.
-pub(crate) fn machine() -> (u64, u64) {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| {
-        let kib = line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?;
-        kib.trim().parse::<u64>().ok()
-    });
-    (cores as u64 * 1000, total.unwrap_or_default() / 1024)
+    /// Its health cannot be told.
+    #[error("the port of its health, {port}, cannot be listened on")]
+    Health {
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Runs a node until `shutdown` is ready, then has its instances moved elsewhere.
@@ -85,7 +104,20 @@ pub async fn run(
     let folder = std::path::absolute(&config.server.data_dir).map_err(StartError::System)?;
     config.server.data_dir.clone_from(&folder);
     make(&folder)?;
-    let identity = identity(&folder, &options).await?;
+    let health = Health::default();
+    let _told = match options.health_port {
+        Some(port) => {
+            let served = health::serve(port, health.clone()).await;
+            Some(served.map_err(|source| NodeError::Health { port, source })?)
+        }
+        None => None,
+    };
+    let mut shutdown = std::pin::pin!(shutdown);
+    let identity = tokio::select! {
+        biased;
+        () = &mut shutdown => return Ok(()),
+        identity = identity(&folder, &options) => identity?,
+    };
     let keyring = Arc::new(Keyring::open(&folder).map_err(StartError::Key)?);
     let data = DataPlane::start(config.server.data_threads).map_err(StartError::System)?;
     let (packages, code) = packages(&config)?;
@@ -104,11 +136,11 @@ pub async fn run(
         drivers(&config, foundation)?
     };
     let prepare = fetch_packages(packages, identity.packages()?);
-    let (cpu, memory) = machine();
+    let here = crate::machine::room();
     let offer = Offer {
         build: crate::nodes::BUILD.to_owned(),
-        cpu: options.cpu.unwrap_or(cpu),
-        memory: options.memory.unwrap_or(memory),
+        cpu: options.cpu.unwrap_or(here.cpu_millis),
+        memory: options.memory.unwrap_or(here.memory_mib),
         custom: options.custom,
         labels: options.labels,
         pool: options.pool,
@@ -119,6 +151,7 @@ pub async fn run(
         grace: Duration::from_secs(config.server.shutdown_grace_seconds),
     };
     let host = Host::new(Arc::new(drivers), prepare, offer, news);
+    health.tell_of(&host);
     let stop = CancellationToken::new();
     let name = identity.node().to_owned();
     tracing::info!(node = name, platform = identity.platform(), "the node runs");
@@ -127,7 +160,7 @@ pub async fn run(
         .spawn(bugle_node::serve(identity, host, terms, stop.clone()));
     tokio::select! {
         biased;
-        () = shutdown => {}
+        () = &mut shutdown => {}
         _ = &mut serving => return Ok(()),
     }
     tracing::info!(node = name, "the node ends; its instances are moved");
@@ -150,18 +183,72 @@ fn make(folder: &Path) -> Result<(), StartError> {
 }
 
 async fn identity(folder: &Path, options: &NodeOptions) -> Result<Identity, NodeError> {
-    if let Some(mut known) = Identity::load(folder)? {
-        if let Some(address) = &options.platform
-            && address != known.platform()
-        {
-            known.move_to(address)?;
-        }
+    if let Some(pod) = &options.pod {
+        return Ok(joined_pod(folder, options, pod).await?);
+    }
+    if let Some(known) = known(folder, options)? {
         return Ok(known);
     }
     let (Some(address), Some(token)) = (&options.platform, &options.token) else {
         return Err(NodeError::NotJoined);
     };
-    Ok(Identity::join(folder, address, token, &options.name).await?)
+    Ok(Identity::join(folder, address, token, &options.name, None).await?)
+}
+
+/// Who the node is already, and where its platform is now.
+fn known(folder: &Path, options: &NodeOptions) -> Result<Option<Identity>, IdentityError> {
+    let Some(mut known) = Identity::load(folder)? else {
+        return Ok(None);
+    };
+    if let Some(address) = &options.platform
+        && address != known.platform()
+    {
+        known.move_to(address)?;
+    }
+    Ok(Some(known))
+}
+
+/// Joins as a Pod, again and again until it is let in: the platform may be starting, or not have heard of the Pod yet.
+async fn joined_pod(
+    folder: &Path,
+    options: &NodeOptions,
+    pod: &PodOptions,
+) -> Result<Identity, IdentityError> {
+    let (mut pause, mut told) = (FIRST_PAUSE, String::new());
+    loop {
+        let reason = match join_pod(folder, options, pod).await {
+            Ok(identity) => return Ok(identity),
+            Err(IdentityError::Refused(reason)) => reason,
+            Err(error @ IdentityError::Connect { .. }) => report(&error),
+            Err(error) => return Err(error),
+        };
+        if reason != told {
+            tracing::warn!(reason, "this Pod has not joined yet");
+            told = reason;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Asks once. A platform with another authority than before is another one, and who the Pod was there is worth nothing.
+async fn join_pod(
+    folder: &Path,
+    options: &NodeOptions,
+    pod: &PodOptions,
+) -> Result<Identity, IdentityError> {
+    let refused = |reason: String| IdentityError::Refused(reason);
+    let shown = pod.token_file.display();
+    let text = std::fs::read_to_string(&pod.token_file)
+        .map_err(|error| refused(format!("{shown} cannot be read: {error}")))?;
+    let token: JoinToken = text
+        .parse()
+        .map_err(|error| refused(format!("{shown}: {error}")))?;
+    if let Some(known) = known(folder, options)?.filter(|known| known.is_of(&token)) {
+        return Ok(known);
+    }
+    let address = options.platform.as_deref().unwrap_or_default();
+    Identity::join(folder, address, &token, &options.name, Some(&pod.uid)).await
 }
 
 /// Variables come in clear over the connection: a node has no key to them.

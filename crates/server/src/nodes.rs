@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -21,7 +21,7 @@ use bugle_instances::{Driver, EnvironmentOpener, LogSink};
 use bugle_node::{Adopt, Dependencies, Hub, LOCAL, MemberError, Seal};
 use bugle_registry::Keyring;
 use bugle_scheduler::placement::{Capacity, Health, NodeId, NodeView, Tenancy};
-use bugle_scheduler::{Adopted, Fleet, FleetConfig, NodeInfo, Scheduler};
+use bugle_scheduler::{Adopted, Fleet, FleetConfig, Growth, NodeInfo, Scheduler};
 use bugle_store::Store;
 use bugle_types::{Code, FunctionId, report};
 use futures_util::StreamExt as _;
@@ -32,11 +32,13 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::follow::Functions;
+use crate::kubernetes::Cluster;
 
 /// What the sealed key of the nodes' authority is for.
 const PURPOSE: &str = "authority of nodes";
@@ -88,16 +90,22 @@ impl NodesConfig {
 
     /// What instances are started with: the drivers of this machine, or a fleet that has them as one
     /// of its nodes.
-    pub(crate) fn driver(&self, local: Arc<dyn Driver>) -> (Arc<dyn Driver>, Option<Fleet>) {
+    /// `growth` makes pools grow, which is waited for.
+    pub(crate) fn driver(
+        &self,
+        local: Arc<dyn Driver>,
+        growth: Option<Arc<dyn Growth>>,
+        pool_patience: Duration,
+    ) -> (Arc<dyn Driver>, Option<Fleet>) {
         if self.listen.is_empty() {
             return (local, None);
         }
         let config = FleetConfig {
             tenancy: self.tenancy,
             patience: Duration::from_secs(self.place_seconds),
-            ..FleetConfig::default()
+            pool_patience,
         };
-        let fleet = Fleet::new(config, None);
+        let fleet = Fleet::new(config, growth);
         if self.local
             && let Ok(id) = LOCAL.parse()
         {
@@ -108,12 +116,12 @@ impl NodesConfig {
 }
 
 fn view(id: NodeId) -> NodeView {
-    let (cpu, memory) = crate::node::machine();
+    let here = crate::machine::room();
     NodeView {
         id,
         capacity: Capacity {
-            cpu,
-            memory,
+            cpu: here.cpu_millis,
+            memory: here.memory_mib,
             custom: BTreeMap::new(),
         },
         labels: BTreeMap::new(),
@@ -166,13 +174,14 @@ pub(crate) struct Parts {
     pub(crate) packages: Packages,
     pub(crate) scheduler: Scheduler,
     pub(crate) functions: Functions,
+    pub(crate) cluster: Option<Arc<Cluster>>,
 }
 
 /// The nodes, for the routes. Empty until the hub is open, or for ever where there are none.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Nodes {
     fleet: Option<Fleet>,
-    hub: Arc<OnceLock<Hub>>,
+    hub: Arc<SetOnce<Hub>>,
     address: Option<SocketAddr>,
 }
 
@@ -204,7 +213,10 @@ impl Nodes {
         };
         let opened = Hub::open(dependencies(parts, fleet)).await;
         let hub = match opened {
-            Ok(hub) => self.hub.get_or_init(|| hub).clone(),
+            Ok(hub) => {
+                _ = self.hub.set(hub.clone());
+                hub
+            }
             Err(error) => {
                 let reason = report(&error);
                 tracing::error!(reason, "nodes cannot join");
@@ -214,6 +226,15 @@ impl Nodes {
         match TcpListener::from_std(listener) {
             Ok(listener) => hub.run(listener, stop).await,
             Err(error) => tracing::error!(%error, "the port of nodes cannot be listened on"),
+        }
+    }
+
+    /// Waits until nodes can join; for ever where there are none. Cancel safe.
+    pub(crate) async fn opened(&self) -> (Hub, Fleet) {
+        let hub = self.hub.wait().await.clone();
+        match &self.fleet {
+            Some(fleet) => (hub, fleet.clone()),
+            None => std::future::pending().await,
         }
     }
 
@@ -251,7 +272,17 @@ fn dependencies(parts: Parts, fleet: Fleet) -> Dependencies {
         packages,
         scheduler,
         functions,
+        cluster,
     } = parts;
+    let pods: bugle_node::Pods = Arc::new(move |pod, uid| {
+        let cluster = cluster.clone();
+        Box::pin(async move {
+            match cluster {
+                Some(cluster) => cluster.pool_of(&pod, &uid).await,
+                None => Ok(None),
+            }
+        })
+    });
     let adopt: Adopt = Arc::new(move |id, adopted| {
         let (scheduler, functions) = (scheduler.clone(), functions.clone());
         Box::pin(async move { take_in(&scheduler, &functions, id, adopted).await })
@@ -275,6 +306,7 @@ fn dependencies(parts: Parts, fleet: Fleet) -> Dependencies {
         adopt,
         logs,
         packages,
+        pods,
         build: BUILD.to_owned(),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bugle_instances::{BoxFuture, PythonDriver, WaitingProcess};
-use bugle_pools::{Prepared, Room, Workshop};
+use bugle_pools::{Prepared, Workshop};
 use bugle_types::{PythonVersion, Runtime};
 use tokio::sync::OnceCell;
 
@@ -87,26 +87,6 @@ impl Prepared for Ready {
     }
 }
 
-/// What this machine has.
-pub(crate) fn room() -> Room {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    Room {
-        cpu_millis: u64::try_from(cores)
-            .unwrap_or(u64::MAX)
-            .saturating_mul(1000),
-        memory_mib: total(&memory).unwrap_or_default() / 1024,
-    }
-}
-
-/// The machine's memory in KiB, out of what the kernel says of it.
-fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
-}
-
 /// The back end that the configuration chooses.
 pub(crate) fn machine(
     config: &crate::config::Config,
@@ -123,23 +103,10 @@ pub(crate) fn machine(
             );
             Some(bugle_pools::Machine::new(
                 config.pools.clone(),
-                room(),
+                crate::machine::room(),
                 Arc::new(workshop),
                 runtime,
             ))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_memory_of_the_machine_is_read() {
-        let text = "MemTotal:       16384000 kB\nMemFree:   1 kB\n";
-        assert_eq!(total(text), Some(16_384_000));
-        assert_eq!(total("nothing"), None);
-        assert!(room().cpu_millis >= 1000 && room().memory_mib > 0);
     }
 }

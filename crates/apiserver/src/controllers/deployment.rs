@@ -213,13 +213,24 @@ fn scale(store: &mut Store, key: &Key, set: &Value) -> Result<(), Failure> {
     }
     if pods.len() > wanted {
         // What is of least use goes first.
-        pods.sort_by_key(|(_, pod)| (is_ready(pod), !pod["spec"]["nodeName"].is_null()));
+        pods.sort_by_key(|(_, pod)| {
+            let bound = !pod["spec"]["nodeName"].is_null();
+            (is_ready(pod), bound, deletion_cost(pod))
+        });
         let surplus = pods.len() - wanted;
         for (pod, _) in pods.iter().take(surplus) {
             let _gone = deletion::delete(store, Resource::of("pods"), pod, &Options::default());
         }
     }
     Ok(())
+}
+
+/// What the Pod's owner would pay for its deletion.
+fn deletion_cost(pod: &Value) -> i64 {
+    let cost = &pod["metadata"]["annotations"]["controller.kubernetes.io/pod-deletion-cost"];
+    cost.as_str()
+        .and_then(|cost| cost.parse().ok())
+        .unwrap_or_default()
 }
 
 fn create_pod(store: &mut Store, key: &Key, set: &Value) -> Result<Object, Failure> {

@@ -12,6 +12,8 @@ use crate::objects::{self, Owners, Write, is_terminating, now, uid};
 use crate::resources::Resource;
 use crate::store::{Key, Store};
 
+use crate::server::Hosts;
+
 use super::deployment::snapshot;
 use super::nodes::node_is_ready;
 
@@ -32,6 +34,7 @@ pub(crate) struct Delays {
 #[derive(Debug)]
 pub(crate) struct Kubelet {
     delays: Delays,
+    hosts: Hosts,
     pods: BTreeMap<String, Track>,
     addresses: u32,
 }
@@ -69,9 +72,10 @@ fn seconds(pod: &Value, name: &str) -> Option<Duration> {
 
 impl Kubelet {
     /// One that has not seen any Pod.
-    pub(crate) fn new(delays: Delays) -> Self {
+    pub(crate) fn new(delays: Delays, hosts: Hosts) -> Self {
         Self {
             delays,
+            hosts,
             pods: BTreeMap::new(),
             addresses: 1,
         }
@@ -94,6 +98,9 @@ impl Kubelet {
 
     /// Moves every Pod on, and tells when the next one is due.
     pub(super) fn step(&mut self, store: &mut Store, now: Instant) -> Option<Instant> {
+        if self.hosts == Hosts::Yours {
+            return None;
+        }
         let nodes = snapshot(store, "nodes");
         let answers = |pod: &Value| {
             let name = pod["spec"]["nodeName"].as_str().unwrap_or_default();
@@ -181,7 +188,7 @@ impl Kubelet {
 }
 
 /// The end of a Pod's grace period.
-fn finish(store: &mut Store, key: &Key, pod: &Value) {
+pub(crate) fn finish(store: &mut Store, key: &Key, pod: &Value) {
     let held = pod["metadata"]["finalizers"]
         .as_array()
         .is_some_and(|list| !list.is_empty());

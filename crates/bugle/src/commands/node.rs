@@ -1,9 +1,10 @@
 //! `bugle node`: hosts instances for a platform on another machine, and looks after such nodes.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use bugle_api::nodes::{NodeObject, NodeTokenRequest};
-use bugle_server::node::{NodeError, NodeOptions};
+use bugle_server::node::{NodeError, NodeOptions, PodOptions};
 use bugle_server::{JoinToken, NodeId};
 use bugle_types::report;
 use clap::{Args, Subcommand};
@@ -73,6 +74,12 @@ struct Node {
         value_name = "TOKEN"
     )]
     token: Option<String>,
+    /// File with the token of a Pod pool; with --pod.
+    #[arg(long, value_name = "FILE", requires = "pod", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+    /// Uid of the Pod that this node is; it joins with the token of its pool, and asks until it is let in.
+    #[arg(long, value_name = "UID", requires = "token_file", requires = "join")]
+    pod: Option<String>,
     /// Name of the node; that of the machine when not given.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -88,6 +95,12 @@ struct Node {
     /// A label; may be given more than once.
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
+    /// File with more labels, as a Pod sees its own: a line KEY="VALUE" for each.
+    #[arg(long, value_name = "FILE")]
+    label_file: Option<PathBuf>,
+    /// Port at which it answers /healthz and /readyz, on all addresses.
+    #[arg(long, value_name = "PORT")]
+    health_port: Option<u16>,
     /// The Pod pool that it is of.
     #[arg(long, value_name = "POOL")]
     pool: Option<String>,
@@ -141,7 +154,7 @@ fn options(node: &Node) -> Outcome<NodeOptions> {
         })?;
         custom.insert(name, thousandths);
     }
-    let labels = node.label.iter().map(|label| pair("--label", label));
+    let pod = node.pod.clone().zip(node.token_file.clone());
     Ok(NodeOptions {
         name,
         platform: node.join.clone(),
@@ -149,10 +162,34 @@ fn options(node: &Node) -> Outcome<NodeOptions> {
         cpu: node.cpu,
         memory: node.memory,
         custom,
-        labels: labels.collect::<Outcome<_>>()?,
+        labels: labels(node)?,
         pool: node.pool.clone(),
         group: node.group.clone(),
+        pod: pod.map(|(uid, token_file)| PodOptions { uid, token_file }),
+        health_port: node.health_port,
     })
+}
+
+/// The labels of the file, and those of flags, which win.
+fn labels(node: &Node) -> Outcome<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    if let Some(file) = &node.label_file {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Failure::usage(format!("--label-file {}: {error}", file.display())))?;
+        labels.extend(text.lines().filter_map(label_line));
+    }
+    for label in &node.label {
+        let (key, value) = pair("--label", label)?;
+        labels.insert(key, value);
+    }
+    Ok(labels)
+}
+
+/// A line as a Pod's volume has it. Labels have no characters that would have to be escaped.
+fn label_line(line: &str) -> Option<(String, String)> {
+    let (key, value) = line.split_once('=')?;
+    let value = value.trim().trim_matches('"');
+    (!key.is_empty()).then(|| (key.to_owned(), value.to_owned()))
 }
 
 fn pair(flag: &str, text: &str) -> Outcome<(String, String)> {
@@ -254,6 +291,15 @@ fn row(node: &NodeObject) -> [String; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_are_read_as_a_pod_sees_them() {
+        let read = |line| label_line(line).map(|(key, value)| format!("{key} {value}"));
+        assert_eq!(read(r#"tier="web""#).as_deref(), Some("tier web"));
+        assert_eq!(read(r#"bugle/pool="p1""#).as_deref(), Some("bugle/pool p1"));
+        assert_eq!(read(r#"empty="""#).as_deref(), Some("empty "));
+        assert_eq!(read("nothing"), None);
+    }
 
     #[test]
     fn amounts_are_read_in_thousandths() {

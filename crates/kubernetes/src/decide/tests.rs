@@ -252,7 +252,7 @@ fn a_worker_goes_when_it_has_been_idle_for_as_long_as_it_may() {
     let gone = |pool: &mut Situation| {
         pool.decide()
             .iter()
-            .any(|operation| matches!(operation, Operation::DeleteWorker { .. }))
+            .any(|operation| matches!(operation, Operation::RecycleWorker { .. }))
     };
     pool.now += Duration::from_secs(4);
     assert!(!gone(&mut pool));

@@ -62,7 +62,10 @@ impl Decision<'_> {
             let since = self.memory.idle.get(name);
             let due = since.is_some_and(|since| self.now >= *since + limit);
             if due && worker.phase == Phase::Running && !worker.terminating {
-                self.delete(name, worker, "it has been idle");
+                self.operations.push(Operation::RecycleWorker {
+                    name: name.clone(),
+                    uid: worker.uid.clone(),
+                });
             }
         }
     }

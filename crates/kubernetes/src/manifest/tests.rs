@@ -254,6 +254,60 @@ fn tokens_and_the_platforms_own_secret_are_out_of_reach() {
 }
 
 #[test]
+fn a_worker_joins_the_platform_with_the_token_of_its_pool() {
+    let mut pool = testing::pool("p1", 1, 1);
+    let amount = |name: &str, text: &str| (name.to_owned(), text.parse().unwrap());
+    pool.resources = PoolResources {
+        requests: [amount("cpu", "1"), amount("example.com/gpu", "2")].into(),
+        limits: [amount("huawei.com/Ascend910", "8")].into(),
+    };
+    let config = Config {
+        join_address: "bugle:31183".into(),
+        drain_seconds: 5,
+        devices: [(
+            "huawei.com/Ascend910".to_owned(),
+            "NPU/Ascend910/count".to_owned(),
+        )]
+        .into(),
+        ..config()
+    };
+    let spec = json(&deployment(&config, &pool).unwrap())["spec"]["template"]["spec"].clone();
+    let worker = &spec["containers"][0];
+    let expected = "node --join bugle:31183 --token-file /run/bugle/token --data-dir /var/lib/bugle \
+                    --name $(POD_NAME) --pod $(POD_UID) --pool p1 --group default \
+                    --label-file /home/sn/podInfo/labels --cpu $(LIMIT_CPU) --memory $(LIMIT_MEMORY) \
+                    --set server.shutdown_grace_seconds=5 --health-port 31184 \
+                    --resource example.com/gpu=2 --resource NPU/Ascend910/count=8";
+    let arguments = worker["args"].as_array().unwrap().iter();
+    let arguments: Vec<_> = arguments
+        .map(|argument| argument.as_str().unwrap())
+        .collect();
+    assert_eq!(arguments.join(" "), expected);
+    let limit = worker["env"].as_array().unwrap().iter();
+    let limit = limit.filter(|variable| variable["name"] == "LIMIT_CPU");
+    let from = json!({"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1m"}});
+    assert_eq!(
+        limit
+            .map(|variable| &variable["valueFrom"])
+            .collect::<Vec<_>>(),
+        [&from]
+    );
+    assert_eq!(worker["readinessProbe"]["httpGet"]["path"], "/readyz");
+    assert_eq!(spec["terminationGracePeriodSeconds"], 15);
+    let volumes = spec["volumes"].as_array().unwrap().iter();
+    let secret: Vec<_> = volumes
+        .filter(|volume| volume["name"] == "bugle-join")
+        .collect();
+    let items = json!([{"key": "p1", "path": "token"}]);
+    assert_eq!(secret[0]["secret"]["items"], items, "no other pool's");
+    for path in ["/run/bugle", "/var/lib/bugle/x"] {
+        pool.volumes = vec![json!({"name": "v", "emptyDir": {}})];
+        pool.volume_mounts = vec![json!({"name": "v", "mountPath": path})];
+        assert!(deployment(&config, &pool).is_err(), "{path}");
+    }
+}
+
+#[test]
 fn the_digest_changes_with_what_is_applied_and_with_nothing_else() {
     let digest =
         |pool: &PoolSpec| rendered_of(pool)["metadata"]["annotations"]["bugle/manifest"].clone();

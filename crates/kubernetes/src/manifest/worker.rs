@@ -4,35 +4,45 @@ use std::collections::BTreeMap;
 
 use bugle_types::pool::{PoolSpec, Quantity};
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
-    EnvFromSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, PodAffinityTerm,
-    PodAntiAffinity, PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile,
-    SecretEnvSource, SecurityContext, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
-    WeightedPodAffinityTerm,
+    Affinity, Capabilities, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EnvVar,
+    EnvVarSource, HTTPGetAction, ObjectFieldSelector, PodAffinityTerm, PodAntiAffinity,
+    PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
+    Toleration, TopologySpreadConstraint, Volume, VolumeMount, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
-use super::{Error, typed};
+use super::{Error, join, typed};
 use crate::config::Config;
 use crate::names;
 
 /// Where a worker finds its Pod's labels, as lines `key="value"`.
-const LABELS_FOLDER: &str = "/home/sn/podInfo";
+pub(super) const LABELS_FOLDER: &str = "/home/sn/podInfo";
 
 /// The volume with them.
 const LABELS_VOLUME: &str = "pod-info";
 
 /// Where no volume of a pool may be mounted.
-const RESERVED: [&str; 2] = [LABELS_FOLDER, "/var/run/secrets"];
+const RESERVED: [&str; 4] = [
+    LABELS_FOLDER,
+    "/var/run/secrets",
+    join::TOKEN_FOLDER,
+    join::DATA_FOLDER,
+];
+
+/// Volumes of the platform; a pool takes other names.
+const OURS: [&str; 3] = [LABELS_VOLUME, join::TOKEN_VOLUME, join::DATA_VOLUME];
 
 /// The specification of a pool's Pods.
 pub(super) fn spec(config: &Config, pool: &PoolSpec) -> Result<PodSpec, Error> {
     let mounts = mounts(pool)?;
     let mut volumes = volumes(config, pool)?;
     volumes.push(labels_volume());
+    if config.joins() {
+        volumes.extend(join::volumes(config, pool));
+    }
     let init = pool
         .init_image
         .clone()
@@ -63,6 +73,7 @@ pub(super) fn spec(config: &Config, pool: &PoolSpec) -> Result<PodSpec, Error> {
             ..PodSecurityContext::default()
         }),
         service_account_name: (!account.is_empty()).then(|| account.clone()),
+        termination_grace_period_seconds: config.joins().then(|| join::grace(config)),
         tolerations: some(
             pool.tolerations
                 .iter()
@@ -116,41 +127,69 @@ fn worker(config: &Config, pool: &PoolSpec, mut mounts: Vec<VolumeMount>) -> Con
         ..VolumeMount::default()
     });
     let image = pool.image.clone().unwrap_or_else(|| config.image.clone());
-    let secret = &config.join_secret;
-    let join = (!secret.is_empty()).then(|| {
-        vec![EnvFromSource {
-            secret_ref: Some(SecretEnvSource {
-                name: secret.clone(),
-                optional: Some(false),
-            }),
-            ..EnvFromSource::default()
-        }]
-    });
+    let mut arguments = config.arguments.clone();
+    let mut env = variables(pool);
+    if config.joins() {
+        mounts.extend(join::mounts());
+        arguments.extend(join::arguments(config, pool));
+    }
+    env.extend(pool_variables(pool, &env));
+    let probed = config.joins() && config.health_port != 0;
     Container {
-        args: some(config.arguments.clone()),
-        env: Some(variables(pool)),
-        env_from: join,
-        readiness_probe: (config.health_port != 0).then(|| ready(config.health_port)),
+        args: some(arguments),
+        env: Some(env),
+        liveness_probe: probed.then(|| alive(config.health_port)),
+        readiness_probe: probed.then(|| ready(config.health_port)),
         resources: resources(pool),
         volume_mounts: Some(mounts),
         ..container("runtime-manager", image)
     }
 }
 
+/// A worker that is connected to the platform can have instances.
 fn ready(port: u16) -> Probe {
     Probe {
+        period_seconds: Some(2),
+        ..probe("/readyz", port)
+    }
+}
+
+/// One that does not answer at all is started anew.
+fn alive(port: u16) -> Probe {
+    Probe {
+        failure_threshold: Some(6),
+        initial_delay_seconds: Some(10),
+        period_seconds: Some(10),
+        ..probe("/healthz", port)
+    }
+}
+
+fn probe(path: &str, port: u16) -> Probe {
+    Probe {
         http_get: Some(HTTPGetAction {
-            path: Some("/readyz".to_owned()),
+            path: Some(path.to_owned()),
             port: IntOrString::Int(port.into()),
             ..HTTPGetAction::default()
         }),
-        period_seconds: Some(2),
         timeout_seconds: Some(2),
         ..Probe::default()
     }
 }
 
-/// The platform's variables and then the pool's. A pool cannot replace one of the platform's.
+/// The pool's own variables. It cannot replace one of the platform's.
+fn pool_variables(pool: &PoolSpec, ours: &[EnvVar]) -> Vec<EnvVar> {
+    let free = |name: &String| !name.is_empty() && ours.iter().all(|known| known.name != *name);
+    let chosen = pool.environment.iter().filter(|(name, _)| free(name));
+    chosen
+        .map(|(name, value)| EnvVar {
+            name: name.clone(),
+            value: Some(value.clone()),
+            value_from: None,
+        })
+        .collect()
+}
+
+/// The platform's variables.
 fn variables(pool: &PoolSpec) -> Vec<EnvVar> {
     let from_pod = |name: &str, path: &str| EnvVar {
         name: name.to_owned(),
@@ -187,11 +226,8 @@ fn variables(pool: &PoolSpec) -> Vec<EnvVar> {
             .get("memory")
             .map(|memory| variable("MEM4COMP", memory.mebi().to_string())),
     );
-    for (name, value) in &pool.environment {
-        if !name.is_empty() && all.iter().all(|known| known.name != *name) {
-            all.push(variable(name, value.clone()));
-        }
-    }
+    all.push(from_pod("POD_UID", "metadata.uid"));
+    all.extend(join::limits());
     all
 }
 
@@ -226,7 +262,7 @@ fn volumes(config: &Config, pool: &PoolSpec) -> Result<Vec<Volume>, Error> {
 fn allowed(config: &Config, volume: &Volume, value: &Value) -> Result<(), Error> {
     let refuse = |what: String, why| Err(Error::Forbidden { what, why });
     let name = &volume.name;
-    if name == LABELS_VOLUME {
+    if OURS.contains(&name.as_str()) {
         return refuse(
             format!("volume name {name}"),
             "the platform uses it, take another",
@@ -258,7 +294,7 @@ fn allowed(config: &Config, volume: &Volume, value: &Value) -> Result<(), Error>
     let projected =
         sources.filter_map(|source| source.secret.as_ref().map(|secret| secret.name.as_str()));
     let mut named = secrets.chain(projected);
-    if !config.join_secret.is_empty() && named.any(|secret| secret == config.join_secret) {
+    if named.any(|secret| secret == config.join_secret) {
         let why = "workers join the platform with it";
         return refuse(
             format!("volume {name}: the Secret {}", config.join_secret),

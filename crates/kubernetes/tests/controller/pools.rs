@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use bugle_kubernetes::GrowError;
 use bugle_kubernetes::decide::{Refusal, VANISHED};
-use bugle_types::pool::{IdleRecycle, IdleTime, PoolStatus};
+use bugle_kubernetes::{GrowError, Use};
+use bugle_types::pool::{IdleRecycle, IdleTime, PoolSpec, PoolStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, EvictParams, ListParams, PostParams};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::stage::{MemoryRecords, Stage, pool};
 
@@ -28,9 +29,7 @@ async fn a_pool_comes_grows_shrinks_and_leaves_nothing_behind() {
     stage.records.create(pool("fixed", 2, 2));
     stage.records.running("fixed", 2).await;
     assert_eq!(stage.records.state("fixed").unwrap().msg, "Running");
-    let resize = |size| {
-        move |spec: &mut bugle_types::pool::PoolSpec| (spec.size, spec.max_size) = (size, size)
-    };
+    let resize = |size| move |spec: &mut PoolSpec| (spec.size, spec.max_size) = (size, size);
     stage
         .records
         .change("fixed", PoolStatus::PendingUpdate, resize(3));
@@ -101,10 +100,57 @@ async fn a_pod_that_idles_for_too_long_is_recycled() {
     running.handle.grow(&"idle".parse().unwrap(), "a").unwrap();
     stage.records.running("idle", 1).await;
     let name = stage.pods().await[0].name_any();
-    running.handle.set_occupied(&name, true);
-    running.handle.set_occupied(&name, false);
+    stage.hosting.set(&name, Use::IdleSince(Instant::now()));
     stage.records.running("idle", 0).await;
     stage.until_pods(<[Pod]>::is_empty).await;
+    running.stop().await;
+    stage.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fixed_pool_that_becomes_smaller_loses_its_idle_pods() {
+    let stage = Stage::new().await;
+    let running = stage.start("one").await;
+    stage.records.create(pool("fixed", 3, 3));
+    stage.records.running("fixed", 3).await;
+    let pods = stage.pods().await;
+    // The cluster would take any; the one that comes first by name, and the last, are busy.
+    for busy in [&pods[0], &pods[2]] {
+        stage.hosting.set(&busy.name_any(), Use::Busy(1));
+    }
+    let smaller = |spec: &mut PoolSpec| (spec.size, spec.max_size) = (2, 2);
+    stage
+        .records
+        .change("fixed", PoolStatus::PendingUpdate, smaller);
+    stage.until_pods(|pods| pods.len() == 2).await;
+    let left: Vec<_> = stage.pods().await.iter().map(Pod::name_any).collect();
+    assert_eq!(left, [pods[0].name_any(), pods[2].name_any()]);
+    running.stop().await;
+    stage.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_was_idle_and_has_work_again_is_not_recycled() {
+    let stage = Stage::new().await;
+    let running = stage.start("one").await;
+    let mut spec = pool("kept", 2, 3);
+    let second = IdleTime::After(Duration::from_secs(1));
+    spec.idle = IdleRecycle {
+        reserved: second,
+        scaled: second,
+    };
+    stage.records.create(spec);
+    stage.records.running("kept", 2).await;
+    let pods = stage.pods().await;
+    let (busy, idle) = (pods[0].name_any(), pods[1].name_any());
+    stage.hosting.set(&busy, Use::Busy(1));
+    stage.hosting.set(&idle, Use::IdleSince(Instant::now()));
+    let names = |pods: &[Pod]| pods.iter().map(Pod::name_any).collect::<Vec<_>>();
+    // The idle one goes and is replaced at once.
+    stage
+        .until_pods(|pods| pods.len() == 2 && !names(pods).contains(&idle))
+        .await;
+    assert!(names(&stage.pods().await).contains(&busy));
     running.stop().await;
     stage.leave().await;
 }
@@ -192,26 +238,12 @@ async fn a_pod_that_fits_nowhere_is_told_in_the_message_and_in_an_event() {
         .says("huge", "which has been pending since")
         .await;
     stage.records.says("huge", "Unschedulable").await;
-    let alarmed = async {
-        loop {
-            let events = stage
-                .api::<Event>()
-                .list(&ListParams::default())
-                .await
-                .unwrap();
-            if events
-                .items
-                .iter()
-                .any(|event| event.reason.as_deref() == Some("PodAlarm"))
-            {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), alarmed)
-        .await
-        .unwrap();
+    let alarmed = stage.until("an Event tells of the Pod", async || {
+        let events = stage.api::<Event>().list(&ListParams::default()).await;
+        let mut events = events.unwrap().items.into_iter();
+        events.any(|event| event.reason.as_deref() == Some("PodAlarm"))
+    });
+    alarmed.await;
     running.stop().await;
     stage.leave().await;
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_apiserver::{ApiServer, Options};
-use bugle_kubernetes::{BoxFuture, Config, Controller, Handle, Metrics, PoolMap, Records};
+use bugle_kubernetes::{
+    BoxFuture, Config, Controller, Handle, Metrics, PoolMap, Records, Use, Workers,
+};
 use bugle_types::pool::{
     IdleRecycle, Pool, PoolGroup, PoolId, PoolResources, PoolSpec, PoolState, PoolStatus,
 };
@@ -158,6 +160,33 @@ impl Records for MemoryRecords {
     }
 }
 
+/// A platform whose Pods do what tests say.
+#[derive(Debug, Default)]
+pub(crate) struct Hosting(Mutex<BTreeMap<String, Use>>);
+
+impl Hosting {
+    /// Says what a Pod does.
+    pub(crate) fn set(&self, pod: &str, what: Use) {
+        self.0.lock().insert(pod.to_owned(), what);
+    }
+}
+
+impl Workers for Hosting {
+    fn token(&self, pool: &PoolId) -> String {
+        format!("token of {pool}")
+    }
+
+    fn uses(&self) -> BTreeMap<String, Use> {
+        self.0.lock().clone()
+    }
+
+    fn retire(&self, pod: &str) -> bool {
+        !matches!(self.0.lock().get(pod), Some(Use::Busy(_)))
+    }
+
+    fn restore(&self, _: &str) {}
+}
+
 /// A cluster with records.
 pub(crate) struct Stage {
     pub(crate) records: Arc<MemoryRecords>,
@@ -165,6 +194,7 @@ pub(crate) struct Stage {
     pub(crate) client: Client,
     /// None on a real cluster.
     pub(crate) server: Option<ApiServer>,
+    pub(crate) hosting: Arc<Hosting>,
     _folder: tempfile::TempDir,
 }
 
@@ -251,6 +281,7 @@ impl Stage {
             config,
             client,
             server,
+            hosting: Arc::default(),
             _folder: folder.unwrap_or_else(|| tempfile::tempdir().unwrap()),
         }
     }
@@ -261,6 +292,7 @@ impl Stage {
         let controller = Controller::new(
             self.config.clone(),
             records,
+            Some(Arc::clone(&self.hosting) as _),
             identity.to_owned(),
             Metrics::default(),
         )
@@ -305,6 +337,16 @@ impl Stage {
             "there are {} Pods",
             self.pods().await.len()
         );
+    }
+
+    /// Waits until something is so.
+    pub(crate) async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while !holds().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "not within a minute: {what}");
     }
 
     /// How many Deployments, autoscalers and Pods there are.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bugle_apiserver::{ApiServer, Fault, Options, Rule, Trouble};
 use bugle_types::pool::PoolStatus;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
@@ -123,8 +124,8 @@ async fn an_outage_of_the_api_server_delays_everything_and_loses_nothing() {
         .records
         .change("before", PoolStatus::PendingDeletion, |_| ());
     // Longer than the lease: the process is deposed and has to come back by itself.
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    assert!(!running.handle.leads());
+    let deposed = stage.until("the process is deposed", async || !running.handle.leads());
+    deposed.await;
     server(&stage).listen_again().await.unwrap();
     stage.records.running("during", 2).await;
     stage.records.until("before", |state| state.is_none()).await;
@@ -157,6 +158,12 @@ async fn a_namespaced_role_is_all_that_the_controller_needs() {
     let path = folder.path().join("kubeconfig");
     std::fs::write(&path, file).unwrap();
     stage.config.kubeconfig = path.to_str().unwrap().to_owned();
+    // The chart makes it, and the platform writes what is in it.
+    stage.config.join_address = "bugle:31183".to_owned();
+    let secret = json!({"metadata": {"name": stage.config.join_secret}});
+    let secret: Secret = serde_json::from_value(secret).unwrap();
+    let (api, parameters) = (stage.api::<Secret>(), PostParams::default());
+    let _made = api.create(&parameters, &secret).await.unwrap();
     let running = stage.start("one").await;
     let mut fixed = pool("fixed", 1, 1);
     fixed.autoscaler = Some(json!({"minReplicas": 1, "maxReplicas": 2}));
@@ -171,6 +178,51 @@ async fn a_namespaced_role_is_all_that_the_controller_needs() {
         stage.records.until(id, |state| state.is_none()).await;
     }
     assert_eq!(stage.counts().await, (0, 0, 0));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_join_with_a_secret_that_has_a_key_for_each_pool_and_none_for_former_ones() {
+    let mut stage = stage().await;
+    stage.config.join_address = "bugle:31183".to_owned();
+    let running = stage.start("one").await;
+    stage.records.create(pool("a", 1, 1));
+    stage.records.create(pool("b", 1, 2));
+    stage.records.running("a", 1).await;
+    stage.records.running("b", 1).await;
+    let keys = async || {
+        let secret = stage.api::<Secret>().get(&stage.config.join_secret).await;
+        let data = secret.unwrap().data.unwrap_or_default();
+        let texts = data.into_iter();
+        texts
+            .map(|(pool, token)| (pool, String::from_utf8(token.0).unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let of = |pool: &str| (pool.to_owned(), format!("token of {pool}"));
+    assert_eq!(keys().await, [of("a"), of("b")]);
+    stage
+        .records
+        .change("a", PoolStatus::PendingDeletion, |_| ());
+    stage.records.until("a", |state| state.is_none()).await;
+    stage
+        .until("the key is gone", async || keys().await == [of("b")])
+        .await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_says_that_its_workers_have_nothing_to_join_with() {
+    let mut stage = stage().await;
+    stage.config.join_address = "bugle:31183".to_owned();
+    let trouble = Trouble::Refuse(403, None);
+    server(&stage).fail(Fault::next(10_000, "/secrets/", trouble).of("PATCH"));
+    let running = stage.start("one").await;
+    stage.records.create(pool("a", 1, 1));
+    let failed = "Apply Secret Failed, ErrorCode is 403";
+    stage.records.says("a", failed).await;
+    assert_eq!(stage.counts().await, (0, 0, 0), "nothing waits for it");
+    server(&stage).heal();
+    stage.records.running("a", 1).await;
     running.stop().await;
 }
 

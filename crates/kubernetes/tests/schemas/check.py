@@ -26,7 +26,7 @@ VALUES = [
         "image": {"repository": "example.com/bugle", "tag": "1", "pullSecrets": ["login"]},
         "config": {"scheduler": {"idle_seconds": 5}},
         "persistence": {"enabled": True, "size": "1Gi", "storageClass": "fast"},
-        "pools": {"enabled": True, "joinSecret": "join", "hostPaths": ["/data"]},
+        "pools": {"enabled": True, "hostPaths": ["/data"]},
         "serviceAccount": {"annotations": {"a": "b"}},
         "networkPolicy": {
             "enabled": True,

@@ -117,6 +117,7 @@ fn full() -> PoolSpec {
 fn manifests() -> Vec<Value> {
     let config = Config {
         service_account: "worker".to_owned(),
+        join_address: "bugle:31183".to_owned(),
         join_secret: "join".to_owned(),
         host_paths: vec!["/data".to_owned()],
         health_port: 8080,

@@ -79,6 +79,26 @@ impl Queue {
         self.take(tickets)
     }
 
+    /// Lets calls that waited too long go on waiting until then, if there is such a time: from what they wait for and
+    /// since when.
+    pub(super) fn postpone_late(
+        &mut self,
+        now: Instant,
+        until: impl Fn(&Set, Instant) -> Option<Instant>,
+    ) {
+        let late = self.deadlines.iter().take_while(|(at, _)| *at <= now);
+        let late: Vec<Ticket> = late.map(|(_, ticket)| *ticket).collect();
+        for ticket in late {
+            if let Some(waiting) = self.calls.get_mut(&ticket)
+                && let Some(until) = until(&waiting.set, waiting.since)
+            {
+                self.deadlines.remove(&(waiting.deadline, ticket));
+                self.deadlines.insert((until, ticket));
+                waiting.deadline = until;
+            }
+        }
+    }
+
     /// All calls that waited too long, the longest first.
     pub(super) fn take_late(&mut self, now: Instant) -> Vec<Ticket> {
         let late = self.deadlines.iter().take_while(|(at, _)| *at <= now);

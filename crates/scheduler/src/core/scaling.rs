@@ -37,6 +37,9 @@ enum Limit {
 /// can. Long enough to serve a burst of others in between, short beside the wait that calls bear.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether a call that waits for its pool still has something to wait for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 impl Core {
     /// The bounds of a set. The minimum belongs to the function's own resources; what calls ask for
     /// beside them comes and goes.
@@ -258,6 +261,7 @@ impl Core {
     /// Everything that time brings.
     pub(super) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.armed = None;
+        self.be_patient(now);
         for ticket in self.queue.take_late(now) {
             actions.push(Action::Reject(ticket, Rejection::Timeout));
         }
@@ -275,6 +279,24 @@ impl Core {
         }
         self.scale(now, actions);
         self.rearm(now);
+    }
+
+    /// Lets calls wait on whose instance is still coming up because its pool grows.
+    fn be_patient(&mut self, now: Instant) {
+        if self.spec.pool.pool.is_none() {
+            return;
+        }
+        let mut queue = std::mem::take(&mut self.queue);
+        queue.postpone_late(now, |set, since| {
+            let until = after(since, self.config.pool_wait);
+            let mut starting = self
+                .instances
+                .values()
+                .filter(|instance| matches!(instance.state, State::Starting));
+            let hope = until > now && starting.any(|instance| self.could_serve(instance, set));
+            hope.then(|| until.min(after(now, LOOK_AGAIN)))
+        });
+        self.queue = queue;
     }
 
     /// The idle instances without which the minima hold, and when the idle clock of each runs out.

@@ -15,8 +15,20 @@ pub struct Request<'a> {
     pub tenant: &'a TenantId,
     /// What it needs.
     pub resources: &'a Resources,
-    /// Where it may run: groups are tried in their order, the pool's nodes come first.
+    /// Where it may run: groups are tried in their order.
     pub choice: &'a PoolChoice,
+    /// What its pool's nodes are to it.
+    pub pool: PoolRule,
+}
+
+/// What nodes of the pool are to an instance that names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PoolRule {
+    /// They come first.
+    #[default]
+    First,
+    /// It runs nowhere else.
+    Only,
 }
 
 /// Why an instance has no node.
@@ -24,7 +36,7 @@ pub struct Request<'a> {
 pub enum NoPlace {
     /// No node takes instances.
     #[error(
-        "no node takes instances: none has joined, or all drain or are gone; see `bugle nodes list`"
+        "no node takes instances: none has joined, or all drain or are gone; see `bugle node list`"
     )]
     NoNodes,
     /// No node is of the groups that the function asks for.
@@ -32,6 +44,12 @@ pub enum NoPlace {
     NoGroup {
         /// The groups.
         keys: String,
+    },
+    /// No node is of the pool that the function names.
+    #[error("no worker of pool {pool}, which the function names, takes instances")]
+    NoWorkers {
+        /// The pool.
+        pool: String,
     },
     /// No node would be large enough if it were empty.
     #[error("none of {nodes} nodes is large enough for an instance with {wanted}")]

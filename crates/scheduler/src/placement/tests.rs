@@ -63,6 +63,7 @@ impl World {
             tenant: &tenant,
             resources,
             choice: &self.choice,
+            pool: PoolRule::First,
         };
         self.placement.place(&request).map(|node| node.to_string())
     }
@@ -214,6 +215,7 @@ fn what_a_node_says_it_runs_is_counted_even_beyond_its_size() {
         tenant: &tenant,
         resources: &large,
         choice: &choice,
+        pool: PoolRule::First,
     };
     assert!(world.placement.adopt(&id("a"), &request));
     assert!(!world.placement.adopt(&id("a"), &request), "only once");

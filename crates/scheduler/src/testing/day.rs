@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::{Dice, spec};
 use crate::Config;
 use crate::core::{Action, Core, Event, Key, Set, Ticket};
-use crate::placement::{Capacity, Health, NodeId, NodeView, Placement, Request, Tenancy};
+use crate::placement::{Capacity, Health, NodeId, NodeView, Placement, PoolRule, Request, Tenancy};
 
 /// How much is simulated.
 #[derive(Clone, Copy, Debug)]
@@ -444,6 +444,7 @@ impl World {
             tenant: &function.tenant,
             resources: &function.set.resources,
             choice: &spec.pool,
+            pool: PoolRule::First,
         };
         let begin = Instant::now();
         let placed = self.placement.place(&request);

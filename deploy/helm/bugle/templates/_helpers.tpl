@@ -14,6 +14,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{- /* What workers join with, a key for each pool. The platform writes it. */}}
+{{- define "bugle.joinSecret" -}}
+{{ include "bugle.name" . }}-join
+{{- end }}
+
 {{- define "bugle.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
@@ -32,10 +37,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   "image" (include "bugle.image" .)
   "service_account" (printf "%s-worker" (include "bugle.name" .))
   "lease" (printf "%s-pools" (include "bugle.name" .))
-  "join_secret" .Values.pools.joinSecret
+  "join_secret" (include "bugle.joinSecret" .)
+  "join_address" (printf "%s-nodes.%s.svc:%d" (include "bugle.name" .) .Release.Namespace (int .Values.ports.nodes))
+  "drain_seconds" (int .Values.pools.drainSeconds)
+  "devices" .Values.pools.devices
   "host_paths" .Values.pools.hostPaths }}
 {{- $_ := set $own "kubernetes" $kubernetes }}
 {{- $_ := set $own "pools" (dict "backend" "kubernetes") }}
+{{- $_ := set $own "nodes" (dict "listen" (printf "0.0.0.0:%d" (int .Values.ports.nodes))) }}
 {{- end }}
 {{- mustMergeOverwrite (deepCopy .Values.config) $own | toToml }}
 {{- end }}

@@ -154,7 +154,9 @@ impl Kubelet {
         } else if let Some(running) = self.pods.get_mut(&uid) {
             let ended = running.child.try_wait().unwrap();
             if let Some(ended) = ended {
-                let again = *running.again.get_or_insert(Instant::now() + RESTART);
+                let again = *running
+                    .again
+                    .get_or_insert_with(|| Instant::now() + RESTART);
                 running.ready = false;
                 let code = ended.code().unwrap_or(137);
                 let restarts = running.restarts;
@@ -259,9 +261,10 @@ impl Kubelet {
                 .flatten()
             {
                 let labels = pod["metadata"]["labels"].as_object().unwrap().iter();
-                let lines: String = labels
-                    .map(|(key, value)| format!("{key}={value}\n"))
+                let lines: Vec<String> = labels
+                    .map(|(key, value)| format!("{key}={value}"))
                     .collect();
+                let lines = lines.join("\n");
                 std::fs::write(here.join(item["path"].as_str().unwrap()), lines).unwrap();
             }
             let at = mount["mountPath"].as_str().unwrap().to_owned();

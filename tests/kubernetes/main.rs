@@ -2,10 +2,12 @@
 //! function inside one of its Pods. The cluster is the one for tests, with a kubelet that starts real processes.
 #![cfg(test)]
 
+mod growth;
 mod kubelet;
 mod stage;
+mod survival;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bugle_testkit::Site;
 use futures_util::future::join_all;
@@ -37,7 +39,7 @@ async fn functions_of_a_pool_answer_from_inside_its_pods_and_nothing_is_left_of_
     stage.delete("p1").await;
     stage.gone("p1").await;
     stage
-        .until_nodes("there are no nodes", |nodes| nodes.is_empty())
+        .until_nodes("there are no nodes", BTreeMap::is_empty)
         .await;
     assert!(stage.cluster.pods().is_empty());
     assert_eq!(stage.cluster.processes(), 0);

@@ -72,7 +72,13 @@ impl<'a> Stage<'a> {
         let options = settings(options);
         let mut platform = site.start_with(&options).await;
         // Pods come and go here.
-        for expected in ["connection", "Pod", "node", "instance"] {
+        let expected = ["connection", "Pod", "node", "instance"];
+        let of_outages = [
+            "kube_client",
+            "an operation for a pool",
+            "what workers join",
+        ];
+        for expected in expected.into_iter().chain(of_outages) {
             platform.tolerate(expected);
         }
         Self {
@@ -95,8 +101,24 @@ impl<'a> Stage<'a> {
     }
 
     /// Changes a pool.
-    pub(crate) async fn change(&self, fields: &Value) {
-        let _done = self.platform.control.put(POOLS, fields).await.expect(200);
+    pub(crate) async fn change(&self, id: &str, fields: &Value) {
+        let path = format!("{POOLS}/{id}");
+        let _done = self.platform.control.put(&path, fields).await.expect(200);
+    }
+
+    /// Waits until a call of the function runs.
+    pub(crate) async fn until_called(&self, function: &Registered) {
+        eventually("the call runs", BOUND, async || {
+            let status = self.platform.status(function).await;
+            let instances = status["instances"].as_array().into_iter().flatten();
+            let called = instances.filter(|instance| instance["in_flight"] == 1);
+            called
+                .count()
+                .gt(&0)
+                .then_some(())
+                .ok_or_else(|| status.to_string())
+        })
+        .await;
     }
 
     pub(crate) async fn delete(&self, id: &str) {
@@ -169,6 +191,28 @@ impl<'a> Stage<'a> {
             }
         })
         .await
+    }
+
+    /// Asks the cluster to evict a Pod, as the drain of a machine does.
+    pub(crate) async fn evict(&self, pod: &str) {
+        let path = format!("/api/v1/namespaces/default/pods/{pod}/eviction");
+        let body =
+            json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}});
+        let url = self.cluster.server.url();
+        let address = url.strip_prefix("http://").unwrap().parse().unwrap();
+        let request = http::Request::post(path)
+            .header(
+                "authorization",
+                format!("Bearer {}", self.cluster.server.token()),
+            )
+            .header("content-type", "application/json")
+            .body(bytes::Bytes::from(body.to_string()))
+            .unwrap();
+        let answer = bugle_testkit::Endpoint { address }
+            .send(request)
+            .await
+            .unwrap();
+        assert_eq!(answer.status, 201, "{}", answer.text());
     }
 
     /// Registers a function that needs a third of a Pod, with these fields too.

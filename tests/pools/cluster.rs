@@ -1,4 +1,4 @@
-//! Pools on Kubernetes, through the whole platform; the cluster is the one for tests.
+//! Pools on Kubernetes, through the whole platform; the cluster is the one for tests, and nothing runs in its Pods.
 
 use bugle_apiserver::{ApiServer, Options};
 use bugle_testkit::{Site, StartOptions};
@@ -12,6 +12,8 @@ async fn on_cluster(site: &Site) -> (ApiServer, StartOptions) {
     std::fs::write(&kubeconfig, server.kubeconfig()).unwrap();
     let options = StartOptions::default()
         .config("pools", "backend", "kubernetes")
+        .config("nodes", "listen", "127.0.0.1:0")
+        .config("kubernetes", "join_address", "platform.example:31183")
         .config("kubernetes", "kubeconfig", kubeconfig.to_str().unwrap())
         .config("kubernetes", "lease_seconds", "2");
     (server, options)

@@ -2,6 +2,7 @@
 //! function inside one of its Pods. The cluster is the one for tests, with a kubelet that starts real processes.
 #![cfg(test)]
 
+mod choice;
 mod growth;
 mod kubelet;
 mod stage;

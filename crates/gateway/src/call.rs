@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bugle_instances::{CallError, CallRequest, ExitCause, Instance, Reply, ReplyBody, StreamSink};
 use bugle_scheduler::{AcquireError, Demand, Function, Lease, Outcome};
+use bugle_types::pool::PoolChoice;
 use bugle_types::{Code, FunctionId, FunctionSpec, InstanceLabel, Resources};
 use bytes::Bytes;
 use http::request::Parts;
@@ -51,6 +52,7 @@ pub(crate) struct Prepared {
     function: Function,
     resources: Option<Resources>,
     label: Option<InstanceLabel>,
+    place: Option<Arc<PoolChoice>>,
     body: Bytes,
     envelope: Bytes,
     json: bool,
@@ -80,6 +82,7 @@ impl Prepared {
         Ok(Self {
             resources: demand::resources(headers, &spec.resources)?,
             label: demand::label(headers)?,
+            place: demand::place(headers, &spec.pool)?,
             json: demand::may_be_json(headers),
             function,
             body,
@@ -264,6 +267,7 @@ pub(crate) async fn acquire(
         function: &prepared.function,
         resources: prepared.resources.clone(),
         label: prepared.label.clone(),
+        place: prepared.place.clone(),
     };
     slot.acquire(connection).await
 }
@@ -273,6 +277,7 @@ pub(crate) struct Slot<'a> {
     function: &'a Function,
     resources: Option<Resources>,
     label: Option<InstanceLabel>,
+    place: Option<Arc<PoolChoice>>,
 }
 
 impl<'a> Slot<'a> {
@@ -282,6 +287,7 @@ impl<'a> Slot<'a> {
             function,
             resources: None,
             label: None,
+            place: None,
         }
     }
 
@@ -290,6 +296,7 @@ impl<'a> Slot<'a> {
         let demand = Demand {
             resources: self.resources,
             label: self.label.clone(),
+            place: self.place,
             deadline: Instant::now() + SCHEDULERS_BOUND,
         };
         let mut slot = pin!(self.function.acquire(demand));

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use bugle_types::pool::PoolChoice;
 use bugle_types::{Code, CpuMillis, InstanceLabel, MemoryMib, Resources};
 use http::HeaderValue;
 
@@ -87,6 +89,34 @@ pub(crate) fn label(headers: &Named<'_>) -> Result<Option<InstanceLabel>, Failur
         Some(label) => Ok(Some(label)),
         None => Err(unknown_label(&String::from_utf8_lossy(value.as_bytes()))),
     }
+}
+
+/// Groups that a call may name, and the bytes of their names together.
+const MOST_GROUPS: usize = 16;
+const LONGEST_GROUPS: usize = 1024;
+
+/// Where an instance that is made for the call shall run, if the call says so: on nodes with these labels, the first
+/// that has room. `own` is where the function says.
+pub(crate) fn place(
+    headers: &Named<'_>,
+    own: &PoolChoice,
+) -> Result<Option<Arc<PoolChoice>>, Failure> {
+    let Some(value) = headers.pools.filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let text = value
+        .to_str()
+        .ok()
+        .filter(|text| text.len() <= LONGEST_GROUPS);
+    let place = text.map(|text| own.with_groups(text));
+    let place = place.filter(|place| place.groups.len() <= MOST_GROUPS);
+    let place = place.ok_or_else(|| {
+        Failure::bad_request(format!(
+            "X-Pool-Label must be up to {MOST_GROUPS} names of labels with commas between them, of up to \
+             {LONGEST_GROUPS} characters together"
+        ))
+    })?;
+    Ok((!place.groups.is_empty()).then(|| Arc::new(place)))
 }
 
 /// No reserved instances are configured under this label.
@@ -245,6 +275,28 @@ mod tests {
         assert_eq!(parsed("blue"), Ok(Some("blue".to_owned())));
         assert_eq!(parsed(""), Ok(None));
         assert_eq!(parsed("a b"), Err(150_444));
+    }
+
+    #[test]
+    fn a_call_names_labels_of_nodes_in_their_order() {
+        let own = PoolChoice::new("p1", "gold");
+        let place = |text: &str| {
+            let value = HeaderValue::from_str(text).unwrap();
+            let named = Named {
+                pools: Some(&value),
+                ..Named::default()
+            };
+            super::place(&named, &own).map_err(|failure| failure.code())
+        };
+        let named = place("silver, gold,unUseAntiOtherLabels").unwrap().unwrap();
+        assert_eq!(named.pool, own.pool);
+        assert_eq!(named.groups, ["silver", "gold"]);
+        assert!(named.any);
+        assert_eq!(place(""), Ok(None));
+        assert_eq!(place(" , "), Ok(None));
+        assert_eq!(place(&"a,".repeat(17)), Err(200_400));
+        assert_eq!(place(&"a".repeat(1025)), Err(200_400));
+        assert_eq!(super::place(&Named::default(), &own).unwrap(), None);
     }
 
     #[test]

@@ -509,6 +509,7 @@ impl Shared {
             generation: order.spec.generation.clone(),
             resources: order.resources,
             label: order.label,
+            place: order.spec.pool.clone(),
         };
         let wanted = (self.adopt)(order.spec.id, adopted);
         self.tasks.spawn(async move {

@@ -74,6 +74,7 @@ fn demand() -> Demand {
     Demand {
         resources: None,
         label: None,
+        place: None,
         deadline: Instant::now() + Duration::from_hours(1),
     }
 }

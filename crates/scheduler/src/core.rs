@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_instances::StartError;
+use bugle_types::pool::PoolChoice;
 use bugle_types::{FunctionSpec, InstanceLabel, Resources};
 use tokio::time::Instant;
 
@@ -56,15 +57,17 @@ pub(crate) struct Key(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
-/// The instances that are alike: same resources, same label (`scaling` contract 2.3).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The instances that are alike: same resources, same label (`scaling` contract 2.3), chosen to run in the same places.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Set {
     pub(crate) label: Option<InstanceLabel>,
     pub(crate) resources: Resources,
+    /// Where they run, if calls have said so; else where the function says.
+    pub(crate) place: Option<Arc<PoolChoice>>,
 }
 
 impl Set {
-    /// Whether an instance of this set may serve a call that asked for `wanted`: the same label, and
+    /// Whether an instance of this set may serve a call that asked for `wanted`: the same label and place, and
     /// nothing smaller.
     fn serves(&self, wanted: &Self) -> bool {
         let (ours, theirs) = (&self.resources, &wanted.resources);
@@ -75,6 +78,7 @@ impl Set {
                 .map_or(0, |(_, v)| *v)
         };
         self.label == wanted.label
+            && self.place == wanted.place
             && ours.cpu >= theirs.cpu
             && ours.memory >= theirs.memory
             && theirs

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bugle_instances::{ExitCause, Instance, StartError, StartPhases, StartRequest, Started};
+use bugle_types::pool::PoolChoice;
 use bugle_types::{FunctionSpec, Generation, InstanceLabel, Resources};
 use futures_util::FutureExt as _;
 use parking_lot::{Mutex, MutexGuard};
@@ -34,6 +35,8 @@ pub struct Demand {
     pub resources: Option<Resources>,
     /// The labelled set that must serve it.
     pub label: Option<InstanceLabel>,
+    /// Where its instance shall run, if that is not where the function says.
+    pub place: Option<Arc<PoolChoice>>,
     /// Until when it may wait.
     pub deadline: Instant,
 }
@@ -49,6 +52,8 @@ pub struct Adopted {
     pub resources: Resources,
     /// The labelled set it belongs to.
     pub label: Option<InstanceLabel>,
+    /// Where it was chosen to run.
+    pub place: PoolChoice,
 }
 
 /// Why a call got no slot.
@@ -190,6 +195,7 @@ impl Inner {
         let set = Set {
             label: demand.label,
             resources,
+            place: demand.place.filter(|place| **place != shell.spec.pool),
         };
         let live = shell.live(&self.shared);
         if let Some(key) = live.core.take_slot(&set)
@@ -376,14 +382,21 @@ impl Inner {
             generation,
             resources,
             label,
+            place,
         } = adopted;
         let mut shell = self.lock();
         if shell.spec.generation != generation {
             return false;
         }
         let spec = Arc::clone(&shell.spec);
+        let place = (place != spec.pool).then(|| Arc::new(place));
         let live = shell.live(&self.shared);
-        let Some(key) = live.core.adopt(Set { label, resources }) else {
+        let set = Set {
+            label,
+            resources,
+            place,
+        };
+        let Some(key) = live.core.adopt(set) else {
             return false;
         };
         let abandon = self.shared.kill.child_token();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bugle_instances::{Instance, InstanceId, StartRequest};
 use bugle_types::FunctionSpec;
+use bugle_types::pool::PoolChoice;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -159,6 +160,14 @@ impl Live {
             Action::Start(key, set, spec) => {
                 let id = InstanceId(uuid::Uuid::now_v7().as_u128());
                 let abandon = function.shared.kill.child_token();
+                // Whoever places or prepares it looks at the specification alone.
+                let spec = match &set.place {
+                    None => spec,
+                    Some(place) => Arc::new(FunctionSpec {
+                        pool: PoolChoice::clone(place),
+                        ..FunctionSpec::clone(&spec)
+                    }),
+                };
                 self.come_up(key, id, Arc::clone(&spec), abandon.clone());
                 let request = StartRequest {
                     id,

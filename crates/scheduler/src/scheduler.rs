@@ -195,6 +195,7 @@ mod tests {
         let demand = Demand {
             resources: None,
             label: None,
+            place: None,
             deadline: Instant::now() + Duration::from_hours(1),
         };
         let lease = function.acquire(demand).await;

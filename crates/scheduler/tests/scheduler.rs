@@ -37,6 +37,7 @@ async fn acquire(function: &Function) -> Result<Lease, AcquireError> {
         .acquire(Demand {
             resources: None,
             label: None,
+            place: None,
             deadline,
         })
         .await
@@ -373,4 +374,76 @@ async fn functions_that_nobody_calls_have_no_series() {
         "{text}"
     );
     assert!(text.contains("bugle_queue_depth 0"), "{text}");
+}
+
+/// A driver that has room after a while, or never.
+struct Slow(Arc<SimDriver>, Duration);
+
+impl Driver for Slow {
+    fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Started, StartError>> {
+        Box::pin(async move {
+            sleep(self.1).await;
+            self.0.start(request).await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_for_a_pool_that_grows_and_others_only_as_long_as_ever() {
+    let (_, driver) = platform();
+    let config = Config {
+        pool_wait: Duration::from_secs(150),
+        ..Config::default()
+    };
+    let slow = Arc::new(Slow(driver, Duration::from_secs(110)));
+    let scheduler = Scheduler::new(config, slow, Metrics::default());
+    let mut pooled = spec("pooled", "1", 1, 0, 1);
+    pooled.pool = bugle_types::pool::PoolChoice::new("p1", "");
+    let pooled = add(&scheduler, pooled);
+    let plain = add(&scheduler, spec("plain", "1", 1, 0, 1));
+    let wait = async |function: &Function| {
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_hours(1);
+        let demand = Demand {
+            resources: None,
+            label: None,
+            place: None,
+            deadline,
+        };
+        let outcome = function.acquire(demand).await;
+        (outcome.map(drop), begun.elapsed().as_secs())
+    };
+    let (first, second, other) = tokio::join!(wait(&pooled), wait(&pooled), wait(&plain));
+    assert_eq!(first, (Ok(()), 110));
+    assert_eq!(second.0, Ok(()), "it waited for the same instance");
+    assert_eq!(other, (Err(AcquireError::Timeout), 30));
+    // While nothing comes up for it, a call waits as long as any.
+    let held = acquire(&pooled).await.unwrap();
+    assert_eq!(wait(&pooled).await, (Err(AcquireError::Timeout), 30));
+    drop(held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_says_where_gets_an_instance_that_was_made_there() {
+    let (scheduler, driver) = platform();
+    let function = add(&scheduler, spec("f", "1", 1, 0, 3));
+    let call = async |groups: Option<&str>| {
+        let place = groups.map(|groups| bugle_types::pool::PoolChoice::new("", groups));
+        let demand = Demand {
+            resources: None,
+            label: None,
+            place: place.map(Arc::new),
+            deadline: Instant::now() + Duration::from_mins(1),
+        };
+        let lease = function.acquire(demand).await.unwrap();
+        (lease.instance().id(), lease.spec().pool.groups.clone())
+    };
+    let (plain, nowhere) = call(None).await;
+    let (gold, groups) = call(Some("gold")).await;
+    assert!(nowhere.is_empty());
+    assert_eq!(groups, ["gold"]);
+    assert_ne!(plain, gold);
+    assert_eq!(call(Some("gold")).await.0, gold, "it is used again");
+    assert_eq!(call(None).await.0, plain);
+    assert_eq!(driver.started(), 2);
 }

@@ -282,7 +282,9 @@ impl PoolSpec {
 }
 
 /// Which pools the instances of a function use.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct PoolChoice {
     /// The pool that grows for it, and whose workers it uses if it names no group.
     pub pool: Option<PoolId>,
@@ -307,6 +309,15 @@ impl PoolChoice {
                 .map(str::to_owned)
                 .collect(),
             any: named().any(|group| group == ANY),
+        }
+    }
+
+    /// The same pool with other groups, as a call names them.
+    #[must_use]
+    pub fn with_groups(&self, groups: &str) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            ..Self::new("", groups)
         }
     }
 

@@ -150,11 +150,11 @@ mod tests {
     fn set(cpu: u32) -> Set {
         let cpu = CpuMillis(cpu);
         Set {
-            label: None,
             resources: Resources {
                 cpu,
                 ..Resources::default()
             },
+            ..Set::default()
         }
     }
 

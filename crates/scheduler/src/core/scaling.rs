@@ -67,6 +67,7 @@ impl Core {
         let set = |label| Set {
             label,
             resources: self.spec.resources.clone(),
+            place: None,
         };
         let labelled = self
             .spec

@@ -231,7 +231,11 @@ impl World {
             };
         }
         let label = self.dice.chance(25).then(|| label(self.dice.number(0, 2)));
-        let set = Set { label, resources };
+        let set = Set {
+            label,
+            resources,
+            place: None,
+        };
         self.waiting.insert(ticket, set.clone());
         // As the shell does it.
         if let Some(key) = self.core.take_slot(&set) {

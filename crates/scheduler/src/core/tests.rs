@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_instances::StartError;
-use bugle_types::{FunctionSpec, LabelledScale, Resources, Scale};
+use bugle_types::{FunctionSpec, LabelledScale, Scale};
 use tokio::time::Instant;
 
 use super::{Action, Core, Event, Key, Rejection, Set, Ticket};
@@ -44,8 +44,8 @@ impl World {
 
     fn set(&self) -> Set {
         Set {
-            label: None,
             resources: self.core.spec.resources.clone(),
+            ..Set::default()
         }
     }
 
@@ -113,7 +113,7 @@ fn labelled(sets: &[(&str, u32, u32)], max: u32) -> FunctionSpec {
 fn of_label(label: &str) -> Set {
     Set {
         label: Some(label.parse().unwrap()),
-        resources: Resources::default(),
+        ..Set::default()
     }
 }
 

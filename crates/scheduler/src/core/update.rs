@@ -86,6 +86,7 @@ impl Core {
         let first = Set {
             label: label.cloned().flatten(),
             resources: self.spec.resources.clone(),
+            place: None,
         };
         self.rolling = Some(Rolling { until, first });
         self.arm(until);

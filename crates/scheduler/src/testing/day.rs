@@ -330,8 +330,8 @@ impl World {
             let tenant = format!("tenant-{}", number % 500);
             Box::new(Function {
                 set: Set {
-                    label: None,
                     resources: spec.resources.clone(),
+                    ..Set::default()
                 },
                 core: Core::new(Arc::new(spec), Arc::clone(config)),
                 tenant: tenant.parse().expect("a name of a tenant"),

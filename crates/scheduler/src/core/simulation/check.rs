@@ -138,6 +138,7 @@ impl World {
         let sets = labels.chain([None]).map(|label| Set {
             label,
             resources: self.spec.resources.clone(),
+            place: None,
         });
         let minima: Vec<(Set, u32)> = sets
             .map(|set| (set.clone(), self.bounds(&set).min))

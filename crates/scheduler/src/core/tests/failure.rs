@@ -109,8 +109,8 @@ fn failures_of_resources_that_nobody_asks_for_again_are_forgotten() {
             ..Resources::default()
         };
         let actions = world.call_of(Set {
-            label: None,
             resources,
+            ..Set::default()
         });
         world.on(Event::StartFailed(started(&actions), init_error()));
         world.pass(1);

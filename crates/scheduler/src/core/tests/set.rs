@@ -10,11 +10,11 @@ use crate::testing::spec;
 fn other_resources_get_instances_of_their_own() {
     let mut world = World::new(spec("f", "1", 1, 0, 5));
     let large = Set {
-        label: None,
         resources: Resources {
             cpu: CpuMillis(4000),
             ..Resources::default()
         },
+        ..Set::default()
     };
     let actions = world.call();
     let small = world.up(&actions);
@@ -49,11 +49,11 @@ fn an_idle_instance_of_other_resources_makes_room() {
     let small = world.up(&actions);
     world.on(Event::Answered(small));
     let large = Set {
-        label: None,
         resources: Resources {
             cpu: CpuMillis(4000),
             ..Resources::default()
         },
+        ..Set::default()
     };
     assert_eq!(world.call_of(large), [Action::Stop(small)]);
     assert_eq!(starts(&world.on(Event::Exited(small))).len(), 1);
@@ -119,11 +119,11 @@ fn a_call_that_no_instance_can_serve_is_not_starved_by_others() {
     let actions = world.call();
     let small = world.up(&actions);
     let large = Set {
-        label: None,
         resources: Resources {
             cpu: CpuMillis(4000),
             ..Resources::default()
         },
+        ..Set::default()
     };
     assert_eq!(world.call_of(large), []);
     world.call();
@@ -139,11 +139,11 @@ fn a_minimum_is_not_given_up_for_other_resources() {
     let key = world.core.keys(|_| true)[0];
     world.on(Event::Started(key));
     let large = Set {
-        label: None,
         resources: Resources {
             cpu: CpuMillis(4000),
             ..Resources::default()
         },
+        ..Set::default()
     };
     assert_eq!(world.call_of(large), []);
     assert_eq!(world.pass(2), []);

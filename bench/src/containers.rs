@@ -4,13 +4,9 @@
 //! platform's containers start the same directory by the same hand.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
-
-use anyhow::{Context as _, ensure};
-use serde_json::Value;
 
 use crate::Effort;
-use crate::figures::Figures;
+use crate::figures::{self, Figures};
 
 /// The figures of the example that are shown, with their units.
 const SHOWN: [(&str, &str, &str); 5] = [
@@ -46,21 +42,8 @@ pub(crate) fn containers(
     effort: Effort,
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    let example = binary.with_file_name("examples").join("containers");
-    ensure!(
-        example.is_file(),
-        "{} does not exist; `cargo xtask bench` builds it",
-        example.display()
-    );
-    let [starts, rounds] = [effort.container_starts, effort.container_rounds];
-    let output = Command::new(&example)
-        .args([starts.to_string(), rounds.to_string()])
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("run {}", example.display()))?;
-    ensure!(output.status.success(), "{} failed", example.display());
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let figure: Value = serde_json::from_str(line).context("a figure of containers")?;
+    let arguments = [effort.container_starts, effort.container_rounds].map(|n| n.to_string());
+    for figure in figures::of_example(binary, "containers", &arguments)? {
         let shown = SHOWN.iter().find(|(name, ..)| figure["name"] == *name);
         if let (Some((name, unit, what)), Some(value)) = (shown, figure["value"].as_f64()) {
             figures.add(*name, unit, *what, vec![value]);

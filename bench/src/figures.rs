@@ -2,8 +2,34 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+/// What an example prints that lies beside the binary: one figure a line, as JSON.
+pub(crate) fn of_example(
+    binary: &Path,
+    example: &str,
+    arguments: &[String],
+) -> anyhow::Result<Vec<Value>> {
+    let program = binary.with_file_name("examples").join(example);
+    ensure!(
+        program.is_file(),
+        "{} does not exist; `cargo xtask bench` builds it",
+        program.display()
+    );
+    let output = Command::new(&program)
+        .args(arguments)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("run {}", program.display()))?;
+    ensure!(output.status.success(), "{} failed", program.display());
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("{example}: {line}")))
+        .collect()
+}
 
 /// One measured figure.
 #[derive(Clone, Debug)]

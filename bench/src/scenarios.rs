@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::ensure;
 
 use crate::Effort;
+use crate::cluster;
 use crate::exchange;
 use crate::figures::Figures;
 use crate::images;
@@ -39,7 +40,15 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("many", scale::many),
     ("images", images::pull),
     ("containers", crate::containers::containers),
+    ("nodes", cluster::nodes),
+    ("etcd", cluster::etcd),
+    ("starts", cluster::starts),
+    ("placement", cluster::placement),
+    ("million", cluster::million),
 ];
+
+/// Those that the quick run leaves out: they take minutes, or programs that take minutes to build.
+pub(crate) const LONG: &[&str] = &["etcd", "starts", "placement", "million"];
 
 fn cold(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
     let folders = Folders::new()?;

@@ -115,7 +115,7 @@ pub(crate) fn peers(_: &Path, effort: Effort, figures: &mut Figures) -> anyhow::
     Ok(())
 }
 
-fn p50(round: &Round) -> f64 {
+pub(crate) fn p50(round: &Round) -> f64 {
     round.tally.latencies.quantile_ms(0.5)
 }
 
@@ -134,7 +134,7 @@ fn answers((address, path): &Contender) -> anyhow::Result<()> {
 }
 
 /// Rounds of both contenders in turn, after a round that does not count.
-fn interleaved(
+pub(crate) fn interleaved(
     contenders: &[Contender; 2],
     connections: usize,
     effort: Effort,

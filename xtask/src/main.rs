@@ -54,13 +54,37 @@ fn finish(report: &Report) -> ExitCode {
     }
 }
 
+/// Programs that measure what has no process of its own: package, name, features. The first is for
+/// every run, the others for the full one.
+const EXAMPLES: [(&str, &str, &str); 4] = [
+    ("bugle-instances", "containers", ""),
+    ("bugle-store", "etcd_rates", ""),
+    ("bugle-node", "starts", ""),
+    ("bugle-scheduler", "placement", "testing"),
+];
+
 fn bench(arguments: &[String]) -> anyhow::Result<()> {
     // One after the other: together they would share features, and build everything again.
     for package in ["bugle", "bugle-bench"] {
         run(cargo().args(["build", "--release", "--package", package]))?;
     }
-    let of_containers = ["--package", "bugle-instances", "--example", "containers"];
-    run(cargo().args(["build", "--release"]).args(of_containers))?;
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let only = arguments
+        .iter()
+        .any(|argument| argument.starts_with("--only"));
+    let count = if quick && !only { 1 } else { EXAMPLES.len() };
+    for (package, example, features) in &EXAMPLES[..count] {
+        let mut build = cargo();
+        build.args([
+            "build",
+            "--release",
+            "--package",
+            package,
+            "--example",
+            example,
+        ]);
+        run(build.args(["--features", features]))?;
+    }
     run(Command::new("target/release/bugle-bench").args(arguments))
 }
 

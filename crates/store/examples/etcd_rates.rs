@@ -3,6 +3,8 @@
 //!
 //! Needs an etcd of its own, which it fills:
 //! `cargo run --release -p bugle-store --example etcd_rates -- http://127.0.0.1:2379 [CLIENTS] [SECONDS] [FUNCTIONS]`
+//!
+//! With `--plain` as its first argument it measures plain puts alone, and prints them as JSON.
 #![expect(clippy::print_stdout, reason = "it prints what it measures")]
 
 use std::sync::Arc;
@@ -80,7 +82,8 @@ async fn plain_put(etcd: Channel, number: u64) -> Result<(), Failure> {
 }
 
 fn main() -> Result<(), Failure> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    let only_plain = arguments.next_if_eq("--plain").is_some();
     let mut next = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
     let config = EtcdConfig {
         endpoints: vec![next("http://127.0.0.1:2379")],
@@ -102,6 +105,10 @@ fn main() -> Result<(), Failure> {
             let put = move |number| plain_put(etcd.clone(), number);
             rate(clients, length, &numbers, put).await
         })?;
+        if only_plain {
+            println!(r#"{{"name":"etcd_plain_puts_per_s","value":{plain:.1}}}"#);
+            return Ok(());
+        }
         let store = open(&config)?;
         let register = move |number| {
             let store = Arc::clone(&store);

@@ -1,0 +1,236 @@
+//! Beyond one machine: calls over a node, a store in etcd, starts on many nodes, placement, and a
+//! platform with a million functions.
+//!
+//! What has no process of its own, or would need a cluster, is measured by examples of the crates that
+//! do it; they print one figure a line, as JSON.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::Effort;
+use crate::figures::Figures;
+use crate::load::{self, Until, Whole as _};
+use crate::platform::{Folders, Platform, pause, registration};
+use crate::processes;
+use crate::warm::{EVENT, interleaved, p50};
+
+/// The longest that something else than a platform may take to be there.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A process that is killed when nobody needs it any more.
+struct Helper(Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It may have ended, and there is nobody to tell.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A warm call over one node beside the same call on one machine.
+pub(crate) fn nodes(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    let (here, there) = (Folders::new()?, Folders::new()?);
+    let direct = Platform::start(binary, &here.data, &here.code)?;
+    let configuration = ["nodes.listen=127.0.0.1:0", "nodes.local=false"];
+    let over = Platform::start_with(binary, &there.data, &there.code, &configuration)?;
+    let _node = join(binary, &over, &there)?;
+    let mut contenders = Vec::new();
+    for (platform, folders) in [(&over, &there), (&direct, &here)] {
+        let path = platform.register("0@bench@hop", &folders.function("hop")?)?;
+        let request = load::request(platform.gateway, &path, Some(EVENT));
+        let (status, body) = load::once(platform.gateway, &request)?;
+        ensure!(status == 200, "{status}: {body}");
+        contenders.push((platform.gateway, path));
+    }
+    let contenders: [(SocketAddr, String); 2] =
+        contenders.try_into().ok().context("there are two")?;
+    let pairs = interleaved(&contenders, 1, effort)?;
+    let side = |side: usize| pairs.iter().map(move |pair| p50(&pair[side]));
+    let what = "p50 of a warm call over one node ÷ the same on one machine, 1 connection";
+    let ratios = side(0).zip(side(1)).map(|(over, direct)| over / direct);
+    figures.add("hop_p50_ratio", "", what, ratios.collect());
+    let what = "p50 of a warm call over one node, 1 connection";
+    figures.add("hop_p50_ms", "ms", what, side(0).collect());
+    Ok(())
+}
+
+/// Starts a node of this platform, and waits until it takes instances.
+fn join(binary: &Path, platform: &Platform, folders: &Folders) -> anyhow::Result<Helper> {
+    let request = load::request(platform.control, "/bugle/v1/nodes/tokens", Some("{}"));
+    let made = wait_for("a token for a node", || {
+        let (status, body) = load::once(platform.control, &request)?;
+        Ok((status == 201).then_some(body))
+    })?;
+    let made: Value = serde_json::from_str(&made)?;
+    let text = |key: &str| made[key].as_str().context("a token is incomplete");
+    let data = folders.data.with_extension("node");
+    let child = Command::new(binary)
+        .args(["node", "--name", "bench", "--join", text("address")?])
+        .args(["--token", text("token")?, "--data-dir"])
+        .arg(&data)
+        .arg("--code-root")
+        .arg(&folders.code)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(data.with_extension("node.log"))?)
+        .spawn()
+        .with_context(|| binary.display().to_string())?;
+    let node = Helper(child);
+    let request = load::request(platform.control, "/bugle/v1/nodes", None);
+    wait_for("a node", || {
+        let (_, body) = load::once(platform.control, &request)?;
+        let list: Value = serde_json::from_str(&body)?;
+        let mut nodes = list["nodes"].as_array().into_iter().flatten();
+        Ok(nodes.any(|node| node["state"] == "live").then_some(()))
+    })?;
+    Ok(node)
+}
+
+fn wait_for<T>(
+    what: &str,
+    mut look: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let begin = Instant::now();
+    loop {
+        match look() {
+            Ok(Some(found)) => return Ok(found),
+            Err(error) if begin.elapsed() > PATIENCE => return Err(error),
+            Ok(None) | Err(_) => {}
+        }
+        ensure!(begin.elapsed() < PATIENCE, "{what} is not there");
+        pause();
+    }
+}
+
+/// Registrations of a platform whose store is an etcd, beside plain puts to the same etcd.
+pub(crate) fn etcd(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    const CLIENTS: usize = 16;
+    let folder = TempDir::new()?;
+    let (_etcd, address) = start_etcd(folder.path())?;
+    let seconds = effort.registry.as_secs();
+    let (mut rates, mut ratios) = (Vec::new(), Vec::new());
+    for pair in 0..effort.starts {
+        let arguments = [
+            "--plain".to_owned(),
+            address.clone(),
+            CLIENTS.to_string(),
+            seconds.to_string(),
+        ];
+        let plain = figure_of(binary, "etcd_rates", &arguments, "etcd_plain_puts_per_s")?;
+        let folders = Folders::new()?;
+        let endpoints = format!("etcd.endpoints={address}");
+        let configuration = ["store.kind=etcd", &endpoints];
+        let platform = Platform::start_with(binary, &folders.data, &folders.code, &configuration)?;
+        let (control, code) = (platform.control, folders.code.clone());
+        let round = load::closed_loop(
+            control,
+            CLIENTS,
+            Until::Elapsed(effort.registry),
+            move |number| {
+                let body = registration(&format!("0@bench@e{pair}-{number}"), &code);
+                load::request(control, "/serverless/v1/functions", Some(&body))
+            },
+        )?
+        .whole()?;
+        rates.push(round.rate());
+        ratios.push(round.rate() / plain);
+    }
+    let what = "registrations over etcd, 16 clients";
+    figures.add("etcd_register_per_s", "/s", what, rates);
+    let what = "the same ÷ plain puts of as many bytes to the same etcd";
+    figures.add("etcd_register_ratio", "", what, ratios);
+    Ok(())
+}
+
+/// An etcd of its own, from Debian's `etcd-server`.
+fn start_etcd(folder: &Path) -> anyhow::Result<(Helper, String)> {
+    let free = || -> anyhow::Result<String> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Ok(format!("http://{}", listener.local_addr()?))
+    };
+    let (clients, peers) = (free()?, free()?);
+    let child = Command::new("etcd")
+        .arg("--data-dir")
+        .arg(folder.join("etcd"))
+        .args(["--listen-client-urls", &clients])
+        .args(["--advertise-client-urls", &clients])
+        .args(["--listen-peer-urls", &peers])
+        .args(["--initial-advertise-peer-urls", &peers])
+        .args(["--initial-cluster", &format!("default={peers}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("run etcd (Debian's etcd-server)")?;
+    let etcd = Helper(child);
+    let address: SocketAddr = clients.trim_start_matches("http://").parse()?;
+    let request = load::request(address, "/health", None);
+    wait_for("etcd", || {
+        let (status, _) = load::once(address, &request)?;
+        Ok((status == 200).then_some(()))
+    })?;
+    Ok((etcd, clients))
+}
+
+/// Cold starts on nodes that only pretend to start something.
+pub(crate) fn starts(binary: &Path, _: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    let name = "node_starts_per_s";
+    let found = figure_of(binary, "starts", &[], name)?;
+    let what = "cold starts by one scheduler on 20 nodes that only pretend to start";
+    figures.add(name, "/s", what, vec![found]);
+    Ok(())
+}
+
+/// Decisions over ten thousand nodes with a hundred thousand instances.
+pub(crate) fn placement(binary: &Path, _: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    const SECONDS: &str = "60";
+    let name = "place_p99_us";
+    let found = figure_of(binary, "placement", &[SECONDS.to_owned()], name)?;
+    let what = "p99 of a placement, 10,000 nodes with 100,000 instances";
+    figures.add(name, "µs", what, vec![found]);
+    Ok(())
+}
+
+/// A platform with a million functions.
+pub(crate) fn million(binary: &Path, _: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    const MILLION: usize = 1_000_000;
+    let folders = Folders::new()?;
+    {
+        let platform = Platform::start(binary, &folders.data, &folders.code)?;
+        platform.register_many(MILLION, "many", &folders.code)?;
+    }
+    let platform = Platform::start(binary, &folders.data, &folders.code)?;
+    let what = "start to ready with 1,000,000 functions";
+    let ready = platform.ready.as_secs_f64();
+    figures.add("ready_s_1m", "s", what, vec![ready]);
+    // The index for lists is read after that.
+    let control = platform.control;
+    let last = "/serverless/v1/functions?pageIndex=10000&pageSize=100";
+    let (status, _) = load::once(control, &load::request(control, last, None))?;
+    ensure!(status == 200, "a list was answered with {status}");
+    let what = "all processes of an idle platform with 1,000,000 functions, all of them listed";
+    let memory = processes::rss_mib(platform.pid())?;
+    figures.add("idle_rss_1m_mb", "MiB", what, vec![memory]);
+    Ok(())
+}
+
+/// Runs an example that lies beside the binary, and returns the figure of this name.
+fn figure_of(
+    binary: &Path,
+    example: &str,
+    arguments: &[String],
+    name: &str,
+) -> anyhow::Result<f64> {
+    let figures = crate::figures::of_example(binary, example, arguments)?;
+    let found = figures.iter().find(|figure| figure["name"] == name);
+    found
+        .and_then(|figure| figure["value"].as_f64())
+        .with_context(|| format!("{example} printed no {name}: {}", json!(figures)))
+}

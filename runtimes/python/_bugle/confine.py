@@ -68,8 +68,12 @@ class Confinement(object):
         self._libc.mount.argtypes = (ctypes.c_char_p,) * 3 + (ctypes.c_ulong, ctypes.c_char_p)
         self._libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
         self._libc.prctl.argtypes = (ctypes.c_int,) + (ctypes.c_ulong,) * 4
+        self._parent = os.getpid()
         self._pid_namespace = -1
         self._moves = []
+        # The calls that make a fork's root, ready to be made.
+        self._root = []
+        self._badness = _Badness()
         code = bytes.fromhex(plan["seccomp"])
         # The kernel reads the filter through these two; they have to stay alive.
         self._filter = ctypes.create_string_buffer(code, len(code))
@@ -117,6 +121,7 @@ class Confinement(object):
             os.symlink(target, stage + path)
         self._bind_read_only(rehearsal, stage + rehearsal, False)
         self._pivot(stage)
+        self._prepare_root(plan["mounts"])
 
     def rehearse(self):
         """Confines a process as an instance is, to learn now whether the kernel lets us.
@@ -124,8 +129,7 @@ class Confinement(object):
         Raises `Refused` with what it said.
         """
         read, write = os.pipe()
-        self.before_fork()
-        pid = os.fork()
+        pid = self.fork()
         if pid == 0:
             try:
                 self.park()
@@ -167,13 +171,22 @@ class Confinement(object):
             return str(error)
         return "confine: %s: %s" % (type(error).__name__, error)
 
-    def before_fork(self):
-        """Makes the next fork the first process of a process namespace of its own."""
-        if self._pid_namespace < 0:
-            return
-        # A second namespace can only be asked for when the next child is not in one already.
-        self._check(self._libc.setns(self._pid_namespace, _NEWPID), "enter the process namespace")
-        self._unshare(_NEWPID, "process namespace")
+    def fork(self):
+        """Forks: the first process of a process namespace, and the first to go for want of memory."""
+        if self._pid_namespace >= 0:
+            # A second namespace can only be asked for when the next child is not in one already.
+            self._check(
+                self._libc.setns(self._pid_namespace, _NEWPID), "enter the process namespace"
+            )
+            self._unshare(_NEWPID, "process namespace")
+        self._badness.of_forks()
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid != 0:
+                self._badness.own()
+        return pid
 
     def _make_etc(self, stage):
         etc = stage + "/etc"
@@ -208,7 +221,7 @@ class Confinement(object):
             os.makedirs(target, 0o755, exist_ok=True)
         else:
             os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
-            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+            _make_file(target)
         self._mount(source, target, None, _MS_BIND | _MS_REC)
         attributes = _ATTR_NODEV if exec_too else _ATTR_NODEV | _ATTR_NOEXEC
         self._set_attributes(_AT_FDCWD, target, attributes)
@@ -223,10 +236,7 @@ class Confinement(object):
         if plan["namespaces"] & _NEWNET:
             self._raise_loopback()
         if plan["mounts"] is not None:
-            self._make_root(plan["mounts"])
-        _be_first_out_of_memory()
-        if plan["mounts"] is not None:
-            self._set_attributes(_AT_FDCWD, "/proc", _ATTR_NODEV | _ATTR_NOEXEC)
+            self._make_root()
         # Loading it takes as long as the rest of a start. It lets `finish` do what it has to;
         # that takes rights, which `finish` gives up.
         if len(self._filter):
@@ -239,34 +249,50 @@ class Confinement(object):
             os.setresuid(-1, -1, -1)
         self._prctl(_PR_SET_DUMPABLE, 1)
 
-    def _make_root(self, mounts):
-        self._mount(
-            "tmpfs", _STAGE, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=1m,nr_inodes=1k"
-        )
-        for path in ("/proc", "/tmp"):
-            os.mkdir(_STAGE + path)
-        options = "mode=1777,size=%d,nr_inodes=%d"
+    def _make_root(self):
+        for call, arguments in self._root:
+            if call(*arguments) == -1:
+                self._check(-1, "mount %s" % arguments[1].decode())
+        self._pivot(_STAGE)
+        self._set_attributes(_AT_FDCWD, "/dev", _ATTR_NOEXEC, recursive=False)
+        self._set_attributes(_AT_FDCWD, "/proc", _ATTR_NODEV | _ATTR_NOEXEC)
+
+    def _prepare_root(self, mounts):
+        """Decides in the parent whatever can be decided there."""
+        steps, made = self._root, {_STAGE}
+
+        def directory(path, mode):
+            parent = os.path.dirname(path)
+            if parent not in made:
+                directory(parent, 0o777)
+            steps.append((os.mkdir, (path, mode)))
+            made.add(path)
+
+        def mount(source, target, kind, flags, options=None):
+            texts = [text and text.encode() for text in (source, target, kind, options)]
+            steps.append((self._libc.mount, (*texts[:3], flags, texts[3])))
+
         flags = _MS_NOSUID | _MS_NODEV
+        mount("tmpfs", _STAGE, "tmpfs", flags, "mode=755,size=1m,nr_inodes=1k")
+        for path in ("/proc", "/tmp"):
+            directory(_STAGE + path, 0o777)
+        options = "mode=1777,size=%d,nr_inodes=%d"
         inodes = mounts["inodes"]
-        self._mount(
-            "tmpfs", _STAGE + "/tmp", "tmpfs", flags, options % (mounts["tmp_bytes"], inodes)
-        )
+        mount("tmpfs", _STAGE + "/tmp", "tmpfs", flags, options % (mounts["tmp_bytes"], inodes))
         for path in self._moves:
             target = _STAGE + path
             if os.path.isdir(path):
-                os.makedirs(target, 0o755, exist_ok=True)
+                if target not in made:
+                    directory(target, 0o755)
             else:
-                os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
-            self._mount(path, target, None, _MS_MOVE)
+                steps.append((_make_file, (target,)))
+            mount(path, target, None, _MS_MOVE)
         for path, target in mounts["links"]:
-            os.symlink(target, _STAGE + path)
+            steps.append((os.symlink, (target, _STAGE + path)))
         flags |= _MS_NOEXEC
-        self._mount("proc", _STAGE + "/proc", "proc", flags, "hidepid=2")
-        self._mount(
-            "tmpfs", _STAGE + "/dev/shm", "tmpfs", flags, options % (mounts["shm_bytes"], inodes)
-        )
-        self._pivot(_STAGE)
-        self._set_attributes(_AT_FDCWD, "/dev", _ATTR_NOEXEC, recursive=False)
+        mount("proc", _STAGE + "/proc", "proc", flags, "hidepid=2")
+        options %= (mounts["shm_bytes"], inodes)
+        mount("tmpfs", _STAGE + "/dev/shm", "tmpfs", flags, options)
 
     def _raise_loopback(self):
         import fcntl
@@ -298,6 +324,10 @@ class Confinement(object):
             self._drop_capabilities()
         # A change of user takes both away. The second makes /proc/self one's own.
         self._prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL)
+        # The parent may have ended before the line above. In a process namespace of its own an
+        # instance does not see its parent; it sees its socket close.
+        if os.getppid() not in (0, self._parent):
+            raise Refused("confine: the parent has ended")
         self._prctl(_PR_SET_DUMPABLE, 1)
 
     def _show_code(self, code, code_fd):
@@ -352,13 +382,44 @@ class Confinement(object):
             raise Refused("confine: %s: %s" % (step, os.strerror(error)))
 
 
-def _be_first_out_of_memory():
-    """When the machine runs out of memory, an instance goes before the platform does."""
-    try:
-        _write("/proc/self/oom_score_adj", "500")
-    except OSError:
-        # Not allowed here; then the kernel chooses by size alone.
-        pass
+class _Badness(object):
+    """When the machine runs out of memory, an instance goes before the platform does.
+
+    A fork inherits it. For each to write it itself is twenty times as much work, most of it for
+    the kernel, which has to make the file, and to look for it when the process ends.
+    """
+
+    _PATH = "/proc/self/oom_score_adj"
+    _OF_FORKS = b"500"
+
+    def __init__(self):
+        self._fd, self._own = -1, b""
+        try:
+            with open(self._PATH, "rb") as file:
+                self._own = file.read()
+            self._fd = os.open(self._PATH, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            # Not allowed here; then the kernel chooses by size alone.
+            pass
+
+    def of_forks(self):
+        """Forks are made now."""
+        self._write(self._OF_FORKS)
+
+    def own(self):
+        """No forks are made now."""
+        self._write(self._own)
+
+    def _write(self, value):
+        if self._fd >= 0:
+            try:
+                os.pwrite(self._fd, value, 0)
+            except OSError:
+                self._fd = -1
+
+
+def _make_file(path):
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
 
 
 def _lower_limit(kind, value):
@@ -372,11 +433,3 @@ def _lower_limit(kind, value):
 def _copy(source, target):
     with open(source, "rb") as original, open(target, "wb") as copy:
         copy.write(original.read())
-
-
-def _write(path, text):
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        os.write(fd, text.encode("ascii"))
-    finally:
-        os.close(fd)

@@ -53,8 +53,8 @@ def frame(kind, ident=0, value=0, meta=b"", body=b"", flags=0, status=0):
 class Channel(object):
     """The instance's end of its socket, blocking."""
 
-    def __init__(self):
-        self.fd = -1
+    def __init__(self, fd):
+        self.fd = fd
         self._socket = None
         self._send_lock = threading.Lock()
         self._buffer = bytearray(_BUFFER)
@@ -64,13 +64,13 @@ class Channel(object):
         # Python refuses a poll object to two threads at once; the second is for who only looks.
         self._poll = select.poll()
         self._glance = select.poll()
-
-    def open(self, fd):
-        """Begins to use the socket `fd`."""
-        self.fd = fd
-        self._socket = socket.socket(fileno=fd)
         self._poll.register(fd, select.POLLIN)
         self._glance.register(fd, select.POLLIN)
+
+    def open(self):
+        """Begins to use the socket."""
+        # With its kind said, it is not asked for.
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.fd)
 
     def receive(self):
         """Waits for the next frame: kind, flags, status, id, value, meta, body."""

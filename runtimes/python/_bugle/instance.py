@@ -24,9 +24,10 @@ _REHEARSALS = 20
 class Instance(object):
     """What does not depend on the function; made by the parent, used by the fork."""
 
-    def __init__(self, confinement):
+    def __init__(self, confinement, fd):
+        """`fd` is where the socket to the platform will be in a fork."""
         self._confinement = confinement
-        self._channel = frames.Channel()
+        self._channel = frames.Channel(fd)
         self._output = Output(self._channel)
 
     def warm_up(self):
@@ -34,13 +35,16 @@ class Instance(object):
         for _ in range(_REHEARSALS):
             rehearse(threads.Host, self._output)
 
-    def run(self, fd, prctl):
-        """Serves the platform on the socket `fd`; ends the process."""
+    def run(self, prctl, hurried):
+        """Serves the platform on its socket; ends the process.
+
+        One that is `hurried` does not use the time in which nobody waits for it: there is none.
+        """
         channel, output = self._channel, self._output
-        channel.open(fd)
+        channel.open()
         output.install()
         try:
-            if not channel.waiting():
+            if not hurried and not channel.waiting():
                 rehearse(threads.Host, output)
             refused = self._park()
             # A parked instance waits here until a function needs it.

@@ -53,15 +53,23 @@ class Output(object):
         self.notify = None
         self.stdout = Stream(self, 0, 1, "<stdout>")
         self.stderr = Stream(self, frames.STDERR, 2, "<stderr>")
-
-    def install(self):
-        """Becomes `sys.stdout` and `sys.stderr`."""
-        sys.stdout = sys.__stdout__ = self.stdout
-        sys.stderr = sys.__stderr__ = self.stderr
-        # A forked copy of the process must not write into the instance's conversation.
+        # A forked copy of an instance must not write into the instance's conversation. What is
+        # registered in the parent counts for the forks of its forks.
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._detach)
-        else:  # Python 3.6
+        plain_exit = os._exit
+
+        def flush_and_exit(status):
+            self.flush_all()
+            plain_exit(status)
+
+        os._exit = flush_and_exit
+
+    def install(self):
+        """Becomes `sys.stdout` and `sys.stderr`, in a fork."""
+        sys.stdout = sys.__stdout__ = self.stdout
+        sys.stderr = sys.__stderr__ = self.stderr
+        if not hasattr(os, "register_at_fork"):  # Python 3.6
             plain_fork = os.fork
 
             def fork():
@@ -71,13 +79,6 @@ class Output(object):
                 return pid
 
             os.fork = fork
-        plain_exit = os._exit
-
-        def flush_and_exit(status):
-            self.flush_all()
-            plain_exit(status)
-
-        os._exit = flush_and_exit
 
     def _find_by_thread(self):
         return self.current.call

@@ -72,7 +72,7 @@ class Watcher(object):
 
     def _run(self):
         host = self._host
-        seen_started = -1
+        seen_started = 0
         while True:
             started = host.started
             call = host.reading

@@ -6,7 +6,8 @@ the one that may kill an instance without a race on its process id. It never run
 never sees what an instance is told: the START frame waits in the instance's own socket.
 
 When the platform ends, its side of the control socket closes; every instance is then killed with
-its process group. When this process ends, the kernel kills the instances (`PR_SET_PDEATHSIG`).
+its process group. When this process ends, the kernel kills the instances (`PR_SET_PDEATHSIG`), and
+those that are parked see their socket close.
 """
 
 import errno
@@ -18,6 +19,7 @@ import select
 import socket
 import struct
 import sys
+import time
 
 # The module without the names of enumerations, which a fork would have to look up.
 import _signal
@@ -113,12 +115,13 @@ _LIBRARY = (
     "zlib",
 )
 
-_PR_SET_PDEATHSIG = 1
-
 # The first message from the platform: how instances are confined, and what to import for them.
 _MAX_ORDER = 256 * 1024
 
-_IGNORED = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
+_OF_THE_SERVICE = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
+
+# Forks that follow each other within so many seconds are wanted by calls.
+_HURRY = 0.01
 
 # Descriptors of an instance: 0 to 2, and its socket to the platform.
 DATA_FD = 3
@@ -151,32 +154,66 @@ class ForkHooks(object):
     def __init__(self):
         self._kept = []
         self._of_parent = sys.maxsize
+        self._in_instance = False
+        self._main = None
         self._register = getattr(os, "register_at_fork", None)
         if self._register is not None:
+            # Before any other, so that what instances register is run on the right side of them.
+            self._register(
+                before=self._before,
+                after_in_parent=self._after_in_parent,
+                after_in_child=self._after_in_child,
+            )
             os.register_at_fork = self._keep
 
     def _keep(self, **hooks):
         self._kept.append(hooks)
+
+    def _before(self):
+        if self._in_instance:
+            self._run("before", reversed(self._kept))
+
+    def _after_in_parent(self):
+        if self._in_instance:
+            self._run("after_in_parent", self._kept)
+
+    def _after_in_child(self):
+        if self._in_instance:
+            self._run("after_in_child", self._kept)
+
+    @staticmethod
+    def _run(when, kept):
+        for hooks in kept:
+            if when not in hooks:
+                continue
+            try:
+                hooks[when]()
+            except Exception:
+                # As with those that are registered: the fork happens, whatever a hook says.
+                sys.excepthook(*sys.exc_info())
+
+    def keep_main_thread(self):
+        """Remembers the main thread, once its module can be imported: that registers hooks."""
+        import threading
+
+        self._main = threading.main_thread()
 
     def grow(self):
         """Tells that what follows comes from packages that are not known here."""
         self._of_parent = len(self._kept)
 
     def install(self):
-        """Registers the hooks, in a fork, and does what packages want done in it."""
+        """Has the hooks run from now on, in a fork, and does what packages want done in it."""
         if self._register is None:
             return
         os.register_at_fork = self._register
-        for hooks in self._kept:
-            self._register(**hooks)
+        self._in_instance = True
         for hooks in self._kept[self._of_parent :]:
             # A hook after the fork may count on that before it.
             for when in ("before", "after_in_child"):
                 if when in hooks:
                     hooks[when]()
-        import threading
-
-        main = threading.main_thread()
+        main = self._main
         if hasattr(main, "_set_native_id"):
             main._set_native_id()
 
@@ -250,11 +287,13 @@ class Zygote(object):
         # Imported here and not above, so that its imports find the hooks' keeper.
         from _bugle.instance import Instance
 
+        hooks.keep_main_thread()
         self._confinement = _confine(plan)
-        self._instance = Instance(self._confinement)
+        self._instance = Instance(self._confinement, DATA_FD)
         self._growth = growth.Growth(hooks)
         self._pid = os.getpid()
         self._prctl = _load_prctl()
+        self._forked_at = 0.0
         self._pids = {}  # id -> process id
         self._ids = {}  # process id -> id
         self._wake_read, self._wake_write = os.pipe()
@@ -271,8 +310,11 @@ class Zygote(object):
             loaded = growth.names(set(sys.modules) | set(sys.builtin_module_names))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         # A service manager may signal every process of the service. The platform says when to end.
-        for number in _IGNORED:
-            _signal.signal(number, _signal.SIG_IGN)
+        # They wait for ever here; an instance only has to let them through.
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, _OF_THE_SERVICE)
+        for number in _OF_THE_SERVICE:
+            _signal.signal(number, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         # The handler does nothing: it exists so that the byte in the pipe ends the poll.
         _signal.signal(_signal.SIGCHLD, lambda _signal, _frame: None)
         _signal.set_wakeup_fd(self._wake_write)
@@ -333,37 +375,31 @@ class Zygote(object):
                 _kill(pid)
 
     def _fork(self, ident, fds):
+        now = time.monotonic()
+        hurried, self._forked_at = now - self._forked_at < _HURRY, now
         try:
-            self._confinement.before_fork()
-            pid = os.fork()
+            pid = self._confinement.fork()
         except OSError as error:
             self._report(_FORK_FAILED, error.errno, ident, 0)
             return
         if pid == 0:
-            self._become_instance(fds)
+            self._become_instance(fds, hurried)
         self._pids[ident] = pid
         self._ids[pid] = ident
         self._report(_FORKED, pid, ident, 0)
 
-    def _become_instance(self, fds):
+    def _become_instance(self, fds, hurried):
         """Turns this fork into an instance; never returns."""
         try:
             os.setsid()
-            if self._prctl is not None:
-                self._prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
-                # The parent may have ended before the line above. In a process namespace of its
-                # own an instance does not see its parent; it sees its socket close.
-                if os.getppid() not in (0, self._pid):
-                    os._exit(1)
             _signal.set_wakeup_fd(-1)
-            for number in _IGNORED + (_signal.SIGCHLD,):
-                _signal.signal(number, _signal.SIG_DFL)
-            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
             _arrange_descriptors(*fds)
             self._hooks.install()
             self._growth.separate()
             gc.enable()
-            self._instance.run(DATA_FD, self._prctl)
+            self._instance.run(self._prctl, hurried)
         except BaseException:
             # Nobody above this can handle it, and the parent's loop must not run here.
             sys.excepthook(*sys.exc_info())

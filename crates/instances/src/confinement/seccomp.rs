@@ -13,8 +13,8 @@
 //! elsewhere, where it may trace its own processes and use any protocol of a family. It is alone in
 //! its namespaces, so what it may look at there is its own.
 //!
-//! The filter is made of a few forms of statements that jump at most over themselves, so that it
-//! can be read from top to bottom; the tests run it.
+//! The filter is a tree of comparisons with the numbers of the calls, whose leaves are made of a few
+//! forms of statements; the tests run it.
 
 /// One instruction of a classic BPF program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,17 +300,37 @@ fn program(on: &Architecture, profile: Profile) -> Vec<Instruction> {
         Profile::Container => on.in_containers,
     };
     let refused = on.refused.iter().chain(REFUSED_EVERYWHERE);
-    for &number in refused.filter(|number| !spared.contains(number)) {
-        program.extend([unless(JUMP_EQUAL, number, 1), refuse]);
-    }
+    let mut cases: Vec<(u32, Vec<Instruction>)> = refused
+        .filter(|number| !spared.contains(number))
+        .map(|&number| (number, vec![refuse]))
+        .collect();
     // Its flags are in memory, where a filter cannot look. C libraries then use clone.
-    program.extend([unless(JUMP_EQUAL, CLONE3, 1), give(ERRNO | ENOSYS)]);
-    for (number, body) in rules(on, profile) {
-        // A body ends here whatever it finds, so the number need not be loaded again.
-        let len = u8::try_from(body.len() + 1).unwrap_or(u8::MAX);
-        program.push(unless(JUMP_EQUAL, number, len));
+    cases.push((CLONE3, vec![give(ERRNO | ENOSYS)]));
+    cases.extend(rules(on, profile).map(|(number, mut body)| {
+        body.push(give(ALLOW));
+        (number, body)
+    }));
+    cases.sort_unstable_by_key(|&(number, _)| number);
+    program.extend(choice(&cases));
+    program
+}
+
+/// What to do about the number that is loaded: a tree of comparisons, since the kernel tries every
+/// number there is when it loads a filter, which is at every start.
+fn choice(cases: &[(u32, Vec<Instruction>)]) -> Vec<Instruction> {
+    let skip = |body: &[Instruction]| u8::try_from(body.len()).unwrap_or(u8::MAX);
+    let (below, above) = cases.split_at(cases.len() / 2);
+    if let ([_, _, ..], Some(&(middle, _))) = (below, above.first()) {
+        let (below, above) = (choice(below), choice(above));
+        let mut program = vec![unless(JUMP_AT_LEAST, middle, skip(&above))];
+        program.extend(above);
+        program.extend(below);
+        return program;
+    }
+    let mut program = Vec::new();
+    for (number, body) in cases {
+        program.push(unless(JUMP_EQUAL, *number, skip(body)));
         program.extend(body);
-        program.push(give(ALLOW));
     }
     program.push(give(ALLOW));
     program

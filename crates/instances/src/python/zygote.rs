@@ -481,6 +481,8 @@ fn spawn(command: &Command<'_>, control: OwnedFd) -> io::Result<Process> {
         .env_clear()
         .env("LANG", "C.UTF-8")
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        // What is looked up on first use, every fork would look up and write down for itself.
+        .env("LD_BIND_NOW", "1")
         .current_dir("/")
         .stdin(Stdio::from(control))
         .stdout(Stdio::null())

@@ -64,6 +64,7 @@ async fn platform() -> (Scheduler, Fleet, Hub, String) {
             Box::pin(async { Err::<PackageBytes, _>("there are no packages".to_owned()) })
         }),
         build: BUILD.to_owned(),
+        pods: Arc::new(|_, _| Box::pin(async { Ok(None) })),
     });
     let hub = opened.await.expect("a new authority is made");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -75,7 +76,7 @@ async fn platform() -> (Scheduler, Fleet, Hub, String) {
 /// A node that has room for everything and starts nothing.
 async fn node(folder: &std::path::Path, address: &str, token: &JoinToken, name: String) {
     let name = name.parse().expect("a name");
-    let joined = Identity::join(folder, address, token, &name).await;
+    let joined = Identity::join(folder, address, token, &name, None).await;
     let driver = SimDriver::new(
         Duration::ZERO,
         Arc::new(|_| (Duration::ZERO, "1".to_owned())),
@@ -105,6 +106,7 @@ async fn first_call(scheduler: &Scheduler, number: u64) {
     let demand = Demand {
         resources: None,
         label: None,
+        place: None,
         deadline: tokio::time::Instant::now() + Duration::from_secs(10),
     };
     let lease = function.acquire(demand).await.expect("there is room");

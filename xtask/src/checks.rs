@@ -140,6 +140,7 @@ const SYSTEM: &[&str] = &[
     "pools",
     "kubernetes",
     "nodes",
+    "gateways",
 ];
 
 fn system_tests() -> Outcome {

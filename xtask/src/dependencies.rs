@@ -26,6 +26,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("scheduler", &["types", "instances"]),
     // It is one more driver to the scheduler's fleet, and keeps who may connect in the store.
     ("node", &["types", "instances", "scheduler", "store"]),
+    // It keeps who the other gateways are in the store, and has their certificates of the nodes'
+    // authority.
+    ("cluster", &["types", "store", "node"]),
     // It sees the scheduler's handle, and the shapes of a call.
     ("gateway", &["types", "api", "scheduler", "instances"]),
     (
@@ -43,6 +46,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "gateway",
             "kubernetes",
             "node",
+            "cluster",
         ],
     ),
     ("bugle", &["server", "client", "load", "api", "types"]),

@@ -9,14 +9,83 @@ use std::time::Duration;
 
 use bugle_types::Code;
 use bytes::Bytes;
-use hyper::body::{Body, Frame};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::Config;
+use crate::connection::Connection;
 use crate::failure::Failure;
 
 /// How often a slow body is looked at once its grace is over.
 const PACE_CHECK: Duration = Duration::from_secs(5);
+
+/// What a client sends.
+#[derive(Debug)]
+pub enum Inbound {
+    /// As it comes.
+    Incoming(Incoming),
+    /// It was read already.
+    Whole(Bytes),
+    /// As it comes, on its way to another gateway.
+    Passing(Box<Passing>),
+}
+
+/// A body that is passed on. If it is dropped before its end, its connection cannot be used again.
+#[derive(Debug)]
+pub struct Passing {
+    body: Incoming,
+    connection: Arc<Connection>,
+}
+
+impl Inbound {
+    pub(crate) fn passing(body: Incoming, connection: &Arc<Connection>) -> Self {
+        Self::Passing(Box::new(Passing {
+            body,
+            connection: Arc::clone(connection),
+        }))
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        if !self.body.is_end_stream() {
+            self.connection.linger();
+        }
+    }
+}
+
+impl Body for Inbound {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Incoming(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Passing(passing) => Pin::new(&mut passing.body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Incoming(body) => body.is_end_stream(),
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Passing(passing) => passing.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Incoming(body) => body.size_hint(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Passing(passing) => passing.body.size_hint(),
+        }
+    }
+}
 
 /// The bytes of all request bodies that are in memory at once.
 #[derive(Debug)]

@@ -8,6 +8,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -95,6 +96,11 @@ impl Prepared {
         })
     }
 
+    /// The function that is called.
+    pub(crate) fn function(&self) -> &Function {
+        &self.function
+    }
+
     /// Has the holder told which instance gets the call.
     pub(crate) fn tell(&mut self, holder: Option<Holder>) {
         self.holder = holder;
@@ -112,14 +118,23 @@ impl Prepared {
     }
 }
 
-pub(crate) async fn find(shared: &Shared, id: &FunctionId) -> Result<Function, Failure> {
+pub(crate) async fn find(
+    shared: &Shared,
+    connection: &Connection,
+    id: &FunctionId,
+) -> Result<Function, Failure> {
     if let Some(function) = shared.scheduler.find(id) {
         return Ok(function);
     }
     // Nobody may have called it yet. One that cannot be loaded in time counts as not there.
     let _ = timeout(LOADING, (shared.load)(id)).await;
-    let found = shared.scheduler.find(id);
-    found.ok_or_else(|| not_found(&id.to_string()))
+    if let Some(function) = shared.scheduler.find(id) {
+        return Ok(function);
+    }
+    if shared.is_elsewhere(connection, id) {
+        return Err(Failure::moved());
+    }
+    Err(not_found(&id.to_string()))
 }
 
 /// Counts a call of a function when it is dropped: as abandoned unless its end was seen.
@@ -253,6 +268,9 @@ impl Call<'_> {
                 Some(Attempt::Ended(ending)) => return ending,
                 Some(Attempt::NotSent(cause, returned)) => (gone, prepared) = (cause, returned),
             }
+            if shared.has_moved(connection, &prepared.function) {
+                return prepared.ended_without_slot(Failure::moved());
+            }
         }
         prepared.ended_without_slot(CallError::NotSent(gone).into())
     }
@@ -307,7 +325,12 @@ impl<'a> Slot<'a> {
         });
         match leased.await {
             Some(Ok(lease)) => Ok(lease),
-            Some(Err(error)) => Err(refusal(error, self.function, self.label.as_ref())),
+            Some(Err(error)) => {
+                if error == AcquireError::Moved {
+                    connection.moved.store(true, Ordering::Relaxed);
+                }
+                Err(refusal(error, self.function, self.label.as_ref()))
+            }
             None => Err(Failure::shutting_down()),
         }
     }
@@ -330,6 +353,7 @@ fn refusal(error: AcquireError, function: &Function, label: Option<&InstanceLabe
         AcquireError::Timeout => Failure::new(Code::AcquireTimeout, error.to_string()),
         AcquireError::Start(error) => error.into(),
         AcquireError::Removed => not_found(&function.spec().id.to_string()),
+        AcquireError::Moved => Failure::moved(),
         AcquireError::ShuttingDown => Failure::shutting_down(),
     }
 }

@@ -72,6 +72,8 @@ pub(crate) struct Connection {
     linger: AtomicBool,
     /// Whether the client sent more than it may to a function's server.
     pub(crate) overran: AtomicBool,
+    /// Whether a call on it found its function moved to another gateway before any instance had it.
+    pub(crate) moved: AtomicBool,
     /// When the answer that is being sent must have ended, on the sweep's clock; 0 for never.
     end: AtomicU32,
     /// The address of the client, as a header tells it.
@@ -199,6 +201,11 @@ impl Connections {
     /// Lists a new connection, which has yet to send its first request.
     pub(crate) fn open(&self, peer: Option<IpAddr>) -> Arc<Connection> {
         let peer = peer.map(|address| address.to_canonical().to_string());
+        self.open_for(peer.and_then(|address| HeaderValue::try_from(address).ok()))
+    }
+
+    /// Lists one whose client another gateway talks to.
+    pub(crate) fn open_for(&self, peer: Option<HeaderValue>) -> Arc<Connection> {
         let connection = Arc::new(Connection {
             phase: AtomicU8::new(Phase::Fresh as u8),
             since: AtomicU32::new(self.clock.now()),
@@ -206,8 +213,9 @@ impl Connections {
             order: AtomicU8::new(Order::Serve as u8),
             linger: AtomicBool::new(false),
             overran: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
             end: AtomicU32::new(0),
-            peer: peer.and_then(|address| HeaderValue::try_from(address).ok()),
+            peer,
             task: AtomicWaker::new(),
             clock: Arc::clone(&self.clock),
         });

@@ -122,7 +122,7 @@ impl Failure {
         }
     }
 
-    fn with_cause(mut self, cause: &ExitCause) -> Self {
+    pub(crate) fn with_cause(mut self, cause: &ExitCause) -> Self {
         self.detail.get_or_insert_default().cause = Some(cause_token(cause));
         self
     }
@@ -169,6 +169,12 @@ impl Failure {
         ))
         .with_status(StatusCode::REQUEST_TIMEOUT)
         .closing()
+    }
+
+    /// The function moved to another gateway before any instance had the call.
+    pub(crate) fn moved() -> Self {
+        let message = "the function is scheduled by another gateway now; the call did not run";
+        Self::new(Code::NoInstanceAvailable, message)
     }
 
     /// No more calls are taken, because the gateway ends.

@@ -17,10 +17,10 @@ use bytes::Bytes;
 use http::header::HeaderName;
 use http::request::Parts;
 use http::{Response, StatusCode};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 
 use crate::answer;
-use crate::body;
+use crate::body::{self, Inbound};
 use crate::call::find;
 use crate::connection::Connection;
 use crate::failure::{After, Failure};
@@ -69,7 +69,7 @@ pub(crate) async fn serve(
     connection: &Arc<Connection>,
     parts: &Parts,
     route: &Route,
-    body: Incoming,
+    body: Inbound,
 ) -> Response<Payload> {
     let id = request_id(shared, parts);
     let has_body = !body.is_end_stream();
@@ -82,11 +82,11 @@ pub(crate) async fn serve(
         match route.kind {
             Kind::Sync => {
                 let wanted = wanted(parts)?;
-                let found = find(shared, &function).await?;
+                let found = find(shared, connection, &function).await?;
                 let invoked = invoke(shared, connection, found, event, (&id, None)).await;
                 result::answer(invoked, &function, wanted, &id)
             }
-            Kind::Async => accept(shared, function, event, &id).await,
+            Kind::Async => accept(shared, connection, function, event, &id).await,
         }
     };
     match answered.await {
@@ -141,7 +141,7 @@ fn wanted(parts: &Parts) -> Result<Wanted, Failure> {
 }
 
 /// The body as an event: JSON, nothing being an empty object.
-async fn event(shared: &Arc<Shared>, kind: Kind, body: Incoming) -> Result<Bytes, Failure> {
+async fn event(shared: &Arc<Shared>, kind: Kind, body: Inbound) -> Result<Bytes, Failure> {
     body::check_declared(&body, &shared.config)?;
     let (event, _reservation) = body::read(body, &shared.config, &shared.budget).await?;
     if kind == Kind::Async && event.len() > ASYNC_EVENT_BYTES {
@@ -164,11 +164,12 @@ async fn event(shared: &Arc<Shared>, kind: Kind, body: Incoming) -> Result<Bytes
 /// Leaves the event to whoever delivers events later; it is kept before this is answered.
 async fn accept(
     shared: &Arc<Shared>,
+    connection: &Connection,
     function: FunctionId,
     event: Bytes,
     id: &str,
 ) -> Result<Response<Payload>, Failure> {
-    let found = find(shared, &function).await?;
+    let found = find(shared, connection, &function).await?;
     if found.spec().runtime.serves_http() {
         return Err(Failure::bad_request(
             "a function that is a web server cannot be invoked asynchronously",

@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bugle_instances::BoxFuture;
-use bugle_scheduler::Scheduler;
+use bugle_scheduler::{Function, Scheduler};
 use bugle_types::FunctionId;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -27,10 +27,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::awake::Awake;
-use crate::body::Budget;
+use crate::body::{Budget, Inbound};
 use crate::connection::{Connection, Connections, Order, Phase, Socket};
 use crate::function_graph::Route;
-use crate::payload::Broken;
+use crate::members::{self, Owners};
+use crate::payload::{Broken, Payload};
 use crate::trace::TraceIds;
 use crate::{Config, Metrics, serve};
 
@@ -96,6 +97,8 @@ pub(crate) struct Shared {
     pub(crate) ids: TraceIds,
     pub(crate) awake: Arc<Awake>,
     pub(crate) budget: Arc<Budget>,
+    /// The gateways that share the functions, where there are others.
+    pub(crate) owners: OnceLock<Arc<dyn Owners>>,
     /// Connections, and calls whose client left.
     pub(crate) tasks: TaskTracker,
     http: http1::Builder,
@@ -107,6 +110,22 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether another gateway has a function; the connection remembers it of its call, which did not
+    /// run.
+    pub(crate) fn is_elsewhere(&self, connection: &Connection, function: &FunctionId) -> bool {
+        let owners = self.owners.get();
+        let is = owners.is_some_and(|owners| owners.place(function) != members::Place::Here);
+        if is {
+            connection.moved.store(true, Ordering::Relaxed);
+        }
+        is
+    }
+
+    /// The same of a function that was found, whose instance did not take the call.
+    pub(crate) fn has_moved(&self, connection: &Connection, function: &Function) -> bool {
+        self.owners.get().is_some() && self.is_elsewhere(connection, &function.spec().id)
     }
 }
 
@@ -125,6 +144,7 @@ impl Gateway {
             metrics: Arc::new(metrics),
             load,
             events: OnceLock::new(),
+            owners: OnceLock::new(),
             ids: TraceIds::default(),
             awake: Arc::default(),
             tasks: TaskTracker::new(),
@@ -143,6 +163,30 @@ impl Gateway {
         let _ = self.shared.events.set(accept);
     }
 
+    /// Shares the functions with other gateways; to be said before anything is served.
+    pub fn share(&self, owners: Arc<dyn Owners>) {
+        let _ = self.shared.owners.set(owners);
+    }
+
+    /// Whether a request comes from another gateway that passed it on.
+    pub fn was_passed_on<B>(request: &Request<B>) -> bool {
+        members::was_passed_on(request.headers())
+    }
+
+    /// Answers a request that another gateway passed on. To be run on the gateway's runtime.
+    pub async fn receive(
+        &self,
+        request: Request<Incoming>,
+    ) -> Response<UnsyncBoxBody<Bytes, Broken>> {
+        let response = if let Some(owners) = self.shared.owners.get() {
+            members::receive(&self.shared, &**owners, request).await
+        } else {
+            let connection = self.shared.connections.open(None);
+            serve::serve(&self.shared, &connection, request.map(Inbound::Incoming)).await
+        };
+        response.map(UnsyncBoxBody::new)
+    }
+
     /// Whether a request is an invocation of FunctionGraph's, which another listener may leave to
     /// [`Gateway::answer`].
     pub fn is_invocation<B>(request: &Request<B>) -> bool {
@@ -156,7 +200,7 @@ impl Gateway {
     ) -> Response<UnsyncBoxBody<Bytes, Broken>> {
         let connection = self.shared.connections.open(None);
         connection.enter(Phase::Busy);
-        let response = serve::serve(&self.shared, &connection, request).await;
+        let response = respond(&self.shared, &connection, request).await;
         response.map(UnsyncBoxBody::new)
     }
 
@@ -184,6 +228,18 @@ impl Gateway {
         // Each ends by the same token; afterwards the sockets refuse connections.
         while accepting.join_next().await.is_some() {}
         drain(&shared).await;
+    }
+}
+
+/// Answers a request, or has it answered by the gateway that has its function.
+async fn respond(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+) -> Response<Payload> {
+    match shared.owners.get() {
+        None => serve::serve(shared, connection, request.map(Inbound::Incoming)).await,
+        Some(owners) => Box::pin(members::serve(shared, &**owners, connection, request)).await,
     }
 }
 
@@ -281,7 +337,7 @@ async fn converse(place: Place, stream: TcpStream, peer: SocketAddr) {
     let socket = TokioIo::new(Socket::new(stream, Arc::clone(&connection), metrics));
     let service = service_fn(|request| {
         let (shared, connection) = (Arc::clone(shared), Arc::clone(&connection));
-        async move { Ok::<_, Infallible>(serve::serve(&shared, &connection, request).await) }
+        async move { Ok::<_, Infallible>(respond(&shared, &connection, request).await) }
     });
     let http = shared.http.serve_connection(socket, service);
     let mut http = pin!(http.with_upgrades());

@@ -27,12 +27,12 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, Uri};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::TRACE_ID;
-use crate::body;
+use crate::body::{self, Inbound};
 use crate::call::{ATTEMPTS, Counted, Detaching, Slot, find};
 use crate::connection::Connection;
 use crate::failure::{After, Failure};
@@ -66,7 +66,7 @@ pub(crate) async fn serve(
     connection: &Arc<Connection>,
     mut parts: Parts,
     target: &Target,
-    body: Incoming,
+    body: Inbound,
 ) -> Response<Payload> {
     let sent = [TRACE_ID, HeaderName::from_static("x-request-id")];
     let trace = shared.ids.of_call(sent.map(|name| parts.headers.get(name)));
@@ -75,7 +75,7 @@ pub(crate) async fn serve(
         if shared.is_draining() {
             return Err(Failure::shutting_down());
         }
-        let function = find(shared, &target.function()?).await?;
+        let function = find(shared, connection, &target.function()?).await?;
         let spec = function.spec();
         if !spec.runtime.serves_http() {
             let place = target.place(&parts.uri);
@@ -120,7 +120,7 @@ pub(crate) async fn serve(
 async fn upload(
     shared: &Shared,
     connection: &Arc<Connection>,
-    body: Incoming,
+    body: Inbound,
 ) -> Result<HttpBody, Failure> {
     if body.is_end_stream() {
         return Ok(HttpBody::default());
@@ -217,6 +217,9 @@ impl Exchange<'_> {
                 Some(Attempt::NotSent(cause, returned, count)) => {
                     (gone, exchange, counted) = (cause, returned, count);
                 }
+            }
+            if self.shared.has_moved(self.connection, &self.function) {
+                return Err(counted.failed(Failure::moved()));
             }
         }
         Err(counted.failed(CallError::NotSent(gone).into()))

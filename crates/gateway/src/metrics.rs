@@ -27,6 +27,9 @@ pub struct Metrics {
     pub(crate) received: Counter<u64, AtomicU64>,
     /// Bytes that went to clients.
     pub(crate) sent: Counter<u64, AtomicU64>,
+    /// Requests that were passed on to other gateways, and those of them that got no answer.
+    pub(crate) forwarded: Counter<u64, AtomicU64>,
+    pub(crate) forward_failures: Counter<u64, AtomicU64>,
     answers: Answers,
 }
 
@@ -87,6 +90,8 @@ impl Metrics {
             in_flight: Gauge::default(),
             received: Counter::default(),
             sent: Counter::default(),
+            forwarded: Counter::default(),
+            forward_failures: Counter::default(),
             answers: Answers {
                 success: of(StatusClass::success),
                 redirect: of(StatusClass::redirect),
@@ -125,6 +130,16 @@ impl Metrics {
             "Bytes that went to clients",
             Unit::Bytes,
             metrics.sent.clone(),
+        );
+        registry.register(
+            "bugle_gateway_forwarded",
+            "Requests that were passed on to the gateway that has their function",
+            metrics.forwarded.clone(),
+        );
+        registry.register(
+            "bugle_gateway_forward_failures",
+            "Requests that were passed on and got no answer of the other gateway",
+            metrics.forward_failures.clone(),
         );
         metrics
     }

@@ -8,6 +8,7 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use crate::events::Events;
 use crate::http_function::Relay;
+use crate::members::Forwarded;
 
 /// The body of an answer: known as a whole, a stream of events, or what a function's server sends.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) enum Payload {
     Events(Box<Events>),
     /// What a function's server sends, as it comes.
     Relayed(Box<Relay>),
+    /// What another gateway answers, as it comes.
+    Forwarded(Box<Forwarded>),
 }
 
 /// An answer that will not come to its end; the client's connection is closed in the middle of it.
@@ -38,6 +41,7 @@ impl Body for Payload {
             Self::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes))),
             Self::Events(events) => events.poll_data(cx),
             Self::Relayed(relay) => return relay.poll_frame(cx),
+            Self::Forwarded(answer) => return answer.poll_frame(cx),
         };
         data.map(|data| data.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -47,6 +51,7 @@ impl Body for Payload {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Events(_) => false,
             Self::Relayed(relay) => relay.is_end_stream(),
+            Self::Forwarded(answer) => answer.is_end_stream(),
         }
     }
 
@@ -55,6 +60,7 @@ impl Body for Payload {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Events(_) => SizeHint::default(),
             Self::Relayed(relay) => relay.size_hint(),
+            Self::Forwarded(answer) => answer.size_hint(),
         }
     }
 }

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 
 use crate::answer::{self, INNER_CODE, JSON, SUCCESS};
-use crate::body::Reservation;
+use crate::body::{Inbound, Reservation};
 use crate::call::{Call, Prepared, find};
 use crate::connection::{Connection, Phase};
 use crate::failure::{After, Failure};
@@ -35,7 +35,7 @@ const CAPABILITIES: &str =
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
     connection: &Arc<Connection>,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
 ) -> Response<Payload> {
     connection.enter(Phase::Busy);
     let (parts, body) = request.into_parts();
@@ -83,7 +83,7 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Payload> {
     )
 }
 
-fn unknown(connection: &Connection, body: &Incoming) -> Response<Payload> {
+fn unknown(connection: &Connection, body: &Inbound) -> Response<Payload> {
     let mut response = plain(StatusCode::NOT_FOUND, "404 page not found");
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
@@ -99,13 +99,13 @@ async fn invoke(
     connection: &Arc<Connection>,
     parts: &Parts,
     target: Target<'_>,
-    body: Incoming,
+    body: Inbound,
 ) -> Response<Payload> {
     let head = Head::read(parts, &shared.ids);
     let trace = Arc::clone(&head.trace);
     let wants_events = demand::wants_events(&head.headers);
     let has_body = !body.is_end_stream();
-    let failure = match admit(shared, parts, &target, &head, body).await {
+    let failure = match admit(shared, connection, parts, &target, &head, body).await {
         Ok((function, spec, body)) if is_web_server(&spec) => {
             let (event, _reservation) = body;
             let replayed =
@@ -165,10 +165,11 @@ fn is_web_server(spec: &FunctionSpec) -> bool {
 /// because the body is still on its way.
 async fn admit(
     shared: &Arc<Shared>,
+    connection: &Connection,
     parts: &Parts,
     target: &Target<'_>,
     head: &Head<'_>,
-    body: Incoming,
+    body: Inbound,
 ) -> Result<(Function, Arc<FunctionSpec>, (Bytes, Reservation)), Failure> {
     if shared.is_draining() {
         return Err(Failure::shutting_down());
@@ -183,7 +184,7 @@ async fn admit(
     body::check_declared(&body, &shared.config)?;
     let body = body::read(body, &shared.config, &shared.budget).await?;
     demand::refuse_async(&head.headers)?;
-    let function = find(shared, &id).await?;
+    let function = find(shared, connection, &id).await?;
     let spec = function.spec();
     Ok((function, spec, body))
 }

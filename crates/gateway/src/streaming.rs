@@ -75,6 +75,10 @@ pub(crate) async fn answer(call: Call<'_>) -> Response<Payload> {
             First::End(Attempt::Ended(ending)) => return whole(ending, &trace, counted),
             First::End(Attempt::NotSent(cause, returned)) => {
                 (gone, prepared) = (cause, returned);
+                if shared.has_moved(connection, prepared.function()) {
+                    let ending = prepared.ended_without_slot(Failure::moved());
+                    return whole(ending, &trace, counted);
+                }
                 continue;
             }
         };

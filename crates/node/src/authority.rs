@@ -10,11 +10,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SignatureAlgorithm,
 };
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
     SignatureScheme,
@@ -25,6 +25,12 @@ use crate::wire::{ALPN_NODE, ALPN_PLATFORM};
 
 /// The name that the platform's certificate is for, whatever its address is.
 pub(crate) const PLATFORM: &str = "platform.bugle.internal";
+
+/// The name that the certificates of gateways are for towards each other.
+pub const GATEWAY: &str = "gateway.bugle.internal";
+
+/// What gateways speak with each other.
+const ALPN_GATEWAY: &[u8] = b"bugle-gateway/1";
 
 /// How long certificates hold. A node renews its own when half of that has passed.
 const YEAR: Duration = Duration::from_hours(24 * 365);
@@ -143,6 +149,48 @@ impl Authority {
         config.alpn_protocols = vec![ALPN_NODE.to_vec(), ALPN_PLATFORM.to_vec()];
         Ok(config)
     }
+}
+
+/// How a gateway and other gateways reach each other, each with one certificate for both ways.
+#[derive(Clone, Debug)]
+pub struct GatewayTls {
+    /// For those who come.
+    pub server: Arc<ServerConfig>,
+    /// For going to others.
+    pub client: Arc<ClientConfig>,
+}
+
+impl Authority {
+    /// A certificate made for this process, with which it is a gateway to other gateways.
+    pub(crate) fn gateway(&self) -> Result<GatewayTls, Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = params(GATEWAY, YEAR);
+        params.subject_alt_names = vec![SanType::DnsName(GATEWAY.try_into()?)];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let certificate = params.signed_by(&key, &self.issuer)?.der().clone();
+        let roots = Arc::new(roots(&self.certificate)?);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build()?;
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![certificate.clone()], private(&key))?;
+        server.alpn_protocols = vec![ALPN_GATEWAY.to_vec()];
+        let client = known_client(&self.certificate, &certificate, &key, ALPN_GATEWAY)?;
+        Ok(GatewayTls {
+            server: Arc::new(server),
+            client: Arc::new(client),
+        })
+    }
+}
+
+/// Whether a certificate of the authority is a gateway's: those of nodes are for no host.
+pub fn is_gateway(certificate: &CertificateDer<'_>) -> bool {
+    let name = ServerName::try_from(GATEWAY);
+    let parsed = ParsedCertificate::try_from(certificate);
+    matches!((name, parsed), (Ok(name), Ok(parsed)) if verify_server_name(&parsed, &name).is_ok())
 }
 
 /// The public key of another machine.

@@ -33,10 +33,10 @@ mod tests;
 mod token;
 mod wire;
 
-pub use authority::Error as AuthorityError;
+pub use authority::{Error as AuthorityError, GATEWAY, GatewayTls, is_gateway};
 pub use host::{Host, News, Offer, Prepare};
 pub use hub::{Adopt, Dependencies, Hub, MemberInfo, PackageBytes, Packages, Pods};
 pub use identity::{Error as IdentityError, Identity, PackageSource, PackageStream};
 pub use joined::{Terms, serve};
-pub use members::{Error as MemberError, LOCAL, Member, Pod, Seal};
+pub use members::{Error as MemberError, LOCAL, Member, Pod, Seal, gateway_tls};
 pub use token::{JoinToken, NoRandomness, NoToken};

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
-use crate::authority::{self, Authority};
+use crate::authority::{self, Authority, GatewayTls};
 use crate::token::{JoinToken, NoRandomness, hex, sha256};
 
 const AUTHORITY: &str = "/bugle/nodes/authority";
@@ -144,6 +144,17 @@ fn record<T: serde::de::DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T,
 fn value(record: &impl Serialize) -> Bytes {
     // The shapes of this file have no keys that are not text.
     serde_json::to_vec(record).unwrap_or_default().into()
+}
+
+/// With what a platform on this store is a gateway to the others; the authority is made if there is
+/// none.
+///
+/// # Errors
+///
+/// What cannot be read, made or opened.
+pub async fn gateway_tls(store: Arc<dyn Store>, seal: &dyn Seal) -> Result<GatewayTls, Error> {
+    let members = Members::open(store, seal).await?;
+    Ok(members.authority.gateway()?)
 }
 
 impl Members {

@@ -121,6 +121,16 @@ impl Catalogue {
         self.known.is_empty()
     }
 
+    /// A function version that is in use, as it was last reported.
+    pub fn known(&self, id: &FunctionId) -> Option<&Arc<FunctionSpec>> {
+        self.known.get(id).map(|known| &known.spec)
+    }
+
+    /// All that are in use.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<FunctionSpec>> {
+        self.known.values().map(|known| &known.spec)
+    }
+
     /// The next changes. Cancel safe.
     ///
     /// # Errors

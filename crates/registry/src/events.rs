@@ -64,6 +64,9 @@ pub struct Invocation {
     pub error_message: String,
     /// The event; none once it has come to its end.
     pub event: Option<Box<RawValue>>,
+    /// Which of several gateways has sent it to the function, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<String>,
 }
 
 /// A function version as texts.
@@ -111,6 +114,7 @@ impl Invocation {
             error_code: 0,
             error_message: String::new(),
             event: Some(event),
+            runner: None,
         }
     }
 

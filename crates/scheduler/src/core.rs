@@ -4,7 +4,7 @@
 //! event, whatever happened:
 //!
 //! - no more instances are started than `maxInstance` allows, where all that are alive count, those
-//!   that stop included. There is no surge: a replacement starts when there is room, which at the
+//!   that stop and those that another scheduler still has included. There is no surge: a replacement starts when there is room, which at the
 //!   maximum means when an old one is gone;
 //! - a labelled set keeps within its own maximum, and all sets together within the function's;
 //! - no instance runs more calls than `concurrentNum`;
@@ -24,6 +24,7 @@
 //! Stopping => gone
 //! ```
 
+mod elsewhere;
 mod failure;
 mod instance;
 mod queue;
@@ -44,6 +45,8 @@ use bugle_types::{FunctionSpec, InstanceLabel, Resources};
 use tokio::time::Instant;
 
 use crate::Config;
+pub use elsewhere::Census;
+use elsewhere::Elsewhere;
 use failure::{Cause, Failure};
 use instance::{Instance, State};
 use queue::Queue;
@@ -119,6 +122,14 @@ pub(crate) enum Event {
     Removed,
     /// The platform stops.
     ShuttingDown,
+    /// The function is scheduled here from now on, and others may still have instances of it.
+    Opened,
+    /// It is scheduled elsewhere from now on.
+    Moved,
+    /// The same, and not even calls that run may go on.
+    Fenced,
+    /// What others still have of it.
+    Elsewhere(Census),
     /// The time that [`Core::due`] gave has come.
     Tick,
 }
@@ -147,6 +158,7 @@ pub(crate) enum Rejection {
     Timeout,
     Start(StartError),
     Removed,
+    Moved,
     ShuttingDown,
 }
 
@@ -156,6 +168,8 @@ enum Life {
     /// It does.
     Open,
     Removed,
+    /// Another scheduler has it.
+    Moved,
     ShuttingDown,
 }
 
@@ -166,6 +180,7 @@ pub(crate) struct Core {
     spec: Arc<FunctionSpec>,
     life: Life,
     instances: BTreeMap<Key, Instance>,
+    elsewhere: Elsewhere,
     queue: Queue,
     /// Starts that failed lately.
     failures: BTreeMap<Set, Failure>,
@@ -192,6 +207,7 @@ impl Core {
             spec,
             life: Life::Open,
             instances: BTreeMap::new(),
+            elsewhere: Elsewhere::default(),
             queue: Queue::default(),
             failures: BTreeMap::new(),
             rolling: None,
@@ -235,6 +251,10 @@ impl Core {
             Event::ShuttingDown => {
                 self.close(Life::ShuttingDown, &Rejection::ShuttingDown, actions);
             }
+            Event::Opened => self.opened(),
+            Event::Moved => self.moved(actions),
+            Event::Fenced => self.fenced(actions),
+            Event::Elsewhere(census) => self.counted(census, now, actions),
             Event::Tick => self.tick(now, actions),
         }
     }
@@ -290,8 +310,10 @@ impl Core {
     /// Takes an instance in that runs already, as one that comes up; [`Event::Started`] follows. None
     /// if the function has no use for one more of the set.
     pub(crate) fn adopt(&mut self, set: Set) -> Option<Key> {
-        let in_set = self.count(|instance| instance.set.label == set.label);
-        let room = self.alive() < self.spec.scale.max && in_set < self.bounds(&set).max;
+        let in_set = self.in_set(set.label.as_ref());
+        let room = self.may_start()
+            && self.alive() < self.spec.scale.max
+            && in_set < self.bounds(&set).max;
         if self.refusal(&set).is_some() || !room {
             return None;
         }
@@ -310,6 +332,7 @@ impl Core {
             .is_none_or(|label| self.spec.labels.iter().any(|known| known.label == *label));
         match self.life {
             Life::Removed => Some(Rejection::Removed),
+            Life::Moved => Some(Rejection::Moved),
             Life::ShuttingDown => Some(Rejection::ShuttingDown),
             Life::Open if self.spec.scale.max == 0 => Some(Rejection::Disabled),
             Life::Open if !label_is_known => Some(Rejection::UnknownLabel),
@@ -504,8 +527,10 @@ impl Core {
             .collect()
     }
 
+    /// All instances that count against the function's bound, wherever they are.
     fn alive(&self) -> u32 {
-        u32::try_from(self.instances.len()).unwrap_or(u32::MAX)
+        let here = u32::try_from(self.instances.len()).unwrap_or(u32::MAX);
+        here.saturating_add(self.elsewhere.total())
     }
 
     /// Gives waiting calls to the instance as long as both last.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::CallMetrics;
-use crate::core::{Event, Key, Set, Ticket};
+use crate::core::{Census, Event, Key, Set, Ticket};
 use crate::lease::{ColdStart, Lease};
 use crate::live::{Effect, Live, Up, Waiter};
 use crate::scheduler::Shared;
@@ -80,6 +80,9 @@ pub enum AcquireError {
     /// The function was deleted.
     #[error("function metadata not found")]
     Removed,
+    /// Another scheduler has the function now; the call was sent to no instance.
+    #[error("the function is scheduled by another gateway now")]
+    Moved,
     /// The platform stops.
     #[error("the platform is stopping")]
     ShuttingDown,
@@ -117,6 +120,19 @@ impl Function {
     /// changed, or there are as many as there may be; then it is the caller's to end.
     pub fn adopt(&self, adopted: Adopted) -> bool {
         self.0.adopt(adopted)
+    }
+
+    /// Tells how many instances of this function other schedulers have: they count against its
+    /// bounds. Until it was told for the first time, a function that was taken over starts none.
+    pub fn set_elsewhere(&self, census: Census) {
+        self.0.on(Event::Elsewhere(census));
+    }
+
+    /// The instances of it that are here and not gone.
+    pub fn census(&self) -> Census {
+        let shell = self.0.lock();
+        let live = shell.live.as_ref();
+        live.map_or_else(Census::default, |live| live.core.census())
     }
 
     /// How it runs at this moment.
@@ -250,6 +266,14 @@ impl Inner {
         self.decide(shell, Event::Changed(spec));
     }
 
+    /// The function is scheduled here from now on, and what others have of it is yet to be told.
+    pub(crate) fn open(self: &Arc<Self>, spec: Arc<FunctionSpec>) {
+        let mut shell = self.lock();
+        shell.live(&self.shared);
+        self.decide(shell, Event::Opened);
+        self.change(spec);
+    }
+
     pub(crate) fn remove(self: &Arc<Self>) {
         self.on(Event::Removed);
     }
@@ -292,7 +316,11 @@ impl Inner {
         if !quiet {
             live.count(&self.shared.metrics);
         }
+        let has_moved = live.core.has_moved();
         drop(shell);
+        if has_moved {
+            self.shared.departed.notify_waiters();
+        }
         for effect in effects {
             self.carry_out(effect);
         }

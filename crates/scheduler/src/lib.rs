@@ -17,12 +17,14 @@ mod live;
 mod metrics;
 pub mod placement;
 mod scheduler;
+mod shared;
 mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod timers;
 
 pub use config::Config;
+pub use core::Census;
 pub use fleet::{Fleet, FleetConfig, Growth, NodeInfo};
 pub use function::{AcquireError, Adopted, Demand, Function};
 pub use lease::{ColdStart, Lease};

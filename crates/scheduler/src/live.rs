@@ -191,10 +191,16 @@ impl Live {
                     }
                 }
             }
-            Action::Kill(key) => match &self.instances.get(&key)?.state {
-                Up::Coming => None,
-                Up::Here { instance, .. } => Some(Effect::Kill(Arc::clone(instance))),
-            },
+            Action::Kill(key) => {
+                let entry = self.instances.get(&key)?;
+                match &entry.state {
+                    Up::Coming => {
+                        entry.abandon.cancel();
+                        None
+                    }
+                    Up::Here { instance, .. } => Some(Effect::Kill(Arc::clone(instance))),
+                }
+            }
         }
     }
 
@@ -262,6 +268,7 @@ impl Rejection {
             Self::Timeout => AcquireError::Timeout,
             Self::Start(error) => AcquireError::Start(error),
             Self::Removed => AcquireError::Removed,
+            Self::Moved => AcquireError::Moved,
             Self::ShuttingDown => AcquireError::ShuttingDown,
         }
     }

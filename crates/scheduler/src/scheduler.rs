@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bugle_instances::Driver;
 use bugle_types::{FunctionId, FunctionSpec};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -30,13 +31,15 @@ type Shard = RwLock<HashMap<FunctionId, Function>>;
 /// A handle to the scheduler; clones are the same scheduler.
 #[derive(Clone)]
 pub struct Scheduler {
-    functions: Arc<Functions>,
-    shared: Arc<Shared>,
+    pub(crate) functions: Arc<Functions>,
+    pub(crate) shared: Arc<Shared>,
 }
 
-struct Functions {
-    shards: [Shard; SHARDS],
+pub(crate) struct Functions {
+    pub(crate) shards: [Shard; SHARDS],
     hasher: RandomState,
+    /// Functions that another scheduler has now, and of which instances are left here.
+    pub(crate) moved: Mutex<HashMap<FunctionId, Function>>,
 }
 
 /// What every function needs.
@@ -54,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) closing: CancellationToken,
     /// Cancelled when the time for that is over: every instance is killed, every start abandoned.
     pub(crate) kill: CancellationToken,
+    /// Told when something changes of a function that another scheduler has now.
+    pub(crate) departed: Notify,
 }
 
 impl Scheduler {
@@ -77,10 +82,12 @@ impl Scheduler {
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             kill: CancellationToken::new(),
+            departed: Notify::new(),
         });
         let functions = Functions {
             shards: std::array::from_fn(|_| RwLock::default()),
             hasher: RandomState::new(),
+            moved: Mutex::default(),
         };
         Self {
             functions: Arc::new(functions),
@@ -147,6 +154,9 @@ impl Scheduler {
     }
 
     fn each(&self, visit: impl Fn(&Arc<Inner>)) {
+        for Function(inner) in self.functions.moved.lock().values() {
+            visit(inner);
+        }
         for shard in &self.functions.shards {
             let functions: Vec<Function> = shard.read().values().cloned().collect();
             for Function(inner) in &functions {
@@ -157,7 +167,7 @@ impl Scheduler {
 }
 
 impl Functions {
-    fn shard(&self, id: &FunctionId) -> &Shard {
+    pub(crate) fn shard(&self, id: &FunctionId) -> &Shard {
         #[expect(
             clippy::cast_possible_truncation,
             reason = "any bits of a hash will do"

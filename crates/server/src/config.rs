@@ -49,6 +49,8 @@ pub struct Config {
     pub store: bugle_store::Config,
     /// The etcd of the store, where it is in one.
     pub etcd: bugle_store::EtcdConfig,
+    /// Other gateways on the same etcd.
+    pub cluster: crate::sharing::ClusterConfig,
     /// Logs of functions.
     pub logs: crate::logs::Config,
     /// The platform's own log.
@@ -498,6 +500,13 @@ fn check(config: &Config) -> Result<(), Error> {
                            have to be told one, such as the name of a Service with its port";
             return Err(wrong("kubernetes.join_address", message));
         }
+    }
+    if let Err((key, message)) = config.cluster.check(config.store.kind) {
+        return Err(Error::WrongValue {
+            key: key.to_owned(),
+            place: "the configuration".to_owned(),
+            message,
+        });
     }
     let (first, last) = (config.programs.first_port, config.programs.last_port);
     if first == 0 || first > last {

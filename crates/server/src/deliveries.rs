@@ -3,6 +3,9 @@
 //! Each is on disk before it is accepted, and written again whenever its progress changes, so that
 //! one that the platform did not bring to its end is taken up by the next start. It is delivered at
 //! least once: an attempt that the end of the platform cut short counts as one that failed.
+//!
+//! Where several gateways share the functions, that one delivers which has the function. One that loses
+//! it leaves what waits to the next, and brings to its end only what the function has already.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,11 +24,16 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::sharing::Sharing;
+
 /// Invocations that may wait or run; one more is refused.
 const MOST: usize = 10_000;
 
 /// Invocations that are offered to functions at once.
 const AT_ONCE: usize = 64;
+
+/// The pause before it is seen who has a function that moved.
+const MOVING: Duration = Duration::from_millis(50);
 
 /// The first pause after a failure, which doubles, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -50,6 +58,8 @@ struct Shared {
     open: Mutex<HashMap<(FunctionId, String), CancellationToken>>,
     slots: Semaphore,
     stop: CancellationToken,
+    /// Where other gateways have a part of the functions.
+    sharing: Option<Sharing>,
 }
 
 /// Tells whether a function version is registered.
@@ -67,6 +77,8 @@ enum Attempt {
     /// The function answered, or the invocation was cancelled.
     Final,
     Failed,
+    /// The function is another gateway's, and did not get it.
+    Moved,
 }
 
 impl Deliveries {
@@ -76,6 +88,7 @@ impl Deliveries {
         gateway: Gateway,
         runtime: Handle,
         stop: CancellationToken,
+        sharing: Option<Sharing>,
     ) -> Self {
         Self(Arc::new(Shared {
             events: Events::of(Arc::clone(&store)),
@@ -85,6 +98,7 @@ impl Deliveries {
             open: Mutex::default(),
             slots: Semaphore::new(AT_ONCE),
             stop,
+            sharing,
         }))
     }
 
@@ -99,6 +113,28 @@ impl Deliveries {
 
     /// Takes up what an earlier run of the platform left, and removes old records from time to time.
     pub(crate) async fn run(self) {
+        let mut cleaning = tokio::time::interval(CLEANING);
+        cleaning.reset();
+        let mut changes = self.0.sharing.as_ref().map(Sharing::changes);
+        loop {
+            self.look().await;
+            let events = async {
+                match (&self.0.sharing, &mut changes) {
+                    (Some(sharing), Some(changes)) => sharing.events(changes).await,
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.0.stop.cancelled() => return,
+                () = events => {}
+                _ = cleaning.tick() => self.clean().await,
+            }
+        }
+    }
+
+    /// Takes up what nobody is about to deliver.
+    async fn look(&self) {
         match self.0.events.all().await {
             Ok(left) => self.take_up(left),
             Err(error) => {
@@ -108,15 +144,21 @@ impl Deliveries {
                 );
             }
         }
-        while self
-            .0
-            .stop
-            .run_until_cancelled(sleep(CLEANING))
-            .await
-            .is_some()
-        {
-            self.clean().await;
+    }
+
+    /// Whether it is for this gateway to deliver.
+    fn is_mine(&self, function: &FunctionId, invocation: &Invocation) -> bool {
+        let key = (function.clone(), invocation.request_id.clone());
+        if self.0.open.lock().contains_key(&key) {
+            return false;
         }
+        let Some(sharing) = &self.0.sharing else {
+            return true;
+        };
+        // What another one has sent to the function it brings to its end.
+        let runs = invocation.progress == Progress::Running;
+        let runner = invocation.runner.as_deref().filter(|_| runs);
+        sharing.has(function) && !runner.is_some_and(|runner| sharing.is_another(runner))
     }
 
     fn take_up(&self, left: Vec<Invocation>) {
@@ -127,6 +169,9 @@ impl Deliveries {
             else {
                 continue;
             };
+            if !self.is_mine(&function, &invocation) {
+                continue;
+            }
             if invocation.progress == Progress::Running {
                 invocation.attempts += 1;
                 "the platform ended meanwhile".clone_into(&mut invocation.error_message);
@@ -203,8 +248,16 @@ impl Deliveries {
             if cancel.is_cancelled() {
                 continue;
             }
+            if let Some(sharing) = self.0.sharing.as_ref().filter(|s| !s.has(function)) {
+                drop(slot);
+                return sharing.leave_events(function);
+            }
             let attempt = self.attempt(function, &mut invocation, cancel).await;
             drop(slot);
+            if attempt == Attempt::Moved {
+                sleep(MOVING).await;
+                continue;
+            }
             if invocation.error_code == 0 {
                 return self.end(invocation, Progress::Success, settings).await;
             }
@@ -225,13 +278,23 @@ impl Deliveries {
         cancel: &CancellationToken,
     ) -> Attempt {
         invocation.progress = Progress::Running;
+        invocation.runner = self.0.sharing.as_ref().and_then(Sharing::name);
         invocation.started.get_or_insert_with(now);
         self.told(self.0.events.put(invocation).await);
         let event = invocation.event.as_deref().map_or("{}", RawValue::get);
         let event = Bytes::copy_from_slice(event.as_bytes());
         let id: Arc<str> = invocation.request_id.as_str().into();
         let delivered = self.0.gateway.deliver(function, event, id, cancel.clone());
-        let Delivered { code, message } = delivered.await;
+        let Delivered {
+            code,
+            message,
+            moved,
+        } = delivered.await;
+        if moved {
+            invocation.progress = Progress::Wait;
+            self.told(self.0.events.put(invocation).await);
+            return Attempt::Moved;
+        }
         (invocation.error_code, invocation.error_message) = (code, message);
         if code == 0 || cancel.is_cancelled() {
             return Attempt::Final;

@@ -11,11 +11,12 @@ use bugle_registry::{Catalogue, Event};
 use bugle_scheduler::Scheduler;
 use bugle_store::{Error, Store};
 use bugle_types::{FunctionId, FunctionSpec};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::applied::Applied;
 use crate::health::Readiness;
+use crate::sharing::Sharing;
 
 /// The pause before a store that cannot be read is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -83,15 +84,22 @@ pub(crate) struct Follower {
     pub(crate) applied: Applied,
     pub(crate) readiness: Readiness,
     pub(crate) stop: CancellationToken,
+    /// Where other gateways have a part of the functions.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 impl Follower {
     pub(crate) async fn run(mut self) {
         let mut catalogue = Catalogue::new(Arc::clone(&self.store));
+        let mut changes = self.sharing.as_ref().map(Sharing::changes);
         loop {
             let batch = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
+                () = changed(&mut changes) => {
+                    self.keep_instances(&catalogue);
+                    continue;
+                }
                 // Somebody waits for it, and it takes microseconds.
                 Some(wanted) = self.wanted.recv() => {
                     self.load(&mut catalogue, &wanted.id).await;
@@ -119,15 +127,48 @@ impl Follower {
             Ok(events) => self.apply(events),
             Err(error) => tracing::warn!(function = %id, %error, "the function cannot be read"),
         }
+        // It may be known from when another gateway had it.
+        if let Some(sharing) = &self.sharing
+            && let Some(spec) = catalogue.known(id)
+            && self.scheduler.find(id).is_none()
+        {
+            sharing.take_over(&self.scheduler, spec);
+        }
+    }
+
+    /// Takes over the functions that are this gateway's now and keep instances without a call.
+    fn keep_instances(&self, catalogue: &Catalogue) {
+        let Some(sharing) = &self.sharing else { return };
+        for spec in catalogue.all() {
+            let labels = spec.labels.iter().map(|label| label.scale);
+            let keeps = labels.chain([spec.scale]).any(|scale| scale.min > 0);
+            if keeps && self.scheduler.find(&spec.id).is_none() {
+                sharing.take_over(&self.scheduler, spec);
+            }
+        }
     }
 
     fn apply(&self, events: Vec<Event>) {
         for event in events {
             match event {
                 Event::Runtime(runtime) => self.drivers.prepare(&runtime),
-                Event::Upsert(spec) => self.scheduler.upsert(spec),
+                Event::Upsert(spec) => match &self.sharing {
+                    None => self.scheduler.upsert(spec),
+                    Some(sharing) => sharing.take_over(&self.scheduler, &spec),
+                },
                 Event::Remove(id) => self.scheduler.remove(&id),
             }
         }
+    }
+}
+
+/// Waits until other functions are this gateway's; for ever where it shares none. Cancel safe.
+async fn changed(changes: &mut Option<watch::Receiver<u64>>) {
+    let told = match changes {
+        Some(changes) => changes.changed().await.is_ok(),
+        None => false,
+    };
+    if !told {
+        std::future::pending::<()>().await;
     }
 }

@@ -30,6 +30,7 @@ mod packages;
 mod pools;
 mod roots;
 mod shared;
+mod sharing;
 mod tasks;
 pub mod telemetry;
 pub mod transfer;
@@ -55,7 +56,7 @@ use bugle_pools::{Machine, Pools};
 use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
 pub use bugle_scheduler::placement::NodeId;
 use bugle_scheduler::{Fleet, Growth, Scheduler};
-use bugle_store::{EtcdStore, Kind, SqliteStore, Store};
+use bugle_store::{EtcdStore, Kind, Membership, SqliteStore, Store};
 pub use kubernetes::pool_manifests;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry as Metrics;
@@ -73,6 +74,7 @@ use health::Readiness;
 use logs::LogStore;
 use nodes::Nodes;
 use operator::Operator;
+use sharing::Sharing;
 use tasks::Tasks;
 
 /// How long the control plane's own tasks may take to end.
@@ -146,6 +148,9 @@ pub struct Running {
     nodes: Nodes,
     readiness: Readiness,
     endpoints: Endpoints,
+    sharing: Option<Sharing>,
+    /// Ends the port of gateways.
+    closing: CancellationToken,
     // Dropped in this order: what uses the store ends before it.
     data: DataPlane,
     store: Arc<dyn Store>,
@@ -165,6 +170,8 @@ impl std::fmt::Debug for Running {
 struct Opened {
     store: Arc<dyn Store>,
     lock: Option<File>,
+    /// How to join others, where several work together.
+    membership: Option<Membership>,
 }
 
 /// How this process calls itself to others on the same etcd.
@@ -182,15 +189,22 @@ fn store(config: &Config, folder: &Path, metrics: &mut Metrics) -> Result<Opened
         Kind::Embedded => Opened {
             store: Arc::new(SqliteStore::open(folder, &config.store, measured).map_err(failed)?),
             lock: None,
+            membership: None,
         },
         Kind::Etcd => {
             let lock = bugle_store::lock_folder(folder).map_err(failed)?;
             let measured = measured.with_etcd(metrics);
             let (etcd, who) = (&config.etcd, who("a platform"));
             let patience = Duration::from_secs(etcd.start_timeout_seconds);
-            let store = EtcdStore::open_alone(etcd, &config.store, measured, &who, patience);
+            let works_alone = config.cluster.listen.is_empty();
+            let store = if works_alone {
+                EtcdStore::open_alone(etcd, &config.store, measured, &who, patience)
+            } else {
+                EtcdStore::open(etcd, &config.store, measured)
+            };
             let store = store.map_err(failed)?;
             Opened {
+                membership: (!works_alone).then(|| store.membership()),
                 store: Arc::new(store),
                 lock: Some(lock),
             }
@@ -213,7 +227,11 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let folder = std::path::absolute(&config.server.data_dir).map_err(StartError::System)?;
     config.server.data_dir.clone_from(&folder);
     let mut metrics = Metrics::default();
-    let Opened { store, lock } = store(&config, &folder, &mut metrics)?;
+    let Opened {
+        store,
+        lock,
+        membership,
+    } = store(&config, &folder, &mut metrics)?;
     let keyring = Arc::new(Keyring::open(&folder).map_err(StartError::Key)?);
     let (control_listener, control) = listen(
         "the control API",
@@ -236,6 +254,21 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         Ok(Some(address)) => Some(listen("the port of nodes", "--set nodes.listen", address)?),
         Ok(None) | Err(_) => None,
     };
+    let cluster_listener = match config.cluster.address() {
+        Ok(Some(address)) => Some(listen(
+            "the port of gateways",
+            "--set cluster.listen",
+            address,
+        )?),
+        Ok(None) | Err(_) => None,
+    };
+    let sharing = membership
+        .zip(cluster_listener.as_ref())
+        .map(|(membership, (_, address))| {
+            let place = (membership, Arc::clone(&store));
+            let key = keyring.fingerprint();
+            Sharing::new(&config.cluster, *address, place, key, data.handle().clone())
+        });
     let confinement = confinement(&config, Some(control), code)?;
     let images = images::open(
         &folder,
@@ -261,16 +294,27 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
             open_environment: Arc::clone(&open_environment),
             logs: Arc::clone(&logs) as _,
         },
-        cluster.clone().map(|cluster| cluster as _),
+        (
+            cluster.clone().map(|cluster| cluster as _),
+            sharing.as_ref(),
+        ),
         &mut metrics,
     )?;
+    if let Some(sharing) = &sharing {
+        sharing.register(&scheduler, &mut metrics);
+    }
     let confinement = confinement::Told::new(confinement, &mut metrics);
     let warm = warm::WarmParents::new(drivers.python.clone(), &mut metrics);
     let after_commit: AfterCommit = {
-        let applied = applied.clone();
+        let (applied, sharing) = (applied.clone(), sharing.clone());
         Arc::new(move |revision| {
-            let applied = applied.clone();
-            Box::pin(async move { applied.wait_for(revision).await })
+            let (applied, sharing) = (applied.clone(), sharing.clone());
+            Box::pin(async move {
+                applied.wait_for(revision).await;
+                if let Some(sharing) = sharing {
+                    sharing.everywhere(revision).await;
+                }
+            })
         })
     };
     let shared = Arc::clone(&store);
@@ -296,7 +340,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     if let Some((listener, _)) = nodes_listener {
         let parts = nodes::Parts {
             store: Arc::clone(&shared),
-            keyring,
+            keyring: Arc::clone(&keyring),
             open_environment,
             logs: Arc::clone(&logs) as _,
             packages: packages.clone(),
@@ -308,7 +352,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         let run = nodes.clone().run(listener, parts, tasks.stop_token());
         data.handle().spawn(run);
     }
-    let uploads = packages::Uploads::new(packages, Arc::clone(&shared), &mut metrics);
+    let uploads = packages::Uploads::new(packages.clone(), Arc::clone(&shared), &mut metrics);
     let image_routes = images::Images {
         images: images.clone(),
         functions: Arc::clone(&shared),
@@ -318,9 +362,10 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         wanted,
         scheduler: scheduler.clone(),
         drivers,
-        applied,
+        applied: applied.clone(),
         readiness: readiness.clone(),
         stop: tasks.stop_token(),
+        sharing: sharing.clone(),
     };
 
     let gateway_stop = CancellationToken::new();
@@ -330,11 +375,29 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         bugle_gateway::Metrics::register(&mut metrics),
         load(functions.clone()),
     );
+    let closing = CancellationToken::new();
+    if let Some(sharing) = &sharing {
+        serving.share(sharing.owners());
+    }
+    if let (Some(sharing), Some((listener, _))) = (&sharing, cluster_listener) {
+        let parts = sharing::Parts {
+            listener: listener.into_std().map_err(StartError::System)?,
+            store: Arc::clone(&store),
+            keyring,
+            gateway: serving.clone(),
+            scheduler: scheduler.clone(),
+            applied,
+            packages,
+            closing: closing.clone(),
+        };
+        tasks.spawn("cluster", sharing.clone().run(parts, tasks.stop_token()));
+    }
     let deliveries = Deliveries::new(
         Arc::clone(&store),
         serving.clone(),
         data.handle().clone(),
         gateway_stop.clone(),
+        sharing.clone(),
     );
     serving.leave_events_to(deliveries.accept());
     let invocations = control::Invocations::new(serving.clone(), data.handle().clone());
@@ -415,6 +478,8 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         nodes,
         readiness,
         endpoints,
+        sharing,
+        closing,
         data,
         store,
         _lock: lock,
@@ -531,10 +596,11 @@ fn data_plane(
     config: &Config,
     data: &DataPlane,
     foundation: Foundation,
-    growth: Option<Arc<dyn Growth>>,
+    (growth, sharing): (Option<Arc<dyn Growth>>, Option<&Sharing>),
     metrics: &mut Metrics,
 ) -> Result<Planes, StartError> {
     let _entered = data.handle().enter();
+    let packages = foundation.packages.clone();
     let drivers = drivers(config, foundation)?;
     let machine = pools::machine(config, &drivers.python, data.handle().clone());
     let all: Arc<dyn Driver> = Arc::new(drivers.clone());
@@ -545,6 +611,10 @@ fn data_plane(
     let pool_wait = Duration::from_secs(config.pools.wait_seconds);
     let (driver, fleet) = config.nodes.driver(here, growth, pool_wait);
     let acquire = Duration::from_secs(config.scheduler.acquire_seconds);
+    let driver = match sharing {
+        Some(sharing) => sharing.fence(driver, packages),
+        None => driver,
+    };
     let scheduler = Scheduler::new(
         bugle_scheduler::Config {
             // What the pool has then takes as long to start an instance as any other.
@@ -628,6 +698,10 @@ impl Running {
         self.readiness.draining();
         drop(self.endpoints);
         let deadline = tokio::time::Instant::now() + self.grace;
+        if let Some(sharing) = &self.sharing {
+            // The others have the functions before calls are refused here.
+            sharing.cluster.retire().await;
+        }
         self.gateway_stop.cancel();
         if tokio::time::timeout_at(deadline, self.gateway_done)
             .await
@@ -638,6 +712,10 @@ impl Running {
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         self.nodes.let_go();
         self.scheduler.shutdown(left).await;
+        if let Some(sharing) = &self.sharing {
+            sharing.cluster.leave().await;
+        }
+        self.closing.cancel();
         self.tasks.shut_down(LAST_TASKS).await;
         drop(self.data);
         // Joins its thread, after everything that was accepted is on disk.

@@ -326,7 +326,8 @@ async fn take_in(
         .is_some_and(|function| function.adopt(adopted))
 }
 
-struct Sealed(Arc<Keyring>);
+/// Keeps secrets with the key of the functions' variables.
+pub(crate) struct Sealed(pub(crate) Arc<Keyring>);
 
 impl Seal for Sealed {
     fn seal(&self, text: &str) -> Result<String, String> {

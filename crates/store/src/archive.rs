@@ -32,7 +32,7 @@ const GROUP_BYTES: usize = 1 << 20;
 const LONGEST_LINE: u64 = 4 << 20;
 
 /// What only means something as long as the platform that wrote it runs.
-const FLEETING: &str = "/bugle/running/";
+const FLEETING: [&str; 2] = ["/bugle/members/", "/bugle/running/"];
 
 /// Why a store was not written down, or a file not taken.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +189,10 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn line(&mut self, key: &[u8], value: Option<&Bytes>) -> Result<(), io::Error> {
-        if key.starts_with(FLEETING.as_bytes()) {
+        if FLEETING
+            .iter()
+            .any(|prefix| key.starts_with(prefix.as_bytes()))
+        {
             return Ok(());
         }
         self.lines += 1;

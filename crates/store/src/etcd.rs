@@ -16,6 +16,7 @@ mod client;
 mod config;
 mod failure;
 mod keys;
+mod membership;
 mod mirror;
 mod status;
 mod wire;
@@ -40,6 +41,7 @@ use crate::{BoxFuture, Error, KeyValue, Range, Revision, Store, Txn, TxnOutcome,
 
 pub use config::EtcdConfig;
 pub use failure::Failure;
+pub use membership::{Membership, Place};
 
 /// Transactions that may be under way at once; more wait here, where they cost nothing of etcd.
 const UNDER_WAY: usize = 256;
@@ -216,6 +218,11 @@ impl EtcdStore {
                 is_full: status::is_full(&client).await,
             })
         })
+    }
+
+    /// How this platform joins others that work with the same keys.
+    pub fn membership(&self) -> Membership {
+        Membership::new(Arc::clone(&self.shared))
     }
 
     /// Why what is read may be old, or why writes are refused.

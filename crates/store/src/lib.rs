@@ -46,7 +46,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 
 pub use error::Error;
-pub use etcd::{EtcdConfig, EtcdStore, Examined, Failure as EtcdFailure};
+pub use etcd::{EtcdConfig, EtcdStore, Examined, Failure as EtcdFailure, Membership, Place};
 pub use memory::MemoryStore;
 pub use metrics::Metrics;
 pub use sqlite::{Config, Kind, SqliteStore};

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bugle_types::FunctionId;
 use bytes::Bytes;
@@ -19,6 +20,8 @@ pub struct Delivered {
     pub code: u32,
     /// What went wrong; empty for success.
     pub message: String,
+    /// Whether the function moved to another gateway before any instance had the event.
+    pub moved: bool,
 }
 
 /// Whoever has to cancel it says it was, with this code.
@@ -37,9 +40,14 @@ impl Gateway {
         let shared = &self.shared;
         let connection = shared.connections.open(None);
         connection.enter(Phase::Busy);
-        let found = match find(shared, function).await {
+        let found = match find(shared, &connection, function).await {
             Ok(found) => found,
-            Err(failure) => return Delivered::failed(&failure),
+            Err(failure) => {
+                return Delivered {
+                    moved: connection.moved.load(Ordering::Relaxed),
+                    ..Delivered::failed(&failure)
+                };
+            }
         };
         let holder = Holder::default();
         let holds = Some(Arc::clone(&holder));
@@ -61,9 +69,13 @@ impl Gateway {
             Ok(_) => Delivered {
                 code: 0,
                 message: String::new(),
+                moved: false,
             },
             Err(_) if cancel.is_cancelled() => Delivered::cancelled(),
-            Err(failure) => Delivered::failed(&failure),
+            Err(failure) => Delivered {
+                moved: connection.moved.load(Ordering::Relaxed),
+                ..Delivered::failed(&failure)
+            },
         }
     }
 }
@@ -73,6 +85,7 @@ impl Delivered {
         Self {
             code: failure.code(),
             message: failure.message().to_owned(),
+            moved: false,
         }
     }
 
@@ -81,6 +94,7 @@ impl Delivered {
         Self {
             code: CANCELLED,
             message: "function invocation canceled".to_owned(),
+            moved: false,
         }
     }
 }

@@ -9,11 +9,10 @@ use bytes::Bytes;
 use http::Response;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use hyper::body::Incoming;
 
 use super::target::Place;
 use crate::answer::{self, JSON, TRACE_ID};
-use crate::body;
+use crate::body::{self, Inbound};
 use crate::call::{Answer, Call, Ending, Prepared};
 use crate::connection::Connection;
 use crate::failure::Failure;
@@ -26,7 +25,7 @@ use crate::structure::{self, Structure};
 pub(super) struct Request<'a> {
     pub(super) parts: &'a Parts,
     pub(super) place: Place<'a>,
-    pub(super) body: Incoming,
+    pub(super) body: Inbound,
     pub(super) trace: &'a str,
 }
 

@@ -7,21 +7,22 @@ use std::task::{Context, Poll, ready};
 
 use bugle_instances::BrokenBody;
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
+use crate::body::Inbound;
 use crate::connection::Connection;
 
 /// A caller's body on its way.
 #[derive(Debug)]
 pub(super) struct Upload {
-    body: Incoming,
+    body: Inbound,
     /// How much more may come, in bytes.
     left: u64,
     connection: Arc<Connection>,
 }
 
 impl Upload {
-    pub(super) fn new(body: Incoming, limit: u64, connection: Arc<Connection>) -> Self {
+    pub(super) fn new(body: Inbound, limit: u64, connection: Arc<Connection>) -> Self {
         Self {
             body,
             left: limit,

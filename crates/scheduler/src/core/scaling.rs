@@ -143,7 +143,7 @@ impl Core {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        if missing == 0 {
+        if missing == 0 || !self.may_start() {
             return;
         }
         if let Some(retry_at) = self.held_until(set, why, now) {
@@ -151,7 +151,7 @@ impl Core {
             return;
         }
         let allowed = self.bounds(set).max;
-        let in_set = self.count(|instance| instance.set.label == set.label);
+        let in_set = self.in_set(set.label.as_ref());
         let room_in_set = allowed.saturating_sub(in_set);
         let room = self.spec.scale.max.saturating_sub(self.alive());
         for _ in 0..missing.min(room_in_set).min(room) {

@@ -60,6 +60,12 @@ enum Coming {
     Crash,
     Change,
     Cancel,
+    /// Another scheduler gets the function.
+    Leave,
+    /// It comes back.
+    Return,
+    /// Others say how many instances they still have of it.
+    Told(u32),
 }
 
 /// An instance in the world's books.
@@ -97,6 +103,8 @@ struct World {
     held: BTreeMap<Set, Instant>,
     /// When the code was changed last.
     updated: Instant,
+    /// How many instances others have; none while nobody has said it.
+    elsewhere: Option<u32>,
 }
 
 impl World {
@@ -130,6 +138,7 @@ impl World {
             tickets: 0,
             held: BTreeMap::new(),
             updated: now,
+            elsewhere: Some(0),
         };
         world.tell(Event::Changed(spec));
         for coming in [
@@ -138,6 +147,7 @@ impl World {
             Coming::Crash,
             Coming::Change,
             Coming::Cancel,
+            Coming::Leave,
         ] {
             world.plan(1000, coming);
         }
@@ -211,6 +221,26 @@ impl World {
                     self.tell(Event::Cancelled(ticket));
                 }
                 self.plan(10_000, Coming::Cancel);
+            }
+            Coming::Leave if traffic => {
+                self.tell(Event::Moved);
+                self.plan(20_000, Coming::Return);
+            }
+            Coming::Return => {
+                self.elsewhere = None;
+                self.tell(Event::Opened);
+                self.tell(Event::Changed(Arc::clone(&self.spec)));
+                let count = self.dice.number(0, 4);
+                self.plan(3000, Coming::Told(count));
+                self.plan(200_000, Coming::Leave);
+            }
+            Coming::Told(count) => {
+                self.elsewhere = Some(count);
+                let census = (count > 0).then_some((None, count));
+                self.tell(Event::Elsewhere(census.into_iter().collect()));
+                if let Some(fewer) = count.checked_sub(1) {
+                    self.plan(3000, Coming::Told(fewer));
+                }
             }
             Coming::StartEnds(key) => self.start_ends(key),
             Coming::CallEnds(key, ticket) => self.call_ends(key, ticket),

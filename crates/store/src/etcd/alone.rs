@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Again;
+use super::keys::Between;
 use super::wire::{
     Compare, Empty, KeepAliveRequest, KeepAliveResponse, LeaseGrantRequest, LeaseGrantResponse,
     LeaseRevokeRequest, PutRequest, RangeRequest, RangeResponse, Request, RequestOp, TxnRequest,
@@ -19,10 +20,13 @@ use super::wire::{
 use super::{Failure, Shared};
 
 /// Where it is said.
-const KEY: &[u8] = b"/bugle/running/alone";
+pub(super) const KEY: &[u8] = b"/bugle/running/alone";
+
+/// Below it are those who work together.
+pub(super) const MEMBERS: &str = "/bugle/members/";
 
 /// How long after its end a platform is believed to work, in seconds: the least that etcd grants.
-const LEASE_SECONDS: i64 = 2;
+pub(super) const LEASE_SECONDS: i64 = 2;
 
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_millis(500);
@@ -45,15 +49,21 @@ impl Claim {
     ) -> Result<Self, Failure> {
         let deadline = Instant::now() + patience;
         loop {
-            let other = match holder(shared).await? {
-                Some(other) => other,
+            let (alone, members) = (holder(shared).await?, together(shared).await?);
+            let failure = match alone {
+                Some(other) => Failure::Taken { other },
+                None if members > 0 => Failure::Mixed {
+                    other: format!("{members} gateways work together here (cluster.listen)"),
+                },
                 None => match attempt(shared, &who).await? {
                     Some(lease) => return Ok(Self { who, lease }),
-                    None => "it came first".to_owned(),
+                    None => Failure::Taken {
+                        other: "it came first".to_owned(),
+                    },
                 },
             };
             if Instant::now() >= deadline {
-                return Err(Failure::Taken { other });
+                return Err(failure);
             }
             sleep(LOOK).await;
         }
@@ -69,7 +79,9 @@ impl Claim {
                 // while it has no leader.
                 Ok(Ok(false)) => match Self::take(shared, self.who.clone(), Duration::ZERO).await {
                     Ok(claim) => *self = claim,
-                    Err(failure @ Failure::Taken { .. }) => return failure,
+                    Err(failure @ (Failure::Taken { .. } | Failure::Mixed { .. })) => {
+                        return failure;
+                    }
                     Err(_) => {}
                 },
                 Ok(Err(_)) | Err(_) => {}
@@ -88,7 +100,7 @@ impl Claim {
     }
 }
 
-async fn holder(shared: &Shared) -> Result<Option<String>, Failure> {
+pub(super) async fn holder(shared: &Shared) -> Result<Option<String>, Failure> {
     let request = RangeRequest {
         key: shared.part.outer(KEY),
         ..RangeRequest::default()
@@ -101,6 +113,33 @@ async fn holder(shared: &Shared) -> Result<Option<String>, Failure> {
     Ok(found.kvs.first().map(|kv| text(&kv.value)))
 }
 
+/// How many platforms work together here, where they are not alone.
+async fn together(shared: &Shared) -> Result<usize, Failure> {
+    let Between(key, range_end) = Between::prefix(&shared.part.outer(MEMBERS.as_bytes()));
+    let request = RangeRequest {
+        key,
+        range_end,
+        keys_only: true,
+        ..RangeRequest::default()
+    };
+    let found: RangeResponse = shared
+        .client
+        .ask(path::RANGE, request, Again::Harmless)
+        .await?;
+    Ok(found.kvs.len())
+}
+
+/// That nobody is there, alone or together with others.
+pub(super) fn nobody(shared: &Shared) -> [Compare; 2] {
+    let Between(first, end) = Between::prefix(&shared.part.outer(MEMBERS.as_bytes()));
+    [(shared.part.outer(KEY), Bytes::new()), (first, end)].map(|(key, range_end)| Compare {
+        target: target::MOD,
+        key,
+        wanted: Some(Wanted::ModRevision(0)),
+        range_end,
+    })
+}
+
 /// The lease under which the key was written; none if another was faster.
 async fn attempt(shared: &Shared, who: &str) -> Result<Option<i64>, Failure> {
     let request = LeaseGrantRequest { ttl: LEASE_SECONDS };
@@ -108,19 +147,13 @@ async fn attempt(shared: &Shared, who: &str) -> Result<Option<i64>, Failure> {
         .client
         .ask(path::LEASE_GRANT, request, Again::Harmless)
         .await?;
-    let key = shared.part.outer(KEY);
-    let absent = Compare {
-        target: target::MOD,
-        key: key.clone(),
-        wanted: Some(Wanted::ModRevision(0)),
-    };
     let write = Request::Put(PutRequest {
-        key,
+        key: shared.part.outer(KEY),
         value: who.to_owned().into(),
         lease: granted.id,
     });
     let request = TxnRequest {
-        compare: vec![absent],
+        compare: nobody(shared).to_vec(),
         success: vec![RequestOp {
             request: Some(write),
         }],
@@ -139,7 +172,7 @@ async fn attempt(shared: &Shared, who: &str) -> Result<Option<i64>, Failure> {
 }
 
 /// Whether the lease lives on.
-async fn renewed(shared: &Shared, id: i64) -> Result<bool, Failure> {
+pub(super) async fn renewed(shared: &Shared, id: i64) -> Result<bool, Failure> {
     let requests = stream::once(async move { KeepAliveRequest { id } }).chain(stream::pending());
     let answers = shared
         .client

@@ -58,6 +58,16 @@ pub enum Failure {
         /// Which one, as it said.
         other: String,
     },
+    /// Several platforms work together with the same keys, and this one would work alone, or the other
+    /// way round.
+    #[error(
+        "{other}; set cluster.listen for all of the platforms on these keys of etcd or for none, or \
+         give this one an etcd.az_prefix of its own"
+    )]
+    Mixed {
+        /// Who works there, and how.
+        other: String,
+    },
     /// etcd refused a request that is wrong.
     #[error("etcd refused the request ({reason})")]
     Refused {

@@ -150,6 +150,9 @@ pub(super) struct Compare {
     pub(super) key: Bytes,
     #[prost(oneof = "Wanted", tags = "6, 7")]
     pub(super) wanted: Option<Wanted>,
+    /// Where not empty: all keys from `key` to before this one, of which there may be none.
+    #[prost(bytes = "bytes", tag = "64")]
+    pub(super) range_end: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]

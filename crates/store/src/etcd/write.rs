@@ -93,6 +93,7 @@ fn encode(shared: &Shared, txn: &Txn) -> TxnRequest {
             Compare::Value(key, value) => (target::VALUE, key, Wanted::Value(value.clone())),
         };
         super::wire::Compare {
+            range_end: Bytes::new(),
             target,
             key: part.outer(key),
             wanted: Some(wanted),

@@ -31,12 +31,15 @@ impl World {
         let seed = self.seed;
         let process = &self.processes[&key];
         let (set, bounds) = (&process.set, self.bounds(&process.set));
-        let alive = self.processes.len();
-        let in_set = self
+        let elsewhere = self.elsewhere.map(|count| count as usize);
+        let elsewhere = elsewhere.unwrap_or_else(|| panic!("seed {seed}: others may have as many"));
+        let alive = self.processes.len() + elsewhere;
+        let here = self
             .processes
             .values()
             .filter(|p| p.set.label == set.label)
             .count();
+        let in_set = here + if set.label.is_none() { elsewhere } else { 0 };
         assert!(
             alive <= self.spec.scale.max as usize && in_set <= bounds.max as usize,
             "seed {seed}: {alive} instances alive, {in_set} of {set:?}"

@@ -1,0 +1,342 @@
+//! Several gateways on one etcd (`docs/gateways.md`): what it means that a function is this gateway's.
+//!
+//! [`bugle_cluster`] knows which function is whose. Here that meets the scheduler, which has the
+//! functions of this gateway and lets go of others; the gateway, which passes on requests for those;
+//! and the drivers, whose instances nobody uses past the fence. Without `cluster.listen` none of this
+//! exists.
+
+mod census;
+mod fenced;
+mod owners;
+mod packages;
+mod port;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bugle_artifacts::Packages;
+use bugle_cluster::{Cluster, Joining, Member, Refused, Told, serve_port};
+use bugle_gateway::{Gateway, Owners};
+use bugle_instances::Driver;
+use bugle_registry::Keyring;
+use bugle_scheduler::Scheduler;
+use bugle_store::{Membership, Revision, Store};
+use bugle_types::{FunctionId, FunctionSpec, report};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::applied::Applied;
+use crate::nodes::{BUILD, Sealed};
+
+/// How long another gateway may take to follow a change before the change is answered all the same.
+const FOLLOWING: Duration = Duration::from_secs(2);
+
+/// Other gateways on the same etcd.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// The address for the other gateways on the same etcd, for instance `10.0.0.1:31184`. Empty: this
+    /// gateway works alone, and another one on the same etcd waits until it ends.
+    pub listen: String,
+    /// Under which address, as `host:port`, the others reach it. Empty: that of `listen`.
+    pub advertise: String,
+}
+
+impl ClusterConfig {
+    /// Where to listen, if at all.
+    pub(crate) fn address(&self) -> Result<Option<SocketAddr>, std::net::AddrParseError> {
+        match &*self.listen {
+            "" => Ok(None),
+            text => text.parse().map(Some),
+        }
+    }
+
+    /// What is wrong with it, in words.
+    pub(crate) fn check(&self, store: bugle_store::Kind) -> Result<(), (&'static str, String)> {
+        let listen = "cluster.listen";
+        let address = self.address().map_err(|error| {
+            (
+                listen,
+                format!("{error}; it is an address and a port, or empty"),
+            )
+        })?;
+        let Some(address) = address else {
+            return Ok(());
+        };
+        if store != bugle_store::Kind::Etcd {
+            let why =
+                "gateways share functions in an etcd: set store.kind = \"etcd\", or leave it empty";
+            return Err((listen, why.to_owned()));
+        }
+        if address.ip().is_unspecified() && self.advertise.is_empty() {
+            let why = "others cannot reach every address: set the one that they can";
+            return Err(("cluster.advertise", why.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn advertised(&self, bound: SocketAddr) -> String {
+        if self.advertise.is_empty() {
+            bound.to_string()
+        } else {
+            self.advertise.clone()
+        }
+    }
+}
+
+/// This gateway among others; clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Sharing {
+    pub(crate) cluster: Cluster,
+    /// Where the gateway runs.
+    runtime: Handle,
+    /// Told when another gateway has left events to this one.
+    left: Arc<Notify>,
+}
+
+/// What the port of gateways is served with.
+pub(crate) struct Parts {
+    pub(crate) listener: std::net::TcpListener,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) gateway: Gateway,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) applied: Applied,
+    pub(crate) packages: Packages,
+    /// Ends the port: what the others asked is answered before.
+    pub(crate) closing: CancellationToken,
+}
+
+impl Sharing {
+    /// A gateway that has not joined yet.
+    pub(crate) fn new(
+        config: &ClusterConfig,
+        bound: SocketAddr,
+        (membership, store): (Membership, Arc<dyn Store>),
+        key: &str,
+        runtime: Handle,
+    ) -> Self {
+        let cluster = Cluster::new(Joining {
+            membership,
+            store,
+            member: Member {
+                address: config.advertised(bound),
+                build: BUILD.to_owned(),
+                key: key.to_owned(),
+                host: crate::who("a gateway"),
+                leaving: false,
+                since: 0,
+            },
+        });
+        Self {
+            cluster,
+            runtime,
+            left: Arc::default(),
+        }
+    }
+
+    /// The drivers, whose instances are used only as long as this gateway may.
+    pub(crate) fn fence(&self, driver: Arc<dyn Driver>, packages: Packages) -> Arc<dyn Driver> {
+        Arc::new(fenced::Fenced {
+            driver,
+            fence: self.cluster.fence().clone(),
+            packages: packages::Peers {
+                packages,
+                cluster: self.cluster.clone(),
+            },
+        })
+    }
+
+    /// How the gateway finds out who has a function.
+    pub(crate) fn owners(&self) -> Arc<dyn Owners> {
+        Arc::new(owners::Shared(self.cluster.clone()))
+    }
+
+    /// Has the scheduler schedule a function, if it is this gateway's.
+    pub(crate) fn take_over(&self, scheduler: &Scheduler, spec: &Arc<FunctionSpec>) {
+        let taken = self.cluster.while_mine(&spec.id, |view| {
+            let function = scheduler.take_over(Arc::clone(spec))?;
+            Some((function, Arc::clone(view)))
+        });
+        if let Some(Some((function, view))) = taken {
+            let census = census::of_others(self.cluster.clone(), view, function, spec.id.clone());
+            self.runtime.spawn(census);
+        }
+    }
+
+    /// Whether a function is this gateway's.
+    pub(crate) fn has(&self, function: &FunctionId) -> bool {
+        self.cluster.has(function)
+    }
+
+    /// Tells when other functions became this gateway's.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.cluster.changes()
+    }
+
+    /// The name of this gateway, while it has a place.
+    pub(crate) fn name(&self) -> Option<String> {
+        self.cluster.view().me.as_deref().map(str::to_owned)
+    }
+
+    /// Whether a name is that of another gateway that lives.
+    pub(crate) fn is_another(&self, name: &str) -> bool {
+        let view = self.cluster.view();
+        view.others().any(|(other, _)| **other == *name)
+    }
+
+    /// Waits until there may be events that are now this gateway's to deliver. Cancel safe.
+    pub(crate) async fn events(&self, changes: &mut watch::Receiver<u64>) {
+        tokio::select! {
+            () = self.left.notified() => {}
+            // The sender lives as long as this.
+            _ = changes.changed() => {}
+        }
+    }
+
+    /// Tells the gateway that has the function now that there are events of it.
+    pub(crate) fn leave_events(&self, function: &FunctionId) {
+        let Some(owner) = self.cluster.view().owner(function).cloned() else {
+            // Who becomes it looks for itself.
+            return;
+        };
+        let sharing = self.clone();
+        self.runtime.spawn(async move {
+            if sharing.cluster.view().me.as_ref() == Some(&owner) {
+                sharing.left.notify_one();
+                return;
+            }
+            let told = sharing.cluster.ask(&owner, port::EVENTS, &(), FOLLOWING);
+            let told: Result<(), _> = told.await;
+            if let Err(error) = told {
+                tracing::debug!(%error, "a gateway was not told of events");
+            }
+        });
+    }
+
+    /// Waits until the other gateways follow the store up to `revision`, so that whoever made a change
+    /// finds it at all of them.
+    pub(crate) async fn everywhere(&self, revision: Revision) {
+        let view = self.cluster.view();
+        let asked = view.others().map(|(id, _)| async {
+            let question = port::Follow {
+                revision: revision.0,
+            };
+            let told: Result<(), _> = self
+                .cluster
+                .ask(id, port::FOLLOW, &question, FOLLOWING)
+                .await;
+            if let Err(error) = told {
+                // It is about to be no member any more, or follows when it can.
+                tracing::debug!(%error, member = &**id, "a gateway did not say that it follows");
+            }
+        });
+        futures_util::future::join_all(asked).await;
+    }
+
+    /// Serves the other gateways, and keeps this one's place among them until `stop`. Ends before that
+    /// only where it may not be a member, and says why in the log.
+    pub(crate) async fn run(self, parts: Parts, stop: CancellationToken) {
+        let seal = Sealed(Arc::clone(&parts.keyring));
+        let tls = match bugle_node::gateway_tls(Arc::clone(&parts.store), &seal).await {
+            Ok(tls) => tls,
+            Err(error) => {
+                tracing::error!(reason = report(&error), "the gateways' certificates");
+                return;
+            }
+        };
+        let (released, fenced) = (parts.scheduler.clone(), parts.scheduler.clone());
+        let told = Told {
+            changed: Box::new(move |view| {
+                let count = released.release(|function| view.is_mine(function));
+                let members = view.members().count();
+                tracing::debug!(members, released = count, "the gateways changed");
+            }),
+            fenced: Box::new(move || fenced.abandon()),
+        };
+        let Parts {
+            listener, closing, ..
+        } = &parts;
+        let listener = match listener.try_clone() {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "the port of gateways cannot be listened on");
+                return;
+            }
+        };
+        let serve = port::serve(&self, &parts);
+        let (server, closing) = (Arc::clone(&tls.server), closing.clone());
+        self.runtime.spawn(async move {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => serve_port(listener, server, serve, closing).await,
+                Err(error) => tracing::error!(%error, "the port of gateways cannot be listened on"),
+            }
+        });
+        let joined = self.cluster.clone().run(tls, told, stop);
+        // Its connections belong to the runtime of the gateway.
+        match self.runtime.spawn(joined).await {
+            Ok(Ok(()) | Err(Refused::Closed)) => {}
+            Ok(Err(refused)) => {
+                tracing::error!(reason = report(&refused), "this gateway cannot be a member");
+            }
+            Err(error) => tracing::error!(%error, "the place among the gateways was not kept"),
+        }
+    }
+
+    /// Registers the metrics.
+    pub(crate) fn register(&self, scheduler: &Scheduler, metrics: &mut Registry) {
+        metrics.register_collector(Box::new(Counted {
+            cluster: self.cluster.clone(),
+            scheduler: scheduler.clone(),
+        }));
+    }
+}
+
+/// What is counted of the gateways, when somebody asks.
+#[derive(Debug)]
+struct Counted {
+    cluster: Cluster,
+    scheduler: Scheduler,
+}
+
+impl Collector for Counted {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (functions, leaving) = self.scheduler.held();
+        for (name, help, count) in [
+            (
+                "bugle_cluster_members",
+                "Gateways that share the functions, this one included",
+                self.cluster.view().members().count(),
+            ),
+            (
+                "bugle_cluster_joined",
+                "Whether this gateway may schedule functions",
+                usize::from(self.cluster.fence().holds()),
+            ),
+            (
+                "bugle_cluster_functions",
+                "Functions in use that this gateway has",
+                functions,
+            ),
+            (
+                "bugle_cluster_leaving_functions",
+                "Functions that another gateway has now, and of which instances are left here",
+                leaving,
+            ),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+            let described = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            gauge.encode(described)?;
+        }
+        Ok(())
+    }
+}

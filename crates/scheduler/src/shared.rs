@@ -128,6 +128,7 @@ mod tests {
         let demand = Demand {
             resources: None,
             label: None,
+            place: None,
             deadline: Instant::now() + Duration::from_secs(10),
         };
         function.acquire(demand).await

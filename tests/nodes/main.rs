@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod node;
+mod upgrades;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

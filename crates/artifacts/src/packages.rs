@@ -123,6 +123,11 @@ impl Packages {
         self.shared.cache.size()
     }
 
+    /// What unpacked packages may take on the disk, in bytes.
+    pub fn cache_bytes(&self) -> u64 {
+        self.shared.config.cache_bytes
+    }
+
     /// The packages that were uploaded.
     pub fn uploads(&self) -> &Uploads {
         &self.shared.uploads

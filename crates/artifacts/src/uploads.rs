@@ -4,6 +4,8 @@
 //! their digest, and a tenant only ever gets his own. One that no version uses goes after a while:
 //! [`Uploads::sweep`] is told what is used.
 
+mod trim;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{request, response};
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{CallError, ExitCause};
 
@@ -113,10 +113,15 @@ impl fmt::Debug for HttpReplyBody {
     }
 }
 
+/// Bytes both ways.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
 /// A connection to a function's server that no longer speaks HTTP.
 pub struct Upgraded {
-    /// The connection.
-    pub stream: TcpStream,
+    /// The connection: a socket, or what leads to one on another machine.
+    pub stream: Box<dyn ByteStream>,
     /// What the server has already sent after its head.
     pub first: Bytes,
     /// Counts the exchange as running; to be dropped after the connection.
@@ -126,7 +131,6 @@ pub struct Upgraded {
 impl fmt::Debug for Upgraded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upgraded")
-            .field("stream", &self.stream)
             .field("first", &self.first.len())
             .finish_non_exhaustive()
     }

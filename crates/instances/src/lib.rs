@@ -44,7 +44,7 @@ pub use driver::{
 pub use drivers::Drivers;
 pub use environment::EnvironmentOpener;
 pub use exchange::{
-    BrokenBody, HttpBody, HttpExchange, HttpReply, HttpReplyBody, NoReply, Upgraded,
+    BrokenBody, ByteStream, HttpBody, HttpExchange, HttpReply, HttpReplyBody, NoReply, Upgraded,
 };
 pub use program::{ProgramConfig, ProgramDependencies, ProgramDriver};
 pub use python::{

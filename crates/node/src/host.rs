@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::heads;
 use crate::parts::{Fields, Garbage, Kind, Part, json_part, part};
 use crate::stream::{Broken, Incoming, send};
+use crate::tunnel;
 use crate::wire::{self, Ended, Found, Hello, Line, StartAnswer, StartOrder, Up};
 
 /// An order or a call: a body of 6 MiB, its context, its variables.
@@ -354,10 +355,15 @@ impl Shared {
             return Ok(answer_with(respond, json_part(Kind::NoReply, &gone))?);
         };
         let _running = self.run(&hosted);
+        let (body, tunnel) = if tunnel::is_asked_for(&head) {
+            (HttpBody::default(), Some(body))
+        } else {
+            (HttpBody::Stream(Box::pin(Upload(body))), None)
+        };
         let exchange = HttpExchange {
             request,
             head,
-            body: HttpBody::Stream(Box::pin(Upload(body))),
+            body,
         };
         let reply = match hosted.instance.exchange(exchange).await {
             Ok(reply) => reply,
@@ -369,16 +375,21 @@ impl Shared {
                 return Ok(answer_with(respond, json_part(Kind::NoReply, &error))?);
             }
         };
-        let HttpReplyBody::Stream(mut answer) = reply.body else {
-            let error = CallError::Answer(
-                "the server asked for an upgraded connection, which functions on nodes cannot have"
-                    .to_owned(),
-            );
-            return Ok(answer_with(respond, json_part(Kind::NoReply, &error))?);
-        };
         let mut stream = respond.send_response(Response::new(()), false)?;
         let head = heads::response(&reply.head);
         send(&mut stream, part(Kind::Head, &[&head])).await?;
+        let mut answer = match reply.body {
+            HttpReplyBody::Stream(answer) => answer,
+            HttpReplyBody::Upgraded(server) => {
+                // The server agrees to nothing that it was not asked for.
+                if let Some(body) = tunnel
+                    && let Err(end) = tunnel::to_server(server, stream, body).await
+                {
+                    tracing::debug!(%end, "an upgraded connection broke");
+                }
+                return Ok(());
+            }
+        };
         loop {
             let frame = tokio::select! {
                 biased;

@@ -31,6 +31,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod token;
+mod tunnel;
 mod wire;
 
 pub use authority::{Error as AuthorityError, GATEWAY, GatewayTls, is_gateway};

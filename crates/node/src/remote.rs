@@ -13,8 +13,9 @@ use bugle_instances::{
 };
 use bugle_types::SealedEnvironment;
 use bytes::{BufMut as _, Bytes};
-use h2::SendStream;
 use h2::client::ResponseFuture;
+use h2::{RecvStream, SendStream};
+use http::{Response, StatusCode};
 use hyper::body::{Body, Frame};
 use tokio::sync::watch;
 
@@ -22,6 +23,7 @@ use crate::heads;
 use crate::link::{CALL, EXCHANGE, KILL, Link, START, STOP};
 use crate::parts::{Garbage, Kind, Part, Writer, part};
 use crate::stream::{Broken, Incoming, send};
+use crate::tunnel;
 use crate::wire::{self, Ended, StartAnswer, StartOrder};
 
 /// How long a node may take to end an instance beyond the grace that it was given.
@@ -208,22 +210,72 @@ impl RemoteInstance {
         let lost = || NoReply::Failed(CallError::Exited(self.end_or_loss()));
         let mut id = Writer::default();
         id.0.put_u128_le(self.id.0);
+        let upgrade = tunnel::is_asked_for(&exchange.head);
         let head = heads::request(&exchange.request, &exchange.head);
         let head = part(Kind::Head, &[&id.0, &head]);
         stream.send_data(head, false).map_err(|_| lost())?;
-        let upload = upload(stream, exchange.body);
-        let mut upload = Box::pin(upload);
+        if upgrade {
+            let response = response.await.map_err(|_| lost())?;
+            return self.upgraded(stream, response).await;
+        }
+        let mut upload: Upload = Box::pin(upload(stream, exchange.body));
         let mut response = response;
-        let response = tokio::select! {
+        let (response, upload) = tokio::select! {
             biased;
-            response = &mut response => response,
+            response = &mut response => (response, Some(upload)),
             sent = &mut upload => match sent {
                 // What is sent is sent; the answer may take its time.
-                Ok(()) => response.await,
-                Err(error) => Err(error),
+                Ok(()) => (response.await, None),
+                Err(error) => (Err(error), None),
             },
         };
-        let mut parts = Incoming::new(response.map_err(|_| lost())?.into_body());
+        let response = response.map_err(|_| lost())?;
+        let (head, parts) = self.head(response).await?;
+        Ok(self.streamed(head, parts, upload))
+    }
+
+    /// The answer to a request for another protocol: the connection, or that there is none.
+    async fn upgraded(
+        &self,
+        mut stream: SendStream<Bytes>,
+        response: Response<RecvStream>,
+    ) -> Result<HttpReply, NoReply> {
+        let (head, parts) = self.head(response).await?;
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            // The caller says nothing more. Whether the node hears that is of no account.
+            _ = stream.send_data(Bytes::new(), true);
+            return Ok(self.streamed(head, parts, None));
+        }
+        Ok(HttpReply {
+            head,
+            body: HttpReplyBody::Upgraded(tunnel::to_node(stream, parts)),
+        })
+    }
+
+    fn streamed(
+        &self,
+        head: http::response::Parts,
+        parts: Incoming,
+        upload: Option<Upload>,
+    ) -> HttpReply {
+        let body = ReplyBody {
+            parts: Some(parts),
+            upload,
+            cause: self.link.cause(),
+        };
+        HttpReply {
+            head,
+            body: HttpReplyBody::Stream(Box::pin(body)),
+        }
+    }
+
+    /// The head of an answer, and what comes after it.
+    async fn head(
+        &self,
+        response: Response<RecvStream>,
+    ) -> Result<(http::response::Parts, Incoming), NoReply> {
+        let lost = || NoReply::Failed(CallError::Exited(self.end_or_loss()));
+        let mut parts = Incoming::new(response.into_body());
         let first = parts.part().await;
         let protocol = |garbage: Garbage| {
             self.link.give_up(&garbage);
@@ -235,15 +287,7 @@ impl RemoteInstance {
                 payload,
             })) => {
                 let head = heads::read_response(payload).map_err(protocol)?;
-                let body = ReplyBody {
-                    parts: Some(parts),
-                    upload: Some(upload),
-                    cause: self.link.cause(),
-                };
-                Ok(HttpReply {
-                    head,
-                    body: HttpReplyBody::Stream(Box::pin(body)),
-                })
+                Ok((head, parts))
             }
             Ok(Some(Part {
                 kind: Kind::NoReply,

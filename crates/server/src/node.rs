@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bugle_artifacts::{Packages, Sha512, UPLOADED};
+use bugle_artifacts::{Packages, Sha512, UPLOADED, Uploaded};
 use bugle_instances::{EnvironmentOpener, LogSink, StartError as InstanceError};
 use bugle_node::{
     Host, Identity, IdentityError, JoinToken, News, Offer, PackageSource, Prepare, Terms,
@@ -292,15 +292,45 @@ async fn fetch(
     object: &str,
 ) -> Result<(), String> {
     let digest: Sha512 = object.parse().map_err(|error| report(&error))?;
-    if packages.uploads().find(tenant, &digest).await.is_ok() {
+    let uploads = packages.uploads();
+    if uploads.find(tenant, &digest).await.is_ok() {
+        uploads.touch(tenant, &digest, SystemTime::now()).await;
         return Ok(());
     }
-    let opened = source.open(tenant, object).await;
+    let mut stored = receive(packages, source, tenant, &digest).await?;
+    if matches!(stored, Err(bugle_artifacts::Error::StoreFull { .. })) {
+        trim(packages, 0).await;
+        stored = receive(packages, source, tenant, &digest).await?;
+    }
+    _ = stored.map_err(|error| report(&error))?;
+    trim(packages, packages.cache_bytes()).await;
+    Ok(())
+}
+
+/// Stores a package as the platform sends it. The outer error is about the way.
+async fn receive(
+    packages: &Packages,
+    source: &PackageSource,
+    tenant: &TenantId,
+    digest: &Sha512,
+) -> Result<Result<Uploaded, bugle_artifacts::Error>, String> {
+    let opened = source.open(tenant, digest.as_str()).await;
     let package = opened.map_err(|error| report(&error))?;
     let chunks = stream::unfold(package, |mut package| async move {
         let chunk = package.next().await.transpose()?;
         Some((chunk, package))
     });
-    let stored = packages.uploads().put(tenant, Some(&digest), chunks).await;
-    stored.map(drop).map_err(|error| report(&error))
+    Ok(packages.uploads().put(tenant, Some(digest), chunks).await)
+}
+
+/// Removes packages that were used least lately: they can be fetched again.
+async fn trim(packages: &Packages, bytes: u64) {
+    match packages.uploads().trim(bytes, SystemTime::now()).await {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!(removed, "packages that were fetched are removed"),
+        Err(error) => {
+            let reason = report(&error);
+            tracing::warn!(reason, "packages that were fetched cannot be removed");
+        }
+    }
 }

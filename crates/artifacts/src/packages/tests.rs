@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Cursor;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -275,6 +275,32 @@ async fn a_package_that_no_version_uses_goes_after_a_while() {
     assert_eq!(uploads.sweep(&none, start + 12 * day).await.unwrap(), 0);
     assert_eq!(uploads.sweep(&none, start + 13 * day).await.unwrap(), 1);
     assert!(uploads.find(&one, &sent).await.is_err());
+}
+
+#[tokio::test]
+async fn of_packages_that_can_be_had_again_those_used_last_stay() {
+    let fixture = Fixture::new();
+    let uploads = fixture.packages.uploads();
+    let (day, now) = (Duration::from_hours(24), SystemTime::now());
+    let tenant = tenant("t");
+    let mut kept = Vec::new();
+    for (text, age) in [("first", 3), ("second", 2), ("third", 1)] {
+        let package = [package(), text.as_bytes().to_vec()].concat();
+        let stored = fixture.upload(&tenant, &package).await.unwrap();
+        uploads
+            .touch(&tenant, &stored.sha512, now - day * age)
+            .await;
+        kept.push(stored);
+    }
+    let all: u64 = kept.iter().map(|stored| stored.bytes).sum();
+    assert_eq!(uploads.trim(all, now).await.unwrap(), 0);
+    // The first is used again.
+    uploads.touch(&tenant, &kept[0].sha512, now).await;
+    assert_eq!(uploads.trim(all - 1, now).await.unwrap(), 1);
+    assert!(uploads.find(&tenant, &kept[1].sha512).await.is_err());
+    assert_eq!(uploads.trim(0, now).await.unwrap(), 1);
+    let first = uploads.find(&tenant, &kept[0].sha512).await;
+    assert!(first.is_ok(), "it was used within the last minute");
 }
 
 #[tokio::test]

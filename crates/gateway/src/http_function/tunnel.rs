@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bugle_instances::Upgraded;
+use bugle_instances::{ByteStream, Upgraded};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Held;
@@ -104,7 +103,7 @@ async fn stands_still(moved: &AtomicU64, limit: Duration) {
 
 /// Counts the bytes that pass.
 struct Counting {
-    stream: TcpStream,
+    stream: Box<dyn ByteStream>,
     moved: Arc<AtomicU64>,
 }
 

@@ -112,7 +112,7 @@ impl Server {
             Err(failed) => return Err(NoReply::Failed(self.clone().explain(failed).await)),
         };
         let upgraded = Upgraded {
-            stream,
+            stream: Box::new(stream),
             first,
             running: Box::new(running),
         };

@@ -115,3 +115,41 @@ async fn a_pool_becomes_smaller_without_a_failed_call() {
     stage.runs("p1", 1).await;
     stage.platform.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_that_keeps_a_pool_from_growing_is_told_to_the_call_until_it_is_lifted() {
+    let site = Site::new();
+    let stage = Stage::start_with(&site, |options| {
+        options.config("pools", "wait_seconds", "3")
+    })
+    .await;
+    let few = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"},
+        "spec": {"hard": {"pods": "0"}},
+    });
+    stage.ask_cluster("resourcequotas", &few).await;
+    stage
+        .create(&pool("p1", json!({"size": 0, "max_size": 1})))
+        .await;
+    stage.runs("p1", 0).await;
+    let who = stage.function("who", json!({"poolId": "p1"})).await;
+    let refused = stage.platform.invoke(&who, "0").await;
+    assert!(
+        refused.text().contains("exceeded quota"),
+        "{}",
+        refused.text()
+    );
+    let more = |quota: &mut serde_json::Value| quota["spec"]["hard"]["pods"] = json!("1");
+    let server = &stage.cluster.server;
+    server.change("resourcequotas", "default", "few", "", more);
+    let served =
+        bugle_testkit::eventually("the call has its Pod", crate::stage::BOUND, async || {
+            let answer = stage.platform.invoke(&who, "0").await;
+            match answer.status {
+                200 => Ok(()),
+                _ => Err(answer.text()),
+            }
+        });
+    served.await;
+    stage.platform.finish().await;
+}

@@ -2,6 +2,7 @@
 //! arguments, variables and files, probed and ended as the Pod says.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
+
+/// The user of Pods, who has no rights: the restricted profile allows no root.
+const USER: u32 = 65_532;
 
 /// How often the kubelet looks at its Pods.
 const LOOK: Duration = Duration::from_millis(25);
@@ -39,6 +43,11 @@ impl Drop for Cluster {
 
 impl Cluster {
     pub(crate) async fn start(site: &Site) -> Self {
+        let user = rustix::process::getuid().is_root().then_some(USER);
+        let program = match user {
+            Some(_) => reachable(site),
+            None => binary(),
+        };
         let options = Options {
             hosts: Hosts::Yours,
             ..Options::default()
@@ -48,7 +57,8 @@ impl Cluster {
         let kubelet = Kubelet {
             server: Arc::clone(&server),
             folder: site.path().join("pods"),
-            home: site.home(),
+            program,
+            user,
             pods: BTreeMap::new(),
             running: Arc::clone(&running),
         };
@@ -90,7 +100,9 @@ pub(crate) fn name(pod: &Value) -> String {
 struct Kubelet {
     server: Arc<ApiServer>,
     folder: PathBuf,
-    home: PathBuf,
+    program: PathBuf,
+    /// The user of Pods, where users can be chosen.
+    user: Option<u32>,
     /// By uid.
     pods: BTreeMap<String, Running>,
     /// The processes by the names of their Pods.
@@ -219,7 +231,7 @@ impl Kubelet {
         let Some(mounts) = self.mounts(pod, container, &folder) else {
             return;
         };
-        let (child, health) = launch(pod, container, &folder, &mounts, &self.home);
+        let (child, health) = self.launch(pod, container, &folder, &mounts);
         let running = Running {
             name: name(pod),
             child,
@@ -273,6 +285,55 @@ impl Kubelet {
         Some(all)
     }
 
+    fn launch(
+        &self,
+        pod: &Value,
+        container: &Value,
+        folder: &Path,
+        mounts: &[(String, String)],
+    ) -> (Child, Option<Endpoint>) {
+        let environment = environment(pod, container);
+        let listed = container["args"].as_array().unwrap().iter();
+        let mut arguments: Vec<String> = listed
+            .map(|argument| filled(argument.as_str().unwrap(), &environment, mounts))
+            .collect();
+        let mut health = None;
+        let port = arguments
+            .iter()
+            .position(|argument| argument == "--health-port");
+        if let Some(at) = port {
+            // Pods have addresses of their own, processes have not.
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = free.local_addr().unwrap();
+            arguments[at + 1] = address.port().to_string();
+            health = Some(Endpoint { address });
+        }
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join("log"))
+            .unwrap();
+        let mut command = Command::new(&self.program);
+        if let Some(user) = self.user {
+            give(folder, user);
+            command.uid(user).gid(user);
+        }
+        let child = command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(&environment)
+            .env("HOME", "/")
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        (child, health)
+    }
+
     fn secret(&self, secret: &str, key: &str) -> Option<Vec<u8>> {
         let secrets = self.server.objects("secrets", "default");
         let found = secrets.iter().find(|object| name(object) == secret)?;
@@ -314,49 +375,6 @@ async fn is_ready(health: Option<Endpoint>) -> bool {
         .unwrap();
     let answer = health.send(request).await;
     answer.is_ok_and(|answer| answer.status == 200)
-}
-
-fn launch(
-    pod: &Value,
-    container: &Value,
-    folder: &Path,
-    mounts: &[(String, String)],
-    home: &Path,
-) -> (Child, Option<Endpoint>) {
-    let environment = environment(pod, container);
-    let listed = container["args"].as_array().unwrap().iter();
-    let mut arguments: Vec<String> = listed
-        .map(|argument| filled(argument.as_str().unwrap(), &environment, mounts))
-        .collect();
-    let mut health = None;
-    if let Some(at) = arguments
-        .iter()
-        .position(|argument| argument == "--health-port")
-    {
-        // Pods have addresses of their own, processes have not.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        arguments[at + 1] = address.port().to_string();
-        health = Some(Endpoint { address });
-    }
-    let log = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(folder.join("log"))
-        .unwrap();
-    let child = Command::new(binary())
-        .args(arguments)
-        .envs(&environment)
-        .env("HOME", home)
-        .env("XDG_CONFIG_HOME", home)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    (child, health)
 }
 
 fn environment(pod: &Value, container: &Value) -> BTreeMap<String, String> {
@@ -409,4 +427,24 @@ fn filled(
         }
     }
     text
+}
+
+/// The program where every user can run it.
+fn reachable(site: &Site) -> PathBuf {
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(site.path(), open.clone()).unwrap();
+    let program = site.path().join("worker");
+    std::fs::copy(binary(), &program).unwrap();
+    std::fs::set_permissions(&program, open).unwrap();
+    program
+}
+
+/// Gives a folder with all in it to a user.
+fn give(path: &Path, user: u32) {
+    std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            give(&entry.unwrap().path(), user);
+        }
+    }
 }

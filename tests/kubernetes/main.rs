@@ -46,3 +46,54 @@ async fn functions_of_a_pool_answer_from_inside_its_pods_and_nothing_is_left_of_
     assert_eq!(stage.cluster.processes(), 0);
     stage.platform.finish().await;
 }
+
+/// Says which of the files that the event names it can read.
+const READER: &str = r"
+def handler(event, context):
+    read = []
+    for path in event:
+        try:
+            with open(path, 'rb') as file:
+                file.read(1)
+            read.append(path)
+        except OSError:
+            pass
+    return read
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_in_a_pod_reads_neither_what_its_node_joined_with_nor_what_it_is() {
+    let site = Site::new();
+    let stage = Stage::start(&site).await;
+    stage.create(&pool("p1", json!({}))).await;
+    stage.runs("p1", 1).await;
+    let pod = stage.cluster.pods().remove(0);
+    let folder = site
+        .path()
+        .join("pods")
+        .join(pod["metadata"]["uid"].as_str().unwrap());
+    let secrets = [
+        "bugle-join/token",
+        "bugle-data/node.key",
+        "bugle-data/node.json",
+    ];
+    let mut paths: Vec<String> = Vec::new();
+    for secret in secrets {
+        let path = folder.join(secret);
+        assert!(path.is_file(), "{}", path.display());
+        paths.push(path.to_str().unwrap().to_owned());
+    }
+    let node = stage.cluster.pid(&kubelet::name(&pod)).unwrap();
+    for of_node in ["environ", "mem", "root/etc/passwd"] {
+        paths.push(format!("/proc/{node}/{of_node}"));
+    }
+    let code = site.write_code("reader", "index.py", READER);
+    let reader = bugle_testkit::FunctionSpec::python("0@test@reader", &code).with("poolId", "p1");
+    let reader = stage.platform.register(&reader).await;
+    let answer = stage
+        .platform
+        .invoke(&reader, &json!(paths).to_string())
+        .await;
+    assert_eq!(answer.expect(200).json(), json!([]));
+    stage.platform.finish().await;
+}

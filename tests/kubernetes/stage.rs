@@ -195,9 +195,15 @@ impl<'a> Stage<'a> {
 
     /// Asks the cluster to evict a Pod, as the drain of a machine does.
     pub(crate) async fn evict(&self, pod: &str) {
-        let path = format!("/api/v1/namespaces/default/pods/{pod}/eviction");
         let body =
             json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}});
+        let path = format!("pods/{pod}/eviction");
+        self.ask_cluster(&path, &body).await;
+    }
+
+    /// Creates something in the cluster.
+    pub(crate) async fn ask_cluster(&self, path: &str, body: &Value) {
+        let path = format!("/api/v1/namespaces/default/{path}");
         let url = self.cluster.server.url();
         let address = url.strip_prefix("http://").unwrap().parse().unwrap();
         let request = http::Request::post(path)

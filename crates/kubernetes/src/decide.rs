@@ -118,6 +118,8 @@ pub struct Memory {
     pub idle: BTreeMap<String, Instant>,
     /// When the operator was told about a Pod last, by uid.
     pub alarmed: BTreeMap<String, Instant>,
+    /// Since when Pods that are made otherwise today have not been ready, by uid.
+    pub outdated: BTreeMap<String, Instant>,
 }
 
 impl Memory {
@@ -164,6 +166,9 @@ pub fn decide(
         .collect();
     memory
         .alarmed
+        .retain(|uid, _| known.contains(&uid.as_str()));
+    memory
+        .outdated
         .retain(|uid, _| known.contains(&uid.as_str()));
     let mut operations = orphans(wanted, observed);
     for (id, pool) in wanted.pools {
@@ -343,6 +348,7 @@ impl Decision<'_> {
             return;
         }
         if let Some(workload) = workload {
+            self.replace_outdated(&digests.deployment);
             self.workers(workload, waits, random);
         }
         self.alarms();

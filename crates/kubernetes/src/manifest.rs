@@ -170,6 +170,8 @@ pub fn pod(config: &Config, pool: &PoolSpec, plan: &PodPlan, owner: &str) -> Res
     }
     let mut annotations = worker_annotations(pool);
     annotations.insert(names::POD_POOL.to_owned(), pool.id.to_string());
+    let made_as = deployment(config, pool)?.metadata.annotations;
+    annotations.extend(made_as.unwrap_or_default());
     if let Some(request) = &plan.request {
         annotations.insert(names::REQUEST.to_owned(), request.clone());
     }

@@ -84,6 +84,8 @@ pub struct Worker {
     pub trouble: Option<String>,
     /// The request that it was made for.
     pub request: Option<String>,
+    /// What its pool was when it was made, on Pods that are made one by one.
+    pub digest: Option<String>,
     /// How long it may idle.
     pub idle: IdleTime,
     /// How long it may be pending.
@@ -172,6 +174,7 @@ impl Worker {
             terminating: metadata.deletion_timestamp.is_some(),
             trouble: trouble(object),
             request: annotation(metadata, names::REQUEST),
+            digest: annotation(metadata, names::DIGEST),
             idle: IdleTime::from_label(&label(metadata, IDLE_LABEL)),
             threshold: seconds.map_or(DEFAULT_PENDING_THRESHOLD, Duration::from_secs),
             first_seen,

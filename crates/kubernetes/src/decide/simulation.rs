@@ -341,6 +341,7 @@ impl World {
             counted: true,
             trouble: None,
             request: plan.request.clone(),
+            digest: None,
             idle: IdleTime::Unset,
             threshold: Duration::from_mins(2),
             first_seen: self.now,

@@ -66,6 +66,7 @@ impl Situation {
                 counted: true,
                 trouble: None,
                 request: None,
+                digest: None,
                 idle: IdleTime::Unset,
                 threshold: Duration::from_mins(2),
                 first_seen: self.now,
@@ -258,6 +259,27 @@ fn a_worker_goes_when_it_has_been_idle_for_as_long_as_it_may() {
     assert!(!gone(&mut pool));
     pool.now += Duration::from_secs(1);
     assert!(gone(&mut pool));
+}
+
+#[test]
+fn a_pod_of_an_earlier_build_is_replaced_when_it_does_not_become_ready() {
+    let mut pool = Situation::new(PoolStatus::Running, 2, 5)
+        .with_deployment()
+        .with_workers(2, |worker| worker.digest = Some("former".into()));
+    let unready = pool.observed.workers.get_mut("w0").unwrap();
+    unready.ready = false;
+    let replaced = |pool: &mut Situation| {
+        let mut deleted = Vec::new();
+        for operation in pool.decide() {
+            if let Operation::DeleteWorker { name, .. } = operation {
+                deleted.push(name);
+            }
+        }
+        deleted
+    };
+    assert!(replaced(&mut pool).is_empty(), "it may become ready yet");
+    pool.now += Duration::from_mins(1);
+    assert_eq!(replaced(&mut pool), ["w0"], "the ready one stays");
 }
 
 #[test]

@@ -12,6 +12,9 @@ use crate::observed::{Phase, Worker, Workload};
 /// How long a Pod that was made for a request may take to start.
 const START_TIME: Duration = Duration::from_mins(5);
 
+/// How long a Pod that is made otherwise today may be not ready before another takes its place.
+const OUTDATED_TIME: Duration = Duration::from_mins(1);
+
 impl Decision<'_> {
     pub(super) fn workers(
         &mut self,
@@ -48,6 +51,30 @@ impl Decision<'_> {
                 && late
             {
                 self.delete(name, worker, "it did not start in time");
+            }
+        }
+    }
+
+    /// A Pod that was made for an earlier build of the platform cannot join the one of today, and nobody else replaces
+    /// those of a scalable pool. One that is ready stays as it is.
+    pub(super) fn replace_outdated(&mut self, digest: &str) {
+        let observed = self.observed;
+        for (name, worker) in observed.of(self.id.as_str()) {
+            let other = worker
+                .digest
+                .as_ref()
+                .is_some_and(|made_as| made_as != digest);
+            if !other || worker.ready || worker.phase != Phase::Running || worker.terminating {
+                self.memory.outdated.remove(&worker.uid);
+                continue;
+            }
+            let since = *self
+                .memory
+                .outdated
+                .entry(worker.uid.clone())
+                .or_insert(self.now);
+            if self.now >= since + OUTDATED_TIME {
+                self.delete(name, worker, "it was made otherwise and is not ready");
             }
         }
     }

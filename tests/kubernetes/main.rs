@@ -97,3 +97,39 @@ async fn a_function_in_a_pod_reads_neither_what_its_node_joined_with_nor_what_it
     assert_eq!(answer.expect(200).json(), json!([]));
     stage.platform.finish().await;
 }
+
+/// A package with one file.
+fn package(source: &str) -> Vec<u8> {
+    let compressed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut archive = tar::Builder::new(compressed);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(source.len() as u64);
+    header.set_mode(0o644);
+    let file = source.as_bytes();
+    archive.append_data(&mut header, "index.py", file).unwrap();
+    archive.into_inner().unwrap().finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_get_uploaded_code_from_the_platform() {
+    let site = Site::new();
+    let stage = Stage::start(&site).await;
+    stage.create(&pool("p1", json!({}))).await;
+    stage.runs("p1", 1).await;
+    let source = package("def handler(event, context):\n    return [event]\n");
+    let upload = http::Request::post("/bugle/v1/packages")
+        .header("x-tenant-id", "default")
+        .body(bytes::Bytes::from(source))
+        .unwrap();
+    let uploaded = stage.platform.control.send(upload).await.unwrap();
+    let uploaded = uploaded.expect(201).json();
+    let sent = bugle_testkit::FunctionSpec::python("0@test@sent", std::path::Path::new(""))
+        .with("poolId", "p1")
+        .with("storageType", "s3")
+        .with("s3CodePath", uploaded["s3CodePath"].clone())
+        .with("codePath", "");
+    let sent = stage.platform.register(&sent).await;
+    let answer = stage.platform.invoke(&sent, "7").await;
+    assert_eq!(answer.expect(200).text(), "[7]");
+    stage.platform.finish().await;
+}

@@ -13,7 +13,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::worker::LABELS_FOLDER;
 use crate::config::Config;
-use crate::names;
 
 /// Where a worker finds what it joins with.
 pub(super) const TOKEN_FOLDER: &str = "/run/bugle";
@@ -30,7 +29,8 @@ const MEMORY: &str = "LIMIT_MEMORY";
 /// What a worker needs beyond the time for its calls, in seconds, before it is killed.
 const GRACE: u32 = 10;
 
-/// The Secret with what the workers of these pools join with.
+/// The Secret with what the workers of these pools join with. It has no labels: whoever installs the platform may have
+/// made it, and knows it by theirs.
 pub(crate) fn secret(config: &Config, tokens: &BTreeMap<PoolId, String>) -> Secret {
     let data = tokens
         .iter()
@@ -38,10 +38,6 @@ pub(crate) fn secret(config: &Config, tokens: &BTreeMap<PoolId, String>) -> Secr
     Secret {
         metadata: ObjectMeta {
             name: Some(config.join_secret.clone()),
-            labels: Some(BTreeMap::from([(
-                names::MANAGED_BY.to_owned(),
-                names::MANAGER.to_owned(),
-            )])),
             ..ObjectMeta::default()
         },
         data: Some(data.collect()),

@@ -10,6 +10,7 @@ use tokio::process::Command;
 use crate::client::Client;
 
 pub(crate) async fn nodes(client: &mut Client<'_>, site: &Site) {
+    client.ask("list_members", "", 200).await;
     client.ask("list_nodes", "", 200).await;
     let made = client
         .send("make_token", "", &json!({"minutes": 5}), 201)

@@ -2,6 +2,7 @@
 //! go, die and hang, and that the limits of functions hold all the while.
 #![cfg(test)]
 
+mod chaos;
 mod gates;
 mod trouble;
 
@@ -50,6 +51,26 @@ async fn a_call_through_any_gateway_is_answered_by_the_one_that_has_the_function
         );
     }
     assert_eq!(functions, 6, "each is had by one");
+    for platform in &all {
+        let list = platform
+            .control
+            .get("/bugle/v1/members")
+            .await
+            .expect(200)
+            .json();
+        let members = list["members"].as_array().expect("a list");
+        let here: Vec<bool> = members.iter().map(|one| one["here"] == true).collect();
+        assert_eq!(here.iter().filter(|here| **here).count(), 1);
+        assert_eq!(here.len(), 3, "{list}");
+        let function = gates
+            .function(platform, &format!("shown{}", platform.pid), "1")
+            .await;
+        let _ = platform.invoke(&function, "{}").await.expect(200);
+        for other in &all {
+            let pids = other.instance_pids(&function).await;
+            assert_eq!(pids.len(), 1, "every gateway shows how it runs");
+        }
+    }
     finish(platforms).await;
 }
 

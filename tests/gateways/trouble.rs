@@ -134,6 +134,40 @@ async fn the_functions_of_a_killed_gateway_are_taken_over_within_three_seconds()
 }
 
 #[tokio::test]
+async fn calls_go_on_while_no_gateway_reaches_etcd() {
+    let mut gates = Gates::new(2).await;
+    let mut platforms = gates.start_all().await;
+    for platform in &mut platforms {
+        platform.tolerate("etcd");
+        // As soon as etcd is back, a lease may be over before it was renewed.
+        platform.tolerate("lost its place");
+    }
+    let function = gates.function(&platforms[0], "who", "1").await;
+    let before = platforms[0]
+        .invoke(&function, "{}")
+        .await
+        .expect(200)
+        .text();
+    gates.etcd.kill();
+    let killed = Instant::now();
+    while killed.elapsed() < 2 * TAKEN_OVER {
+        for platform in &platforms {
+            let answer = platform.invoke(&function, "{}").await.expect(200).text();
+            assert_eq!(answer, before);
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    gates.etcd.resume().await;
+    for platform in &platforms {
+        let _ = platform.invoke(&function, "{}").await.expect(200);
+    }
+    until_members(&platforms.iter().collect::<Vec<_>>()).await;
+    for platform in platforms {
+        platform.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_that_hung_uses_no_instance_before_it_has_joined_again() {
     let gates = Gates::new(2).await;
     let mut platforms = gates.start_all().await;

@@ -16,6 +16,7 @@ mod functions;
 mod graph;
 pub mod identity;
 pub mod images;
+pub mod members;
 pub mod nodes;
 pub mod operator;
 mod pool;

@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use crate::commands::{
     bench, config, delete, deploy, describe, dev, doctor, export, image, import, invoke, list,
-    login, logs, new, node, pool, publish, reserve, run, serve, update,
+    login, logs, member, new, node, pool, publish, reserve, run, serve, update,
 };
 
 /// The options that say where the platform is; each command takes them, and those that need none
@@ -127,6 +127,8 @@ pub(crate) enum Command {
     Pool(pool::Arguments),
     /// Hosts instances for a platform elsewhere, and looks after such nodes.
     Node(node::Arguments),
+    /// Shows the gateways that share the functions of one etcd.
+    Member(member::Arguments),
     /// Keeps credentials for a registry of images.
     Login(login::Arguments),
     /// Forgets the credentials for a registry.

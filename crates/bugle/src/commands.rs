@@ -15,6 +15,7 @@ pub(crate) mod invoke;
 pub(crate) mod list;
 pub(crate) mod login;
 pub(crate) mod logs;
+pub(crate) mod member;
 pub(crate) mod new;
 pub(crate) mod node;
 pub(crate) mod pool;

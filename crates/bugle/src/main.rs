@@ -80,6 +80,7 @@ async fn carry_out(session: &session::Session, command: &Command) -> Outcome {
         Command::Delete(arguments) => commands::delete::run(session, arguments).await,
         Command::Reserve(arguments) => commands::reserve::run(session, arguments).await,
         Command::Image(arguments) => commands::image::run(session, arguments).await,
+        Command::Member(arguments) => commands::member::run(session, arguments).await,
         Command::Node(arguments) => commands::node::run(session, arguments).await,
         Command::Pool(arguments) => commands::pool::run(session, arguments).await,
         Command::Login(arguments) => commands::login::run(session, arguments).await,

@@ -7,6 +7,7 @@ mod connection;
 mod control;
 mod error;
 mod images;
+mod members;
 mod nodes;
 mod pools;
 mod upload;

@@ -1,7 +1,9 @@
 //! The place of this gateway among the members, and what it knows of them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bugle_node::{GATEWAY, GatewayTls};
@@ -25,6 +27,13 @@ use crate::view::{Member, View};
 
 /// How often the lease is renewed, and how long a renewal may take.
 const RENEW: Duration = Duration::from_millis(500);
+const RENEWAL: Duration = Duration::from_millis(300);
+
+/// How soon a renewal that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// The path of the question whether a member cannot reach etcd either.
+pub const WITNESS: &str = "/witness";
 
 /// How much earlier than etcd this gateway believes its place to be over: the two clocks need not run
 /// at quite the same pace.
@@ -123,6 +132,11 @@ struct Shared {
     me: Mutex<Option<Arc<str>>>,
     /// The last revision whose view is in force.
     applied: watch::Sender<u64>,
+    /// Whether the last renewal was not answered.
+    cut_off: AtomicBool,
+    /// To whom this gateway was a witness, and until when: so long it takes nobody for gone whom it was
+    /// a witness to.
+    promised: Mutex<BTreeMap<String, Instant>>,
     /// Cancelled when this gateway shall have no functions any more, and when it has none.
     retiring: CancellationToken,
     retired: CancellationToken,
@@ -156,6 +170,8 @@ impl Cluster {
             view: RwLock::default(),
             me: Mutex::default(),
             applied: watch::Sender::new(0),
+            cut_off: AtomicBool::new(false),
+            promised: Mutex::default(),
             retiring: CancellationToken::new(),
             retired: CancellationToken::new(),
             leaving: CancellationToken::new(),
@@ -201,6 +217,20 @@ impl Cluster {
         let _ = applied.wait_for(|applied| *applied >= revision).await;
     }
 
+    /// Says whether this gateway cannot reach etcd, for a member that cannot. If it says so, it takes
+    /// that member for a member for as long as that one may count on it.
+    pub fn is_witness_to(&self, member: &str) -> bool {
+        let shared = &*self.0;
+        let view = shared.view.read();
+        let is = shared.cut_off.load(Ordering::Acquire) && view.member(member).is_some();
+        if is {
+            let mut promised = shared.promised.lock();
+            promised.retain(|_, until| *until > Instant::now());
+            promised.insert(member.to_owned(), Instant::now() + Membership::LASTS);
+        }
+        is
+    }
+
     /// Waits for the next view that comes into force. Cancel safe.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.applied.subscribe()
@@ -241,24 +271,11 @@ impl Cluster {
         question: &Q,
         patience: Duration,
     ) -> Result<A, Unanswered> {
-        let lost = |error: String| Unanswered::Lost(error);
-        let question = serde_json::to_vec(question).map_err(|error| lost(error.to_string()))?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("https://{GATEWAY}{path}"))
-            .body(Full::new(Bytes::from(question)))
-            .map_err(|error| lost(error.to_string()))?;
-        let asked = async {
-            let response = self.send(id, request).await?;
-            if response.status() != StatusCode::OK {
-                return Err(lost(format!("it answered {}", response.status())));
-            }
-            let body = Limited::new(response.into_body(), LONGEST).collect().await;
-            let body = body.map_err(|error| lost(error.to_string()))?.to_bytes();
-            serde_json::from_slice(&body).map_err(|error| lost(error.to_string()))
-        };
+        let question = serde_json::to_vec(question).map_err(|error| lost(&error))?;
+        let request = question_of(path, question)?;
+        let asked = async { answer_of(self.send(id, request).await?).await };
         let in_time = timeout(patience, asked).await;
-        in_time.unwrap_or_else(|_| Err(lost("no answer in time".to_owned())))
+        in_time.unwrap_or_else(|_| Err(lost(&"no answer in time")))
     }
 
     /// Gives up the functions, so that others have them at once, and waits until they may. Until it
@@ -302,6 +319,33 @@ impl Cluster {
         }
         outcome
     }
+}
+
+fn lost(error: &impl ToString) -> Unanswered {
+    Unanswered::Lost(error.to_string())
+}
+
+/// A question as a request.
+fn question_of(path: &str, question: Vec<u8>) -> Result<Request<Outgoing>, Unanswered> {
+    let body = Full::new(Bytes::from(question)).map_err(|never| match never {});
+    Request::builder()
+        .method(Method::POST)
+        .uri(format!("https://{GATEWAY}{path}"))
+        .body(Outgoing::new(body))
+        .map_err(|error| lost(&error))
+}
+
+/// What a member answered to a question.
+async fn answer_of<A: DeserializeOwned>(response: Response<Incoming>) -> Result<A, Unanswered> {
+    if response.status() != StatusCode::OK {
+        return Err(Unanswered::Lost(format!(
+            "it answered {}",
+            response.status()
+        )));
+    }
+    let body = Limited::new(response.into_body(), LONGEST).collect().await;
+    let body = body.map_err(|error| lost(&error))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|error| lost(&error))
 }
 
 /// Never.
@@ -365,9 +409,33 @@ impl Shared {
                 view.apply(change);
             }
             if !batch.changes.is_empty() {
+                self.keep_promises(&view).await;
                 self.install(view.clone(), told);
             }
         }
+    }
+
+    /// Waits until nobody who is not in the view counts on this gateway as a witness.
+    async fn keep_promises(&self, view: &View) {
+        let promised = self.promised.lock().clone();
+        let gone = promised.iter().filter(|(id, _)| view.member(id).is_none());
+        if let Some(until) = gone.map(|(_, until)| *until).max() {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// Whether none of the others can reach etcd either. Then no lease runs out, and nobody takes over
+    /// what another one has.
+    async fn is_away_for_all(&self, id: &str) -> bool {
+        let view = Arc::clone(&self.view.read());
+        let asked = view.others().map(|(other, member)| async {
+            let question = serde_json::to_vec(id).unwrap_or_default();
+            let request = question_of(WITNESS, question)?;
+            let answer = self.peers.send(other, &member.address, request).await?;
+            answer_of::<bool>(answer).await
+        });
+        let answers = timeout(RENEWAL, futures_util::future::join_all(asked)).await;
+        answers.is_ok_and(|answers| answers.into_iter().all(|answer| answer == Ok(true)))
     }
 
     /// Takes a place, and another one whenever it is lost.
@@ -401,7 +469,7 @@ impl Shared {
                 tokio::select! {
                     biased;
                     () = self.leaving.cancelled() => true,
-                    () = self.keep(place, told) => false,
+                    () = self.keep(place, &id, told) => false,
                     never = self.retire(place, &id) => match never {},
                 }
             };
@@ -477,23 +545,34 @@ impl Shared {
     }
 
     /// Renews a place until it is lost.
-    async fn keep(&self, place: Place, told: &Told) {
+    async fn keep(&self, place: Place, id: &str, told: &Told) {
+        let mut pause = RENEW;
         loop {
-            sleep(RENEW).await;
+            sleep(pause).await;
             let held = self.fence.holds();
-            let sent = Instant::now();
-            match timeout(RENEW, self.membership.renew(place)).await {
+            let mut sent = Instant::now();
+            let confirmed = match timeout(RENEWAL, self.membership.renew(place)).await {
                 Ok(Ok(true)) => {
-                    self.fence.extend(sent, COUNTS);
-                    if !held {
-                        // What was let go of meanwhile is taken over again.
-                        let view = View::clone(&self.view.read());
-                        self.install(view, told);
-                    }
+                    self.cut_off.store(false, Ordering::Release);
+                    pause = RENEW;
+                    true
                 }
                 Ok(Ok(false)) => return,
-                // Nobody knows; the fence decides.
-                Ok(Err(_)) | Err(_) => {}
+                // Nobody knows; the others may, and else the fence decides.
+                Ok(Err(_)) | Err(_) => {
+                    self.cut_off.store(true, Ordering::Release);
+                    pause = AGAIN;
+                    sent = Instant::now();
+                    held && self.is_away_for_all(id).await
+                }
+            };
+            if confirmed {
+                self.fence.extend(sent, COUNTS);
+            }
+            if confirmed && !held {
+                // What was let go of meanwhile is taken over again.
+                let view = View::clone(&self.view.read());
+                self.install(view, told);
             }
         }
     }

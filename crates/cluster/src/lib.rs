@@ -7,7 +7,8 @@
 //! ([`serve_port`]).
 //!
 //! A gateway that could not renew its lease in time may not use instances any more, whatever else it
-//! believes: [`Fence`] says so by its own clock, before etcd tells the others.
+//! believes: [`Fence`] says so by its own clock, before etcd tells the others. Only where none of the
+//! others can reach etcd either does it go on: then no lease runs out.
 //!
 //! What owning a function means is not known here: the gateway and the scheduler know it, and the
 //! server puts them together.
@@ -19,7 +20,7 @@ mod port;
 pub mod rendezvous;
 mod view;
 
-pub use cluster::{Cluster, Joining, Refused, Told};
+pub use cluster::{Cluster, Joining, Refused, Told, WITNESS};
 pub use fence::Fence;
 pub use peers::Unanswered;
 pub use port::{Answer, Serve, serve_port};

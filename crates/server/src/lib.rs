@@ -423,6 +423,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         confinement,
         warm,
         scheduler: scheduler.clone(),
+        sharing: sharing.clone(),
         functions,
         logs,
         images,
@@ -436,6 +437,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     let routes = control::routes(registry, Arc::new(operator), region, uploads, image_routes)
         .merge(bugle_api::pools_router().with_state(Arc::new(pools.clone())))
         .merge(nodes::router().with_state(nodes.clone()))
+        .merge(sharing::router().with_state(sharing.clone()))
         .merge(bugle_api::graph_events_router(Arc::new(deliveries.clone())));
     let router = bugle_api::build(routes);
     let serve = control::serve(control_listener, router, invocations, tasks.stop_token());

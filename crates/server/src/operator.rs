@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bugle_api::Segment;
 use bugle_api::operator::{CallCount, FunctionStatus, Info, InstanceStatus, LogEntry};
 use bugle_images::ImageStore;
-use bugle_scheduler::{CallMetrics, Scheduler, Status};
+use bugle_scheduler::{CallMetrics, Function, Scheduler, Status};
 use bugle_types::{CodeLocation, FunctionId, FunctionSpec, Version};
 use futures_util::stream;
 use parking_lot::Mutex;
@@ -30,6 +30,7 @@ use crate::follow::Functions;
 use crate::health::Readiness;
 use crate::images::progress;
 use crate::logs::{LogKey, LogStore};
+use crate::sharing::Sharing;
 use crate::warm::WarmParents;
 
 /// A page of log lines when the client does not say how many.
@@ -45,6 +46,8 @@ pub(crate) struct Operator {
     pub(crate) confinement: Told,
     pub(crate) warm: WarmParents,
     pub(crate) scheduler: Scheduler,
+    /// Where other gateways have a part of the functions.
+    pub(crate) sharing: Option<Sharing>,
     pub(crate) functions: Functions,
     pub(crate) logs: Arc<LogStore>,
     pub(crate) images: ImageStore,
@@ -109,13 +112,17 @@ async fn status(
     let (spec, shown) = match operator.scheduler.find(&id) {
         Some(function) => {
             let spec = function.spec();
-            let shown = shown(&spec, &function.status(), function.calls().counts());
-            (spec, shown)
+            (spec, shown_now(&function))
         }
         // Looking at a function does not bring it into use.
         None => match operator.functions.specification(&id).await {
             Some(spec) => {
-                let shown = shown(&spec, &Status::default(), CallMetrics::no_counts());
+                let elsewhere = match &operator.sharing {
+                    Some(sharing) => sharing.status(&id).await,
+                    None => None,
+                };
+                let idle = || shown(&spec, &Status::default(), CallMetrics::no_counts());
+                let shown = elsewhere.unwrap_or_else(idle);
                 (Arc::new(spec), shown)
             }
             None => return Err(bugle_api::Error::function_not_found(&name)),
@@ -135,6 +142,15 @@ impl Operator {
         let pull = pull.ok().flatten().map(progress);
         FunctionStatus { pull, ..status }
     }
+}
+
+/// How a function runs that is scheduled here.
+pub(crate) fn shown_now(function: &Function) -> FunctionStatus {
+    shown(
+        &function.spec(),
+        &function.status(),
+        function.calls().counts(),
+    )
 }
 
 fn shown(spec: &FunctionSpec, status: &Status, calls: Vec<(&'static str, u64)>) -> FunctionStatus {

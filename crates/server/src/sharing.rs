@@ -10,11 +10,13 @@ mod fenced;
 mod owners;
 mod packages;
 mod port;
+mod routes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bugle_api::operator::FunctionStatus;
 use bugle_artifacts::Packages;
 use bugle_cluster::{Cluster, Joining, Member, Refused, Told, serve_port};
 use bugle_gateway::{Gateway, Owners};
@@ -36,6 +38,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::applied::Applied;
 use crate::nodes::{BUILD, Sealed};
+
+pub(crate) use routes::router;
 
 /// How long another gateway may take to follow a change before the change is answered all the same.
 const FOLLOWING: Duration = Duration::from_secs(2);
@@ -241,6 +245,23 @@ impl Sharing {
             }
         });
         futures_util::future::join_all(asked).await;
+    }
+
+    /// How a function runs that another gateway has, as that one says; none if it is not in use there,
+    /// or if this gateway has it.
+    pub(crate) async fn status(&self, function: &FunctionId) -> Option<FunctionStatus> {
+        let view = self.cluster.view();
+        let owner = view
+            .owner(function)
+            .filter(|o| view.me.as_ref() != Some(*o))?;
+        let asked = self
+            .cluster
+            .ask(owner, port::STATUS, function, FOLLOWING)
+            .await;
+        asked.unwrap_or_else(|error| {
+            tracing::debug!(%error, "a gateway did not say how a function runs");
+            None
+        })
     }
 
     /// Serves the other gateways, and keeps this one's place among them until `stop`. Ends before that

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_cluster::{Answer, Cluster, Serve};
+use bugle_cluster::{Answer, Cluster, Serve, WITNESS};
 use bugle_gateway::Gateway;
 use bugle_scheduler::{Census, Scheduler};
 use bugle_store::Revision;
@@ -30,6 +30,8 @@ pub(super) const COUNT: &str = "/count";
 /// To be answered when it follows the store so far.
 pub(super) const FOLLOW: &str = "/follow";
 
+/// How a function runs there, if it is in use.
+pub(super) const STATUS: &str = "/status";
 /// There are events for the asked gateway to deliver.
 pub(super) const EVENTS: &str = "/events";
 
@@ -120,6 +122,17 @@ impl Answers {
             OWNS => self.told(request, |question| self.owns(question)).await,
             COUNT => self.told(request, |question| self.count(question)).await,
             FOLLOW => self.told(request, |question| self.follow(question)).await,
+            STATUS => {
+                let status = async |function: FunctionId| {
+                    let found = self.scheduler.find(&function);
+                    found.map(|function| crate::operator::shown_now(&function))
+                };
+                self.told(request, status).await
+            }
+            WITNESS => {
+                let is = async |member: String| self.cluster.is_witness_to(&member);
+                self.told(request, is).await
+            }
             EVENTS => {
                 self.told(request, async |(): ()| self.left.notify_one())
                     .await

@@ -347,6 +347,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
             scheduler: scheduler.clone(),
             functions: functions.clone(),
             cluster: cluster.clone(),
+            sharing: sharing.clone(),
         };
         let listener = listener.into_std().map_err(StartError::System)?;
         let run = nodes.clone().run(listener, parts, tasks.stop_token());

@@ -39,6 +39,7 @@ use utoipa_axum::routes;
 
 use crate::follow::Functions;
 use crate::kubernetes::Cluster;
+use crate::sharing::Sharing;
 
 /// What the sealed key of the nodes' authority is for.
 const PURPOSE: &str = "authority of nodes";
@@ -175,6 +176,8 @@ pub(crate) struct Parts {
     pub(crate) scheduler: Scheduler,
     pub(crate) functions: Functions,
     pub(crate) cluster: Option<Arc<Cluster>>,
+    /// Where other gateways have a part of the functions.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 /// The nodes, for the routes. Empty until the hub is open, or for ever where there are none.
@@ -273,6 +276,7 @@ fn dependencies(parts: Parts, fleet: Fleet) -> Dependencies {
         scheduler,
         functions,
         cluster,
+        sharing,
     } = parts;
     let pods: bugle_node::Pods = Arc::new(move |pod, uid| {
         let cluster = cluster.clone();
@@ -283,7 +287,10 @@ fn dependencies(parts: Parts, fleet: Fleet) -> Dependencies {
             }
         })
     });
-    let adopt: Adopt = Arc::new(move |id, adopted| {
+    let adopt: Adopt = Arc::new(move |id, mut adopted| {
+        if let Some(sharing) = &sharing {
+            adopted.instance = sharing.guard(adopted.instance);
+        }
         let (scheduler, functions) = (scheduler.clone(), functions.clone());
         Box::pin(async move { take_in(&scheduler, &functions, id, adopted).await })
     });

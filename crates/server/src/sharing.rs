@@ -20,7 +20,7 @@ use bugle_api::operator::FunctionStatus;
 use bugle_artifacts::Packages;
 use bugle_cluster::{Cluster, Joining, Member, Refused, Told, serve_port};
 use bugle_gateway::{Gateway, Owners};
-use bugle_instances::Driver;
+use bugle_instances::{Driver, Instance};
 use bugle_registry::Keyring;
 use bugle_scheduler::Scheduler;
 use bugle_store::{Membership, Revision, Store};
@@ -157,6 +157,14 @@ impl Sharing {
                 packages,
                 cluster: self.cluster.clone(),
             },
+        })
+    }
+
+    /// The same with an instance that runs already.
+    pub(crate) fn guard(&self, instance: Arc<dyn Instance>) -> Arc<dyn Instance> {
+        Arc::new(fenced::Guarded {
+            instance,
+            fence: self.cluster.fence().clone(),
         })
     }
 

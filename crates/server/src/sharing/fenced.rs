@@ -44,9 +44,9 @@ impl Driver for Fenced {
 }
 
 /// An instance behind the fence.
-struct Guarded {
-    instance: Arc<dyn Instance>,
-    fence: Fence,
+pub(super) struct Guarded {
+    pub(super) instance: Arc<dyn Instance>,
+    pub(super) fence: Fence,
 }
 
 impl fmt::Debug for Guarded {

@@ -115,3 +115,25 @@ fn programs_need_a_range_of_ports() {
     }
     assert!(load(&flags("[programs]\nfirst_port = 9\nlast_port = 9")).is_ok());
 }
+
+#[test]
+fn pods_of_pools_need_a_port_that_they_can_be_told() {
+    let wrong = |text: &str| match load(&flags(text)) {
+        Err(Error::WrongValue { key, message, .. }) => (key, message),
+        other => panic!("{other:?}"),
+    };
+    let pods = "[pools]\nbackend = 'kubernetes'\n";
+    let (key, message) = wrong(pods);
+    assert_eq!(key, "nodes.listen");
+    assert!(message.contains("0.0.0.0:31183"), "{message}");
+    let everywhere = format!("{pods}[nodes]\nlisten = '0.0.0.0:31183'\n");
+    assert_eq!(wrong(&everywhere).0, "kubernetes.join_address");
+    let told = format!("{everywhere}[kubernetes]\njoin_address = 'bugle:31183'\n");
+    assert!(load(&flags(&told)).is_ok());
+    assert!(
+        load(&flags(&format!(
+            "{pods}[nodes]\nlisten = '10.0.0.1:31183'\n"
+        )))
+        .is_ok()
+    );
+}

@@ -6,7 +6,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -16,23 +16,12 @@ use tempfile::TempDir;
 use crate::Effort;
 use crate::figures::Figures;
 use crate::load::{self, Until, Whole as _};
-use crate::platform::{Folders, Platform, pause, registration};
+use crate::platform::{Folders, Helper, Platform, pause, registration};
 use crate::processes;
 use crate::warm::{EVENT, interleaved, p50};
 
 /// The longest that something else than a platform may take to be there.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-/// A process that is killed when nobody needs it any more.
-struct Helper(Child);
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        // It may have ended, and there is nobody to tell.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A warm call over one node beside the same call on one machine.
 pub(crate) fn nodes(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
@@ -114,6 +103,8 @@ pub(crate) fn etcd(binary: &Path, effort: Effort, figures: &mut Figures) -> anyh
     const CLIENTS: usize = 16;
     let folder = TempDir::new()?;
     let (_etcd, address) = start_etcd(folder.path())?;
+    // The same for all: what is in the etcd was sealed with the key in there.
+    let folders = Folders::new()?;
     let seconds = effort.registry.as_secs();
     let (mut rates, mut ratios) = (Vec::new(), Vec::new());
     for pair in 0..effort.starts {
@@ -124,7 +115,6 @@ pub(crate) fn etcd(binary: &Path, effort: Effort, figures: &mut Figures) -> anyh
             seconds.to_string(),
         ];
         let plain = figure_of(binary, "etcd_rates", &arguments, "etcd_plain_puts_per_s")?;
-        let folders = Folders::new()?;
         let endpoints = format!("etcd.endpoints={address}");
         let configuration = ["store.kind=etcd", &endpoints];
         let platform = Platform::start_with(binary, &folders.data, &folders.code, &configuration)?;

@@ -17,6 +17,7 @@ mod packages;
 mod peers;
 mod platform;
 mod processes;
+mod save;
 mod scale;
 mod scenarios;
 mod warm;

@@ -24,6 +24,18 @@ pub(crate) struct Platform {
     pub(crate) ready: Duration,
 }
 
+/// A process that is killed when nobody needs it any more.
+#[derive(Debug)]
+pub(crate) struct Helper(pub(crate) Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It may have ended, and there is nobody to tell.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The longest that a start may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 

@@ -40,6 +40,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("many", scale::many),
     ("images", images::pull),
     ("containers", crate::containers::containers),
+    ("save", crate::save::save),
     ("nodes", cluster::nodes),
     ("etcd", cluster::etcd),
     ("starts", cluster::starts),

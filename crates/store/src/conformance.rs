@@ -37,6 +37,7 @@ pub async fn suite<S: Store + 'static>(make: impl Fn() -> Arc<S>) {
     a_watch_misses_nothing(&*make()).await;
     a_compacted_watch_says_so(&*make()).await;
     one_of_sixteen_wins(make()).await;
+    many_at_once_have_outcomes_of_their_own(make()).await;
 }
 
 /// Where a store begins, and the revisions after it.
@@ -269,6 +270,28 @@ async fn a_compacted_watch_says_so<S: Store>(store: &S) {
         store.get(b"a").await.expect("readable").is_some(),
         "values stay"
     );
+}
+
+async fn many_at_once_have_outcomes_of_their_own<S: Store + 'static>(store: Arc<S>) {
+    let mut writers = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let store = Arc::clone(&store);
+        writers.spawn(async move {
+            // Every second one is of a key that the one before it writes.
+            let key = Bytes::from(format!("k{}", number / 2));
+            let create = Txn {
+                when: vec![Compare::ModRevision(key.clone(), Revision(0))],
+                then: vec![Op::Put(key.clone(), format!("{number}").into())],
+            };
+            let outcome = store.txn(create).await.expect("answered");
+            let held = store.get(&key).await.expect("readable");
+            let held = held.expect("who was answered reads it").value;
+            assert_eq!(outcome.succeeded, held == format!("{number}"));
+            u32::from(outcome.succeeded)
+        });
+    }
+    let won = writers.join_all().await.into_iter().sum::<u32>();
+    assert_eq!(won, 100, "one for each key");
 }
 
 async fn one_of_sixteen_wins<S: Store + 'static>(store: Arc<S>) {

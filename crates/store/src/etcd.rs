@@ -3,7 +3,7 @@
 //! A thread reads every key of ours once and then follows etcd's watch ([`mirror`]); reads and
 //! watches are served from that copy and never wait for the network. A transaction is etcd's own; it
 //! is answered when the copy holds it, so that who wrote reads what was written. Concurrent
-//! transactions share the connection, and etcd puts them on disk together.
+//! transactions go to etcd together ([`gather`]).
 //!
 //! When etcd cannot be reached, reads go on with what was last seen, and [`EtcdStore::health`] says
 //! since when and why. When the watch comes back after etcd has forgotten what happened meanwhile,
@@ -15,6 +15,7 @@ mod alone;
 mod client;
 mod config;
 mod failure;
+mod gather;
 mod keys;
 mod membership;
 mod mirror;
@@ -31,6 +32,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::alone::Claim;
 use self::client::{Again, Client};
+use self::gather::Gather;
 use self::keys::Part;
 use self::mirror::Mirror;
 use self::status::Status;
@@ -54,6 +56,7 @@ pub struct EtcdStore {
     core: Arc<Core>,
     shared: Arc<Shared>,
     permits: Semaphore,
+    gather: Arc<Gather>,
     /// None only while dropping.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -186,6 +189,7 @@ impl EtcdStore {
             core,
             shared,
             permits: Semaphore::new(UNDER_WAY),
+            gather: Arc::default(),
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -297,7 +301,7 @@ impl Store for EtcdStore {
         Box::pin(async move {
             crate::state::check(&txn)?;
             let _permit = self.permits.acquire().await.map_err(|_| Error::Closed)?;
-            write::run(&self.shared, &self.core, txn).await
+            self.gather.run(&self.shared, &self.core, txn).await
         })
     }
 

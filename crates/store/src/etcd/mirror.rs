@@ -199,7 +199,7 @@ impl Mirror {
                 return Err(self.broken(&reason).into());
             }
             if answer.created {
-                self.check(answer.header.as_ref(), known)?;
+                self.check(answer.header.as_ref(), known).await?;
                 self.shared.status.follows();
             }
             events.extend(answer.events);
@@ -217,16 +217,26 @@ impl Mirror {
 
     /// Whether it is still the etcd that was read. A watch on another one would wait for a revision
     /// that has nothing to do with ours.
-    fn check(&self, header: Option<&Header>, known: Revision) -> Result<(), End> {
+    async fn check(&self, header: Option<&Header>, known: Revision) -> Result<(), End> {
         let Some(header) = header else {
             return Ok(());
         };
-        let found = unsigned(header.revision);
-        if header.cluster_id != self.cluster || found < known.0 {
-            let known = known.0;
-            return Err(Failure::Rewound { found, known }.into());
+        if self.is_at(header, known) {
+            return Ok(());
         }
-        Ok(())
+        // A member that lags says what it has itself. A read is of what all agreed on.
+        let watched = self.shared.part.watched();
+        let read = page(&self.shared.client, &watched, 1, 0).await?;
+        let header = read.header.unwrap_or_default();
+        if self.is_at(&header, known) {
+            return Ok(());
+        }
+        let (found, known) = (unsigned(header.revision), known.0);
+        Err(Failure::Rewound { found, known }.into())
+    }
+
+    fn is_at(&self, header: &Header, known: Revision) -> bool {
+        header.cluster_id == self.cluster && unsigned(header.revision) >= known.0
     }
 
     /// Makes the events visible, one revision after the other. An answer without events that does

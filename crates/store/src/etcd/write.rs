@@ -1,9 +1,13 @@
 //! Transactions in etcd, and the wait until the copy holds them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Again;
+use super::gather::Waiting;
 use super::keys::Between;
 use super::wire::{
     CompactionRequest, DeleteRangeRequest, Empty, PutRequest, RangeRequest, RangeResponse, Request,
@@ -37,7 +41,7 @@ pub(super) async fn run(shared: &Shared, core: &Core, txn: Txn) -> Result<TxnOut
     };
     let answer: Result<TxnResponse, Failure> = shared.client.ask(path::TXN, request, again).await;
     let outcome = match answer {
-        Ok(answer) => settle(core, &txn, &answer).await?,
+        Ok(answer) => settle(core, &txn, newest(&answer), &answer).await?,
         Err(Failure::Unsure { reason }) => find(shared, core, &txn, before, reason).await?,
         Err(failure) => {
             if failure == Failure::NoSpace {
@@ -51,6 +55,74 @@ pub(super) async fn run(shared: &Shared, core: &Core, txn: Txn) -> Result<TxnOut
         shared.metrics.committed(begun.elapsed().as_secs_f64(), 1);
     }
     Ok(outcome)
+}
+
+/// The same for several that touch nothing of each other, in one request.
+pub(super) async fn run_all(shared: &Arc<Shared>, core: &Arc<Core>, mut together: Vec<Waiting>) {
+    if together.len() == 1
+        && let Some(Waiting { txn, done }) = together.pop()
+    {
+        // Nobody may wait any more.
+        let _ = done.send(run(shared, core, txn).await);
+        return;
+    }
+    let begun = Instant::now();
+    let before = core.revision();
+    let parts = together.iter().map(|one| encode(shared, &one.txn));
+    let request = TxnRequest {
+        success: parts.map(|part| op(Request::Txn(part))).collect(),
+        ..TxnRequest::default()
+    };
+    let again = if together.iter().all(|one| one.txn.when.is_empty()) {
+        Again::Harmless
+    } else {
+        Again::OnlyUndone
+    };
+    let refused = shared.status.refusal().is_some();
+    let answer: Result<TxnResponse, Failure> = if refused {
+        Err(Failure::NoSpace)
+    } else {
+        shared.client.ask(path::TXN, request, again).await
+    };
+    let (shared, core) = (Arc::clone(shared), Arc::clone(core));
+    // The copy is waited for elsewhere: what waits meanwhile can go.
+    tokio::spawn(async move {
+        let (shared, core) = (&*shared, &*core);
+        match answer {
+            Ok(answer) => {
+                let newest = newest(&answer);
+                let parts = together.into_iter().zip(answer.responses);
+                let told = parts.map(async |(one, part)| {
+                    let outcome = match part.response {
+                        Some(Response::Txn(part)) => settle(core, &one.txn, newest, &part).await,
+                        _ => Err(Failure::Unsure {
+                            reason: "its answer lacks a part".to_owned(),
+                        }
+                        .into()),
+                    };
+                    if outcome.as_ref().is_ok_and(|outcome| outcome.succeeded) {
+                        shared.metrics.committed(begun.elapsed().as_secs_f64(), 1);
+                    }
+                    // Nobody may wait any more, here and below.
+                    let _ = one.done.send(outcome);
+                });
+                join_all(told).await;
+            }
+            Err(Failure::Unsure { reason }) => {
+                let told = together.into_iter().map(async |Waiting { txn, done }| {
+                    let _ = done.send(find(shared, core, &txn, before, reason.clone()).await);
+                });
+                join_all(told).await;
+            }
+            // It did not happen. Perhaps it was one of them, so each gets an answer of its own.
+            Err(_) => {
+                let told = together.into_iter().map(async |Waiting { txn, done }| {
+                    let _ = done.send(run(shared, core, txn).await);
+                });
+                join_all(told).await;
+            }
+        }
+    });
 }
 
 /// Compacts etcd up to a revision that it has.
@@ -135,10 +207,19 @@ fn subject(compare: &Compare) -> &Bytes {
     }
 }
 
+/// The revision of etcd when it answered.
+fn newest(answer: &TxnResponse) -> Revision {
+    let header = answer.header.as_ref();
+    Revision(header.map_or(0, |header| unsigned(header.revision)))
+}
+
 /// Waits until the copy holds what etcd has answered.
-async fn settle(core: &Core, txn: &Txn, answer: &TxnResponse) -> Result<TxnOutcome, Error> {
-    let header = answer.header.clone().unwrap_or_default();
-    let newest = Revision(unsigned(header.revision));
+async fn settle(
+    core: &Core,
+    txn: &Txn,
+    newest: Revision,
+    answer: &TxnResponse,
+) -> Result<TxnOutcome, Error> {
     let succeeded = answer.succeeded;
     let arrived = async {
         if succeeded && has_changed(answer) {
@@ -164,7 +245,7 @@ fn has_changed(answer: &TxnResponse) -> bool {
     let changed = |response: &Response| match response {
         Response::Put(_) => true,
         Response::DeleteRange(deletion) => deletion.deleted > 0,
-        Response::Range(_) => false,
+        Response::Range(_) | Response::Txn(_) => false,
     };
     let mut responses = answer.responses.iter();
     responses.any(|response| response.response.as_ref().is_some_and(changed))

@@ -1,0 +1,223 @@
+//! Transactions that wait at the same time go to etcd together.
+//!
+//! etcd puts one request on its disks after the other, and a request costs it about as much as what
+//! is in it. So while some are under way the next ones gather, and are sent as the parts of one
+//! transaction: each part has its own conditions and its own outcome. They only go together where
+//! none touches what another touches, so that it is as if they were run one after the other.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{Shared, write};
+use crate::core::Core;
+use crate::{Compare, Error, Op, Txn, TxnOutcome};
+
+/// Requests that may be under way at once: one on etcd's disks, one on the way.
+const SENDERS: usize = 2;
+/// Transactions in one request; etcd takes 128 operations, counted over all levels.
+const TOGETHER: usize = 32;
+/// Operations or conditions of one that goes with others.
+const SMALL: usize = 64;
+/// Bytes of one request beyond which no more are added; etcd takes 1.5 MiB.
+const BYTES: usize = 256 * 1024;
+
+/// A transaction that waits, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) txn: Txn,
+    pub(super) done: oneshot::Sender<Result<TxnOutcome, Error>>,
+}
+
+/// The transactions that wait.
+#[derive(Debug, Default)]
+pub(super) struct Gather(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    senders: usize,
+}
+
+impl Gather {
+    /// Runs a transaction, with others if there are any.
+    ///
+    /// Dropping the future does not keep it from being run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Etcd`], or [`Error::Closed`] if the runtime ends.
+    pub(super) async fn run(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        core: &Arc<Core>,
+        txn: Txn,
+    ) -> Result<TxnOutcome, Error> {
+        let (done, outcome) = oneshot::channel();
+        if let Some(sender) = self.push(Waiting { txn, done }) {
+            tokio::spawn(sender.run(Arc::clone(shared), Arc::clone(core)));
+        }
+        outcome.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Adds one; a sender if there are not enough of them.
+    fn push(self: &Arc<Self>, waiting: Waiting) -> Option<Sender> {
+        let mut queue = self.0.lock();
+        queue.waiting.push_back(waiting);
+        (queue.senders < SENDERS).then(|| {
+            queue.senders += 1;
+            Sender(Some(Arc::clone(self)))
+        })
+    }
+}
+
+/// Sends until nothing waits any more; counted for as long as it lives.
+struct Sender(Option<Arc<Gather>>);
+
+impl Sender {
+    async fn run(mut self, shared: Arc<Shared>, core: Arc<Core>) {
+        while let Some(together) = self.next() {
+            write::run_all(&shared, &core, together).await;
+        }
+    }
+
+    /// What goes next. When there is nothing this sender ends, in the same step, so that whoever
+    /// comes now starts another.
+    fn next(&mut self) -> Option<Vec<Waiting>> {
+        let gather = self.0.as_ref()?;
+        let mut queue = gather.0.lock();
+        let together = take(&mut queue.waiting);
+        if together.is_empty() {
+            queue.senders -= 1;
+            drop(queue);
+            self.0 = None;
+            return None;
+        }
+        Some(together)
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        // Only when it was dropped in the middle, because the runtime ends.
+        if let Some(gather) = &self.0 {
+            gather.0.lock().senders -= 1;
+        }
+    }
+}
+
+/// The first ones that can go together.
+fn take(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
+    let mut together = Vec::new();
+    let (mut touched, mut bytes) = (HashSet::new(), 0);
+    while let Some(next) = waiting.front() {
+        let keys = keys(&next.txn);
+        bytes += size(&next.txn);
+        let fits = match &keys {
+            Some(keys) => together.len() < TOGETHER && bytes <= BYTES && keys.is_disjoint(&touched),
+            None => false,
+        };
+        if !fits && !together.is_empty() {
+            break;
+        }
+        together.extend(waiting.pop_front());
+        let Some(keys) = keys else { break };
+        touched.extend(keys);
+    }
+    together
+}
+
+/// Every key that a transaction looks at or writes; none for one that goes alone.
+fn keys(txn: &Txn) -> Option<HashSet<Bytes>> {
+    if txn.when.len().max(txn.then.len()) > SMALL {
+        return None;
+    }
+    let mut keys = HashSet::new();
+    for compare in &txn.when {
+        let (Compare::ModRevision(key, _) | Compare::Value(key, _)) = compare;
+        keys.insert(key.clone());
+    }
+    for write in &txn.then {
+        match write {
+            Op::Put(key, _) | Op::Delete(key) => keys.insert(key.clone()),
+            Op::DeletePrefix(_) => return None,
+        };
+    }
+    Some(keys)
+}
+
+fn size(txn: &Txn) -> usize {
+    let written = txn.then.iter().map(|write| match write {
+        Op::Put(key, value) => key.len() + value.len(),
+        Op::Delete(key) | Op::DeletePrefix(key) => key.len(),
+    });
+    let compared = txn.when.iter().map(|compare| match compare {
+        Compare::ModRevision(key, _) => key.len(),
+        Compare::Value(key, value) => key.len() + value.len(),
+    });
+    written.sum::<usize>() + compared.sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Revision;
+
+    fn put(key: &str, size: usize) -> Txn {
+        let absent = Compare::ModRevision(key.to_owned().into(), Revision(0));
+        Txn {
+            when: vec![absent],
+            then: vec![Op::Put(key.to_owned().into(), vec![0; size].into())],
+        }
+    }
+
+    /// How many go with each request.
+    fn shares(txns: Vec<Txn>) -> Vec<usize> {
+        let waiting = |txn| Waiting {
+            txn,
+            done: oneshot::channel().0,
+        };
+        let mut queue: VecDeque<_> = txns.into_iter().map(waiting).collect();
+        let mut shares = Vec::new();
+        while !queue.is_empty() {
+            shares.push(take(&mut queue).len());
+        }
+        shares
+    }
+
+    #[test]
+    fn those_that_touch_the_same_go_one_after_the_other() {
+        let names = ["a", "b", "c", "b", "d", "d", "d"];
+        let txns = names.map(|name| put(name, 1)).to_vec();
+        assert_eq!(shares(txns), [3, 2, 1, 1]);
+    }
+
+    #[test]
+    fn a_request_has_a_largest_count_and_size() {
+        let many = (0..100).map(|n| put(&format!("k{n}"), 1)).collect();
+        assert_eq!(shares(many), [32, 32, 32, 4]);
+        let large = (0..5).map(|n| put(&format!("k{n}"), 100_000)).collect();
+        assert_eq!(shares(large), [2, 2, 1]);
+        let huge = vec![put("a", 1), put("b", 1_000_000), put("c", 1)];
+        assert_eq!(shares(huge), [1, 1, 1]);
+    }
+
+    #[test]
+    fn what_deletes_by_prefix_or_does_much_goes_alone() {
+        let prefix = Txn {
+            when: Vec::new(),
+            then: vec![Op::DeletePrefix(Bytes::from_static(b"k"))],
+        };
+        let much = Txn {
+            when: Vec::new(),
+            then: (0..65)
+                .map(|n| Op::Delete(format!("m{n}").into()))
+                .collect(),
+        };
+        let txns = vec![put("a", 1), prefix, put("b", 1), much, put("c", 1)];
+        assert_eq!(shares(txns), [1, 1, 1, 1, 1]);
+    }
+}

@@ -28,7 +28,8 @@ async fn calls_of_a_pod_that_is_lost_with_its_machine_are_told_so_and_go_on_else
     let again = stage.platform.invoke(&who, "0").await;
     let _instance = again.expect(200);
     stage.runs("p1", 1).await;
-    assert_eq!(stage.nodes().await.len(), 1, "the lost one is forgotten");
+    let alone = |nodes: &BTreeMap<String, Node>| nodes.len() == 1;
+    stage.until_nodes("the lost one is forgotten", alone).await;
     stage.platform.finish().await;
 }
 

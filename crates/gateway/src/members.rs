@@ -41,6 +41,9 @@ const KEPT: u64 = 256 << 10;
 /// gateway's functions are another's.
 const LOOKING: Duration = Duration::from_secs(10);
 
+/// How long two that have seen the same and differ leave each other before they are asked again.
+const DIFFER: Duration = Duration::from_millis(5);
+
 /// How long a look waits for news of who has what.
 const NEWS: Duration = Duration::from_millis(100);
 
@@ -192,7 +195,7 @@ pub(crate) async fn serve(
         }
         if owners.revision() >= until && until <= seen {
             // Both have seen the same and differ: one of them is about to see more.
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(DIFFER).await;
         } else {
             _ = timeout(NEWS, owners.reached(until)).await;
         }

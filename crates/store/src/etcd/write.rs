@@ -33,12 +33,7 @@ pub(super) async fn run(shared: &Shared, core: &Core, txn: Txn) -> Result<TxnOut
     let begun = Instant::now();
     let before = core.revision();
     let request = encode(shared, &txn);
-    // Without a condition, doing it twice is doing it once.
-    let again = if txn.when.is_empty() {
-        Again::Harmless
-    } else {
-        Again::OnlyUndone
-    };
+    let again = again(&[&txn]);
     let answer: Result<TxnResponse, Failure> = shared.client.ask(path::TXN, request, again).await;
     let outcome = match answer {
         Ok(answer) => settle(core, &txn, newest(&answer), &answer).await?,
@@ -73,16 +68,10 @@ pub(super) async fn run_all(shared: &Arc<Shared>, core: &Arc<Core>, mut together
         success: parts.map(|part| op(Request::Txn(part))).collect(),
         ..TxnRequest::default()
     };
-    let again = if together.iter().all(|one| one.txn.when.is_empty()) {
-        Again::Harmless
-    } else {
-        Again::OnlyUndone
-    };
-    let refused = shared.status.refusal().is_some();
-    let answer: Result<TxnResponse, Failure> = if refused {
-        Err(Failure::NoSpace)
-    } else {
-        shared.client.ask(path::TXN, request, again).await
+    let again = again(&together.iter().map(|one| &one.txn).collect::<Vec<_>>());
+    let answer: Result<TxnResponse, Failure> = match shared.status.refusal() {
+        Some(failure) => Err(failure),
+        None => shared.client.ask(path::TXN, request, again).await,
     };
     let (shared, core) = (Arc::clone(shared), Arc::clone(core));
     // The copy is waited for elsewhere: what waits meanwhile can go.
@@ -123,6 +112,15 @@ pub(super) async fn run_all(shared: &Arc<Shared>, core: &Arc<Core>, mut together
             }
         }
     });
+}
+
+/// Without a condition, doing it twice is doing it once.
+fn again(txns: &[&Txn]) -> Again {
+    if txns.iter().all(|txn| txn.when.is_empty()) {
+        Again::Harmless
+    } else {
+        Again::OnlyUndone
+    }
 }
 
 /// Compacts etcd up to a revision that it has.

@@ -72,6 +72,12 @@ impl Gates {
         platform
     }
 
+    /// Starts one more than there were to be.
+    pub(crate) async fn start_another(&mut self, options: StartOptions) -> Platform {
+        self.sites.push(Site::new());
+        self.start_with(self.sites.len() - 1, &options).await
+    }
+
     /// Starts so many, and waits until all see all.
     pub(crate) async fn start_all(&self) -> Vec<Platform> {
         let mut platforms = Vec::new();

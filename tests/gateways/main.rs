@@ -4,6 +4,7 @@
 
 mod chaos;
 mod gates;
+mod nodes;
 mod trouble;
 
 use std::collections::BTreeSet;

@@ -1,7 +1,6 @@
 //! A platform and nodes as processes of their own: placement, death, drain, restart, who may join.
 #![cfg(test)]
 
-mod node;
 mod upgrades;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,14 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bugle_testkit::{FunctionSpec, Platform, Registered, Site, eventually};
+use bugle_testkit::{
+    FunctionSpec, Node, Platform, Registered, Site, StartOptions, eventually, node_token,
+    until_node_lives, with_nodes,
+};
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use node::{Node, options, token, until_live};
-
 const BOUND: Duration = Duration::from_mins(1);
+
+fn options() -> StartOptions {
+    with_nodes(StartOptions::default())
+}
 
 /// Answers the instance it runs in, after as many seconds as the event says.
 const WHO: &str = r"
@@ -219,7 +223,7 @@ async fn warm_instances_survive_a_crash_of_the_platform() {
     let site = Site::new();
     let listen = options().config("nodes", "listen", "127.0.0.1:0");
     let platform = site.start_with(&listen).await;
-    let address = token(&platform).await.1;
+    let address = node_token(&platform).await.1;
     platform.kill().await;
     // On a port that stays the same.
     let fixed = options().config("nodes", "listen", &address);
@@ -229,7 +233,7 @@ async fn warm_instances_survive_a_crash_of_the_platform() {
     let before = platform.invoke(&who, "0").await.expect(200).text();
     platform.kill().await;
     let platform = site.start_with(&fixed).await;
-    until_live(&platform, "one").await;
+    until_node_lives(&platform, "one").await;
     eventually("the instance is known again", BOUND, || async {
         match nodes(&platform).await["one"].1 {
             1 => Ok(()),
@@ -248,9 +252,9 @@ async fn a_token_is_good_once_and_a_removed_node_is_refused() {
     let site = Site::new();
     let mut platform = site.start_with(&options()).await;
     platform.tolerate("a node was refused");
-    let (token, address) = token(&platform).await;
+    let (token, address) = node_token(&platform).await;
     let one = Node::start(&site, "one", &["--join", &address, "--token", &token]);
-    until_live(&platform, "one").await;
+    until_node_lives(&platform, "one").await;
     let again = Node::start(&site, "two", &["--join", &address, "--token", &token]);
     let said = again.refused().await;
     assert!(said.contains("the token was used"), "{said}");

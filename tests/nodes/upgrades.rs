@@ -1,13 +1,13 @@
 //! Web servers on nodes: their upgraded connections.
 
-use bugle_testkit::{FunctionSpec, Platform, Site, eventually, within};
+use bugle_testkit::{FunctionSpec, Node, Platform, Site, eventually, within};
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::BOUND;
-use crate::node::{Node, options};
+use crate::options;
 
 const SERVER: &str = include_str!("../http_functions/server.py");
 

@@ -14,6 +14,9 @@ use crate::rendezvous::{fold, owner};
 pub struct Member {
     /// Where other gateways reach it, as `host:port`.
     pub address: String,
+    /// Where nodes reach it, as `host:port`; empty if it takes none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub nodes: String,
     /// Its build; all have the same.
     pub build: String,
     /// What its key for the functions' variables is known by; all have the same.

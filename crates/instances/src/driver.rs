@@ -110,6 +110,12 @@ pub trait Instance: Send + Sync + fmt::Debug {
     /// Ends it at once, with everything it started. Calls that run get [`CallError::Exited`].
     fn kill(&self);
 
+    /// Leaves it to another gateway, warm, and returns when it counts here no more. False if nobody else
+    /// could have it: then it is as before. It runs no call.
+    fn hand_over(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async { false })
+    }
+
     /// Waits until it should get no further call although it is well, because the node that it runs
     /// on drains. Never comes for one that is bound to this machine. Cancel safe.
     fn leaving(&self) -> BoxFuture<'_, ()> {

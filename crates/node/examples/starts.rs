@@ -13,20 +13,40 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bugle_instances::{CallRequest, LogLine, LogSink};
+use bugle_instances::{BoxFuture, CallRequest, LogLine, LogSink};
 use bugle_node::{
-    Dependencies, Host, Hub, Identity, JoinToken, News, Offer, PackageBytes, Prepare, Seal, Terms,
-    serve,
+    Dependencies, Host, Hub, Identity, JoinToken, Keeper, News, Offer, PackageBytes, Prepare, Seal,
+    Terms, serve,
 };
 use bugle_scheduler::testing::{SimDriver, spec};
-use bugle_scheduler::{Config, Demand, Fleet, FleetConfig, Metrics, Scheduler};
+use bugle_scheduler::{Adopted, Census, Config, Demand, Fleet, FleetConfig, Metrics, Scheduler};
 use bugle_store::MemoryStore;
+use bugle_types::FunctionId;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What nodes and platform call themselves to each other.
 const BUILD: &str = "example";
+
+/// No instance outlives anything here.
+struct Nothing;
+
+impl Keeper for Nothing {
+    fn has(&self, _: &FunctionId) -> bool {
+        true
+    }
+
+    fn ready(&self, _: FunctionId) -> BoxFuture<'static, bool> {
+        Box::pin(async { true })
+    }
+
+    fn count(&self, _: &FunctionId, _: Census) {}
+
+    fn adopt(&self, _: &FunctionId, _: Adopted) -> bool {
+        false
+    }
+}
 
 struct Plain;
 
@@ -58,7 +78,8 @@ async fn platform() -> (Scheduler, Fleet, Hub, String) {
         seal: Arc::new(Plain),
         fleet: fleet.clone(),
         open_environment: Arc::new(|_, _| Ok(BTreeMap::new())),
-        adopt: Arc::new(|_, _| Box::pin(async { false })),
+        keeper: Arc::new(Nothing),
+        gateways: None,
         logs: Arc::new(Nobody),
         packages: Arc::new(|_, _| {
             Box::pin(async { Err::<PackageBytes, _>("there are no packages".to_owned()) })

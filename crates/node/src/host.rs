@@ -1,45 +1,43 @@
-//! Instances on a node: what the platform orders over a connection is done here.
+//! Instances on a node: what gateways order over their connections is done here.
 //!
-//! Instances outlive connections. When the platform comes back, those that run no call are offered to
-//! it at once and the others as soon as their calls are done; what it does not want it ends.
+//! Instances outlive connections. One whose gateway is gone is offered to all others ([`news`]), and the
+//! first that takes it has it ([`ledger`]); of a call that it runs nobody hears any more, and it is free
+//! when that has ended. A gateway that fell silent may have given up its calls without a word, and may
+//! have sent them elsewhere: what runs for it is ended.
 
-use std::collections::{BTreeMap, HashMap};
+mod calls;
+mod ledger;
+mod news;
+mod orders;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bugle_instances::{
-    BrokenBody, CallError, Driver, Exit, ExitCause, HttpBody, HttpExchange, HttpReplyBody,
-    Instance, InstanceId, LogLine, LogSink, NoReply, StartError, StartRequest, Started,
-};
+use bugle_instances::{Driver, StartError};
+use bugle_scheduler::placement::Capacity;
 use bugle_types::FunctionSpec;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response, StatusCode};
-use hyper::body::{Body, Frame};
-use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::heads;
-use crate::parts::{Fields, Garbage, Kind, Part, json_part, part};
+use crate::parts::{Kind, json_part, part};
 use crate::stream::{Broken, Incoming, send};
-use crate::tunnel;
-use crate::wire::{self, Ended, Found, Hello, Line, StartAnswer, StartOrder, Up};
+use crate::wire::{self, Hello, Roster};
+use ledger::LinkId;
+use news::{Hosted, NEWS};
+
+pub use news::News;
 
 /// An order or a call: a body of 6 MiB, its context, its variables.
 const LARGEST_ORDER: usize = 8 * 1024 * 1024;
-
-/// News that wait for the connection; lines of logs beyond that are dropped.
-const NEWS: usize = 4096;
-
-/// Pieces of a handler's stream that wait for the connection.
-const PIECES: usize = 16;
 
 /// Readies a function's code on this node before its first start, such as by fetching it.
 pub type Prepare = Arc<
@@ -75,113 +73,91 @@ struct Shared {
     driver: Arc<dyn Driver>,
     prepare: Prepare,
     offer: Offer,
-    hosted: Mutex<HashMap<InstanceId, Arc<Hosted>>>,
-    /// To the platform, while there is a connection.
+    /// What is here and whose it is, and who is told.
     news: Arc<News>,
     tasks: TaskTracker,
     draining: CancellationToken,
 }
 
-/// Where news go. It is also where functions write their logs.
-#[derive(Debug, Default)]
-pub struct News(Mutex<Option<mpsc::Sender<Bytes>>>);
-
-impl News {
-    /// Tells the platform something that it must know. A connection that cannot take it is given up:
-    /// with the next one the platform learns everything anew.
-    fn tell(&self, news: Bytes) -> bool {
-        let mut connection = self.0.lock();
-        let told = connection
-            .as_ref()
-            .is_some_and(|sender| sender.try_send(news).is_ok());
-        if !told {
-            *connection = None;
-        }
-        told
-    }
-
-    /// Tells a line while there is room; a half is kept for what must be known.
-    fn tell_line(&self, line: Bytes) {
-        if let Some(sender) = &*self.0.lock()
-            && sender.capacity() > NEWS / 2
-        {
-            // It was just seen that there is room.
-            _ = sender.try_send(line);
-        }
-    }
-}
-
-impl LogSink for News {
-    fn line(&self, line: LogLine) {
-        self.tell_line(json_part(
-            Kind::Log,
-            &Line {
-                function: (*line.function).clone(),
-                instance: line.instance,
-                request: line.request.map(|request| request.to_string()),
-                stream: line.stream,
-                text: line.text,
-            },
-        ));
-    }
-}
-
-/// One instance.
-struct Hosted {
-    instance: Arc<dyn Instance>,
-    order: StartOrder,
-    running: AtomicUsize,
-    /// Whether no platform knows it.
-    orphan: AtomicBool,
-}
-
 impl Host {
     /// A host without instances.
     pub fn new(driver: Arc<dyn Driver>, prepare: Prepare, offer: Offer, news: Arc<News>) -> Self {
+        let capacity = Capacity {
+            cpu: offer.cpu,
+            memory: offer.memory,
+            custom: offer.custom.clone(),
+        };
+        news.quietly(|desk| desk.ledger.open(capacity));
         Self(Arc::new(Shared {
             driver,
             prepare,
             offer,
-            hosted: Mutex::default(),
             news,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
         }))
     }
 
-    /// Asks the platform to move everything elsewhere.
+    /// Asks the gateways to move everything elsewhere.
     pub fn drain(&self) {
         self.0.draining.cancel();
-        self.0.news.tell(part(Kind::Draining, &[]));
+        let draining = part(Kind::Draining, &[]);
+        self.0.news.quietly(|desk| desk.tell_all(&draining, None));
     }
 
-    /// Whether the node can have instances: a platform hears its news, and it does not end.
+    /// Whether the node can have instances: a gateway hears its news, and it does not end.
     pub fn is_ready(&self) -> bool {
         self.is_connected() && !self.0.draining.is_cancelled()
     }
 
-    /// Whether a platform hears the news of this node.
+    /// Whether a gateway hears the news of this node.
     pub(crate) fn is_connected(&self) -> bool {
-        self.0.news.0.lock().is_some()
+        self.0.news.quietly(|desk| desk.is_heard())
+    }
+
+    /// Where the gateways are, as one of them said last.
+    pub(crate) fn gateways(&self) -> watch::Receiver<Vec<String>> {
+        self.0.news.addresses.subscribe()
     }
 
     /// Instances that are here.
     pub fn count(&self) -> usize {
-        self.0.hosted.lock().len()
+        self.0.news.quietly(|desk| desk.hosted.len())
     }
 
-    /// Ends every instance, within `grace`.
-    pub(crate) async fn end_all(&self, grace: Duration) {
-        let all: Vec<_> = self.0.hosted.lock().values().cloned().collect();
-        let stops = all.iter().map(|hosted| hosted.instance.stop(grace));
+    /// Ends what has been nobody's for so long; the idle ones at once where the node is to end.
+    pub(crate) async fn end_orphans(&self, age: Duration, grace: Duration) {
+        let before = Instant::now().checked_sub(age);
+        let drains = self.0.draining.is_cancelled();
+        let old: Vec<Arc<Hosted>> = self.0.news.quietly(|desk| {
+            let mut old = before.map_or_else(Vec::new, |at| desk.ledger.orphans_before(at));
+            if drains {
+                let orphans = desk.ledger.orphans().into_iter();
+                old.extend(orphans.filter(|id| desk.ledger.busy_orphan(*id) == Some(false)));
+            }
+            old.iter()
+                .filter_map(|id| desk.hosted.get(id).cloned())
+                .collect()
+        });
+        if !old.is_empty() && !drains {
+            tracing::warn!(
+                count = old.len(),
+                "no gateway wanted instances for long; they are ended"
+            );
+        }
+        let stops = old.iter().map(|hosted| hosted.instance.stop(grace));
         futures_util::future::join_all(stops).await;
     }
 
     /// Ends everything, within `grace`.
     pub async fn stop(&self, grace: Duration) {
-        // Nobody hears the news any more, which ends the task that tells them.
-        *self.0.news.0.lock() = None;
-        self.end_all(grace).await;
+        // Nobody hears the news any more, which ends the tasks that tell them.
+        let all: Vec<Arc<Hosted>> = self.0.news.quietly(|desk| {
+            desk.detach_all();
+            desk.hosted.values().cloned().collect()
+        });
+        let stops = all.iter().map(|hosted| hosted.instance.stop(grace));
+        futures_util::future::join_all(stops).await;
         self.0.tasks.close();
         let _ = tokio::time::timeout(grace, self.0.tasks.wait()).await;
     }
@@ -196,27 +172,58 @@ impl Host {
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
         let shared = &self.0;
+        let link = shared.news.quietly(news::Desk::number);
+        // Also when this future is dropped.
+        let mut connected = Connected {
+            shared,
+            link,
+            is_silent: false,
+        };
         tokio::pin!(silent);
-        let served = loop {
+        loop {
             let accepted = tokio::select! {
                 biased;
                 accepted = connection.accept() => accepted,
-                () = &mut silent => None,
+                () = &mut silent => {
+                    connected.is_silent = true;
+                    None
+                }
             };
             match accepted {
-                None => break Ok(()),
-                Some(Err(error)) => break Err(error),
+                None => return Ok(()),
+                Some(Err(error)) => return Err(error),
                 Some(Ok((request, respond))) => {
-                    let handled = Arc::clone(shared).handle(request, respond);
+                    let handled = Arc::clone(shared).handle(link, request, respond);
                     shared.tasks.spawn(handled);
                 }
             }
-        };
-        *shared.news.0.lock() = None;
-        for hosted in shared.hosted.lock().values() {
-            hosted.orphan.store(true, Ordering::Relaxed);
         }
-        served
+    }
+}
+
+/// A connection, until this is dropped.
+struct Connected<'a> {
+    shared: &'a Arc<Shared>,
+    link: LinkId,
+    /// Whether it did not end but nothing is heard over it.
+    is_silent: bool,
+}
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        let ended: Vec<Arc<Hosted>> = self.shared.news.with(|desk| {
+            let lost = desk.disconnect(self.link);
+            // The gateway gives its calls up by itself, later than this: they must not run beside those
+            // that replace them.
+            let busy = lost
+                .iter()
+                .filter(|(_, running)| self.is_silent && *running > 0);
+            busy.filter_map(|(id, _)| desk.hosted.get(id).cloned())
+                .collect()
+        });
+        for hosted in ended {
+            hosted.instance.kill();
+        }
     }
 }
 
@@ -229,221 +236,49 @@ impl fmt::Debug for Host {
 }
 
 impl Shared {
-    async fn handle(self: Arc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    async fn handle(
+        self: Arc<Self>,
+        link: LinkId,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) {
         let (head, body) = request.into_parts();
         let body = Incoming::new(body);
         let handled = match head.uri.path() {
-            "/call" => self.call(body, respond).await,
-            "/exchange" => self.exchange(body, respond).await,
-            "/start" => self.start(body, respond).await,
-            "/stop" => self.stop(body, respond).await,
-            "/kill" => self.kill(body, respond).await,
-            "/news" => self.tell_news(respond).await,
+            "/call" => self.call(link, body, respond).await,
+            "/exchange" => self.exchange(link, body, respond).await,
+            "/start" => self.start(link, body, respond).await,
+            "/stop" => self.stop(link, body, respond).await,
+            "/kill" => self.kill(link, body, respond).await,
+            "/take" => self.take(link, body, respond).await,
+            "/leave" => self.leave(link, body, respond).await,
+            "/gateways" => self.gateways(link, body, respond).await,
+            "/news" => self.tell_news(link, respond).await,
             _ => refuse(respond),
         };
         if let Err(error) = handled {
-            tracing::debug!(%error, path = head.uri.path(), "a stream of the platform broke");
+            tracing::debug!(%error, path = head.uri.path(), "a stream of a gateway broke");
         }
     }
 
-    fn find(&self, id: InstanceId) -> Option<Arc<Hosted>> {
-        self.hosted.lock().get(&id).cloned()
-    }
-
-    async fn start(
-        self: &Arc<Self>,
-        body: Incoming,
-        mut respond: SendResponse<Bytes>,
-    ) -> Result<(), Broken> {
-        let order: StartOrder = wire::json(&body.whole(LARGEST_ORDER).await?)?;
-        let started = tokio::select! {
-            biased;
-            // The platform has given it up: what comes up is killed with the future.
-            _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return Ok(()),
-            started = self.bring_up(&order) => started,
-        };
-        let (answer, instance): (StartAnswer, _) = match started {
-            Err(error) => (Err(error), None),
-            Ok(Started { instance, phases }) => {
-                self.keep(&order, &instance);
-                let pid = instance.pid();
-                (Ok(Up { pid, phases }), Some(instance))
-            }
-        };
-        let text = serde_json::to_vec(&answer).unwrap_or_default();
-        let told = answer_with(respond, text.into());
-        if let (Err(_), Some(instance)) = (&told, instance) {
-            instance.kill();
-        }
-        Ok(told?)
-    }
-
-    async fn bring_up(&self, order: &StartOrder) -> Result<Started, StartError> {
-        let spec = Arc::new(order.spec.clone());
-        (self.prepare)(Arc::clone(&spec)).await?;
-        let request = StartRequest {
-            id: order.id,
-            spec,
-            resources: order.resources.clone(),
-            label: order.label.clone(),
-        };
-        self.driver.start(request).await
-    }
-
-    /// Remembers an instance until it ends.
-    fn keep(self: &Arc<Self>, order: &StartOrder, instance: &Arc<dyn Instance>) {
-        let hosted = Arc::new(Hosted {
-            instance: Arc::clone(instance),
-            order: order.without_secrets(),
-            running: AtomicUsize::new(0),
-            orphan: AtomicBool::new(false),
-        });
-        self.hosted.lock().insert(order.id, hosted);
-        let (shared, instance, id) = (Arc::clone(self), Arc::clone(instance), order.id);
-        self.tasks.spawn(async move {
-            let exit: Exit = instance.exited().await;
-            shared.hosted.lock().remove(&id);
-            shared.news.tell(json_part(Kind::Exit, &Ended { id, exit }));
-        });
-    }
-
-    async fn call(&self, body: Incoming, mut respond: SendResponse<Bytes>) -> Result<(), Broken> {
-        let (id, mut call, streams) = wire::read_call(body.whole(LARGEST_ORDER).await?)?;
-        let Some(hosted) = self.find(id) else {
-            let gone = CallError::NotSent(ExitCause::Stopped);
-            return Ok(answer_with(respond, wire::reply_part(&Err(gone)))?);
-        };
-        let _running = self.run(&hosted);
-        if !streams {
-            let answer = hosted.instance.call(call).await;
-            return Ok(answer_with(respond, wire::reply_part(&answer))?);
-        }
-        let (sender, mut pieces) = mpsc::channel(PIECES);
-        call.stream = Some(sender);
-        let mut stream = respond.send_response(Response::new(()), false)?;
-        let mut answer = hosted.instance.call(call);
-        let answer = loop {
-            tokio::select! {
-                biased;
-                Some(piece) = pieces.recv() => {
-                    // A platform that is gone takes nothing; the call goes on.
-                    _ = send(&mut stream, wire::stream_part(&piece)).await;
-                }
-                answer = &mut answer => break answer,
-            }
-        };
-        while let Ok(piece) = pieces.try_recv() {
-            send(&mut stream, wire::stream_part(&piece)).await?;
-        }
-        send(&mut stream, wire::reply_part(&answer)).await?;
-        Ok(stream.send_data(Bytes::new(), true)?)
-    }
-
-    async fn exchange(
+    /// Hears who the gateways are.
+    async fn gateways(
         &self,
-        mut body: Incoming,
+        link: LinkId,
+        body: Incoming,
+        respond: SendResponse<Bytes>,
+    ) -> Result<(), Broken> {
+        let roster: Roster = wire::json(&body.whole(LARGEST_ORDER).await?)?;
+        self.news.hear(link, &roster);
+        Ok(answer_with(respond, Bytes::new())?)
+    }
+
+    /// Tells a gateway what happens here, until the connection ends.
+    async fn tell_news(
+        &self,
+        link: LinkId,
         mut respond: SendResponse<Bytes>,
     ) -> Result<(), Broken> {
-        let Some(Part { payload, .. }) = body.part().await? else {
-            return Err(Garbage("an exchange without a head").into());
-        };
-        let mut fields = Fields(payload);
-        let id = InstanceId(fields.u128()?);
-        let (request, head) = heads::read_request(fields)?;
-        let Some(hosted) = self.find(id) else {
-            let gone = CallError::NotSent(ExitCause::Stopped);
-            return Ok(answer_with(respond, json_part(Kind::NoReply, &gone))?);
-        };
-        let _running = self.run(&hosted);
-        let (body, tunnel) = if tunnel::is_asked_for(&head) {
-            (HttpBody::default(), Some(body))
-        } else {
-            (HttpBody::Stream(Box::pin(Upload(body))), None)
-        };
-        let exchange = HttpExchange {
-            request,
-            head,
-            body,
-        };
-        let reply = match hosted.instance.exchange(exchange).await {
-            Ok(reply) => reply,
-            Err(no) => {
-                let error = match no {
-                    NoReply::NotSent(cause, _) => CallError::NotSent(cause),
-                    NoReply::Failed(error) => error,
-                };
-                return Ok(answer_with(respond, json_part(Kind::NoReply, &error))?);
-            }
-        };
-        let mut stream = respond.send_response(Response::new(()), false)?;
-        let head = heads::response(&reply.head);
-        send(&mut stream, part(Kind::Head, &[&head])).await?;
-        let mut answer = match reply.body {
-            HttpReplyBody::Stream(answer) => answer,
-            HttpReplyBody::Upgraded(server) => {
-                // The server agrees to nothing that it was not asked for.
-                if let Some(body) = tunnel
-                    && let Err(end) = tunnel::to_server(server, stream, body).await
-                {
-                    tracing::debug!(%end, "an upgraded connection broke");
-                }
-                return Ok(());
-            }
-        };
-        loop {
-            let frame = tokio::select! {
-                biased;
-                frame = std::future::poll_fn(|cx| answer.as_mut().poll_frame(cx)) => frame,
-                _ = std::future::poll_fn(|cx| stream.poll_reset(cx)) => return Ok(()),
-            };
-            match frame {
-                None => return Ok(stream.send_data(Bytes::new(), true)?),
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        send(&mut stream, bytes).await?;
-                    }
-                }
-                Some(Err(_)) => {
-                    stream.send_reset(h2::Reason::INTERNAL_ERROR);
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    async fn stop(&self, body: Incoming, respond: SendResponse<Bytes>) -> Result<(), Broken> {
-        let mut fields = Fields(body.whole(LARGEST_ORDER).await?);
-        let id = InstanceId(fields.u128()?);
-        let grace = Duration::from_millis(fields.u64()?);
-        if let Some(hosted) = self.find(id) {
-            hosted.instance.stop(grace).await;
-        } else {
-            self.tell_gone(id);
-        }
-        Ok(answer_with(respond, Bytes::new())?)
-    }
-
-    async fn kill(&self, body: Incoming, respond: SendResponse<Bytes>) -> Result<(), Broken> {
-        let id = InstanceId(Fields(body.whole(LARGEST_ORDER).await?).u128()?);
-        if let Some(hosted) = self.find(id) {
-            hosted.instance.kill();
-        } else {
-            self.tell_gone(id);
-        }
-        Ok(answer_with(respond, Bytes::new())?)
-    }
-
-    /// Whoever asks for the end of what is gone missed the news of it.
-    fn tell_gone(&self, id: InstanceId) {
-        let exit = Exit {
-            cause: ExitCause::Stopped,
-            peak_memory: 0,
-        };
-        self.news.tell(json_part(Kind::Exit, &Ended { id, exit }));
-    }
-
-    /// Tells the platform what happens here, until the connection ends.
-    async fn tell_news(&self, mut respond: SendResponse<Bytes>) -> Result<(), Broken> {
         let mut stream = respond.send_response(Response::new(()), false)?;
         let Offer {
             build,
@@ -465,57 +300,35 @@ impl Shared {
             group,
         };
         send(&mut stream, json_part(Kind::Hello, &hello)).await?;
+        let mut changed = self.news.changed.subscribe();
         let (sender, mut news) = mpsc::channel(NEWS);
-        *self.news.0.lock() = Some(sender);
-        let hosted: Vec<_> = self.hosted.lock().values().cloned().collect();
-        for hosted in hosted {
-            self.offer(&hosted);
+        let orphans = self.news.quietly(|desk| desk.attach(link, sender));
+        for orphan in orphans {
+            send(&mut stream, orphan).await?;
         }
         if self.draining.is_cancelled() {
-            self.news.tell(part(Kind::Draining, &[]));
+            send(&mut stream, part(Kind::Draining, &[])).await?;
         }
-        while let Some(bytes) = news.recv().await {
-            send(&mut stream, bytes).await?;
+        let mut told = None;
+        changed.mark_changed();
+        loop {
+            tokio::select! {
+                biased;
+                bytes = news.recv() => match bytes {
+                    Some(bytes) => send(&mut stream, bytes).await?,
+                    None => break,
+                },
+                // The sender lives as long as this.
+                _ = changed.changed() => {
+                    let others = self.news.quietly(|desk| desk.ledger.others(link));
+                    if told.as_ref() != Some(&others) {
+                        send(&mut stream, json_part(Kind::Others, &others)).await?;
+                        told = Some(others);
+                    }
+                }
+            }
         }
         Ok(stream.send_data(Bytes::new(), true)?)
-    }
-
-    /// Offers an instance that no platform knows and that runs no call.
-    fn offer(&self, hosted: &Hosted) {
-        if hosted.running.load(Ordering::Relaxed) > 0
-            || !hosted.orphan.swap(false, Ordering::Relaxed)
-        {
-            return;
-        }
-        let found = Found {
-            order: hosted.order.clone(),
-            pid: hosted.instance.pid(),
-        };
-        if !self.news.tell(json_part(Kind::Found, &found)) {
-            hosted.orphan.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn run<'a>(&'a self, hosted: &'a Arc<Hosted>) -> Running<'a> {
-        hosted.running.fetch_add(1, Ordering::Relaxed);
-        Running {
-            shared: self,
-            hosted,
-        }
-    }
-}
-
-/// Counts a call of an instance until it is dropped.
-struct Running<'a> {
-    shared: &'a Shared,
-    hosted: &'a Arc<Hosted>,
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if self.hosted.running.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.shared.offer(self.hosted);
-        }
     }
 }
 
@@ -529,24 +342,4 @@ fn refuse(mut respond: SendResponse<Bytes>) -> Result<(), Broken> {
     *response.status_mut() = StatusCode::NOT_FOUND;
     respond.send_response(response, true)?;
     Ok(())
-}
-
-/// A caller's body as it comes over the connection.
-struct Upload(Incoming);
-
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = BrokenBody;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
-        let polled = std::pin::pin!(self.get_mut().0.raw()).poll(cx);
-        polled.map(|read| match read {
-            Ok(Some(bytes)) => Some(Ok(Frame::data(bytes))),
-            Ok(None) => None,
-            Err(_) => Some(Err(BrokenBody)),
-        })
-    }
 }

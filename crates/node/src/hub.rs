@@ -1,55 +1,43 @@
 //! The platform's side: takes in nodes that join, and has the connections to those that have.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod attend;
+mod orphans;
+mod shared;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_instances::{
-    BoxFuture, EnvironmentOpener, Instance as _, LogLine, LogSink, StartRequest,
-};
-use bugle_scheduler::placement::{Capacity, Health, NodeId, NodeView};
-use bugle_scheduler::{Adopted, Fleet};
+use bugle_instances::{BoxFuture, EnvironmentOpener, LogSink};
+use bugle_scheduler::placement::NodeId;
+use bugle_scheduler::{Adopted, Census, Fleet};
 use bugle_store::Store;
-use bugle_types::{FunctionId, TenantId, report};
+use bugle_types::{FunctionId, TenantId};
 use bytes::Bytes;
 use futures_util::Stream;
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::beat::until_silent;
 use crate::link::Link;
 use crate::members::{Error, Member, Members, Pod, Seal};
-use crate::parts::{Garbage, Kind, Part};
-use crate::remote::{RemoteDriver, RemoteInstance};
-use crate::stream::{Broken, CONNECTION_WINDOW, FRAME, STREAM_WINDOW, STREAMS};
 use crate::token::JoinToken;
-use crate::wire::{self, ALPN_NODE, Found, Hello, Line};
+use crate::wire::Roster;
+use orphans::Orphans;
 
 /// Connections that are not yet known to be of a node.
 const STRANGERS: usize = 256;
-
-/// How long whoever connects may take to say who it is.
-const INTRODUCTION: Duration = Duration::from_secs(10);
-
-/// How long a node may take to fetch a package.
-const FETCHING: Duration = Duration::from_mins(10);
 
 /// How long an instance that nobody wants any more may take to end.
 const UNWANTED_GRACE: Duration = Duration::from_secs(30);
 
 /// The pause after the system refused to hand out a connection.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Labels that one node may have, and the bytes of each.
-const LABELS: usize = 256;
-const LABEL: usize = 512;
 
 /// A package as it is read from the platform's disk.
 pub type PackageBytes = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
@@ -58,8 +46,36 @@ pub type PackageBytes = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send
 pub type Packages =
     Arc<dyn Fn(TenantId, String) -> BoxFuture<'static, Result<PackageBytes, String>> + Send + Sync>;
 
-/// Takes in an instance that runs already; false if its function has no use for it.
-pub type Adopt = Arc<dyn Fn(FunctionId, Adopted) -> BoxFuture<'static, bool> + Send + Sync>;
+/// The functions of this gateway, as far as instances that lost theirs are concerned. None of it may block.
+pub trait Keeper: Send + Sync {
+    /// Whether this gateway has a function.
+    fn has(&self, function: &FunctionId) -> bool;
+
+    /// Waits until instances of a function can be taken in, or are known not to be wanted. False if this gateway does
+    /// not have it.
+    fn ready(&self, function: FunctionId) -> BoxFuture<'static, bool>;
+
+    /// So many instances of a function run on nodes and are no gateway's.
+    fn count(&self, function: &FunctionId, orphans: Census);
+
+    /// Takes an instance in; false if its function has no use for it.
+    fn adopt(&self, function: &FunctionId, adopted: Adopted) -> bool;
+}
+
+/// The gateways that share the nodes, where there are several.
+#[derive(Clone)]
+pub struct Gateways {
+    /// Who they are at this moment.
+    pub now: Arc<dyn Fn() -> Roster + Send + Sync>,
+    /// Tells when that changes.
+    pub changes: watch::Receiver<u64>,
+}
+
+impl fmt::Debug for Gateways {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateways").finish_non_exhaustive()
+    }
+}
 
 /// The pool of a Pod with this name and uid, as the cluster has it; none if it has none. The error says why the
 /// cluster cannot be asked.
@@ -77,7 +93,9 @@ pub struct Dependencies {
     /// Decrypts the variables of functions.
     pub open_environment: EnvironmentOpener,
     /// Takes in what runs already.
-    pub adopt: Adopt,
+    pub keeper: Arc<dyn Keeper>,
+    /// Who else uses the nodes.
+    pub gateways: Option<Gateways>,
     /// Where functions' lines go.
     pub logs: Arc<dyn LogSink>,
     /// Where nodes fetch packages.
@@ -119,7 +137,11 @@ pub(crate) struct Shared {
     acceptor: TlsAcceptor,
     fleet: Fleet,
     open_environment: EnvironmentOpener,
-    adopt: Adopt,
+    keeper: Arc<dyn Keeper>,
+    gateways: Option<Gateways>,
+    orphans: Orphans,
+    /// Whether the nodes have had the time to come to this gateway since it became one of several.
+    gathered: watch::Sender<bool>,
     logs: Arc<dyn LogSink>,
     pub(crate) packages: Packages,
     pub(crate) pods: Pods,
@@ -127,8 +149,6 @@ pub(crate) struct Shared {
     links: Mutex<BTreeMap<NodeId, Arc<Link>>>,
     /// Cancelled when this platform ends: no node is taken in any more.
     closing: CancellationToken,
-    /// Nodes that an operator drains, also when they come back.
-    drained: Mutex<BTreeSet<NodeId>>,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -150,7 +170,8 @@ impl Hub {
             seal,
             fleet,
             open_environment,
-            adopt,
+            keeper,
+            gateways,
             logs,
             packages,
             pods,
@@ -163,14 +184,16 @@ impl Hub {
             acceptor: TlsAcceptor::from(Arc::new(server)),
             fleet,
             open_environment,
-            adopt,
+            keeper,
+            gathered: watch::Sender::new(gateways.is_none()),
+            gateways,
+            orphans: Orphans::default(),
             logs,
             packages,
             pods,
             build,
             links: Mutex::default(),
             closing: CancellationToken::new(),
-            drained: Mutex::default(),
             tasks: TaskTracker::new(),
         })))
     }
@@ -200,6 +223,8 @@ impl Hub {
             () = stop.cancelled() => {}
             () = self.0.closing.cancelled() => {}
             () = serve => {}
+            never = Arc::clone(&self.0).follow_members() => match never {},
+            never = Arc::clone(&self.0).follow_gateways() => match never {},
         }
     }
 
@@ -207,10 +232,30 @@ impl Hub {
     /// platform to take in.
     pub fn let_go(&self) {
         self.0.closing.cancel();
+        self.cut();
+    }
+
+    /// Breaks the connections to all nodes off, because this gateway has lost its rights: what runs
+    /// there is for others. The nodes come back.
+    pub fn cut(&self) {
         let links: Vec<_> = self.0.links.lock().values().cloned().collect();
         for link in links {
             self.0.lose(&link);
         }
+    }
+
+    /// Waits until the nodes have said what they have of a function that has become this gateway's, and
+    /// what can be used of it is taken. `revision` is that of the roster with which it became so. Only
+    /// the caller's patience ends this. Cancel safe.
+    pub async fn settled(&self, function: &FunctionId, revision: u64) {
+        let mut gathered = self.0.gathered.subscribe();
+        // The sender lives as long as this.
+        _ = gathered.wait_for(|gathered| *gathered).await;
+        let links: Vec<_> = self.0.links.lock().values().cloned().collect();
+        let heard = links.iter().map(|link| link.heard(revision));
+        futures_util::future::join_all(heard).await;
+        self.0.orphans.recount(&*self.0.keeper, function);
+        self.0.orphans.until_settled(function).await;
     }
 
     /// A token with which one node may join, and when it expires in seconds since 1970.
@@ -248,284 +293,27 @@ impl Hub {
         Ok(shown.collect())
     }
 
-    /// Moves everything away from a node, or lets it have instances again.
+    /// Moves everything away from a node, or lets it have instances again, whichever gateway placed
+    /// them.
     ///
     /// # Errors
     ///
-    /// If there is no such node.
+    /// If there is no such node, or the store cannot be written.
     pub async fn drain(&self, node: &NodeId, draining: bool) -> Result<(), Error> {
-        let members = self.0.members.list().await?;
-        if !members.iter().any(|(member, _)| member == node) {
-            return Err(Error::Unknown(node.clone()));
-        }
-        if draining {
-            self.0.drained.lock().insert(node.clone());
-        } else {
-            self.0.drained.lock().remove(node);
-        }
+        self.0.members.set_draining(node, draining).await?;
         self.0.set_draining(node, draining);
         Ok(())
     }
 
-    /// Forgets a node and breaks its connection off; its certificate is worth nothing any more.
+    /// Forgets a node: all gateways break their connections to it off, and its certificate is worth
+    /// nothing any more.
     ///
     /// # Errors
     ///
     /// If there is no such node, or the store cannot be written.
     pub async fn remove(&self, node: &NodeId) -> Result<(), Error> {
         self.0.members.remove(node).await?;
-        self.0.drained.lock().remove(node);
-        if let Some(link) = self.0.links.lock().get(node) {
-            link.lost().cancel();
-        }
+        self.0.cut_off(node);
         Ok(())
-    }
-}
-
-impl Shared {
-    fn set_draining(&self, node: &NodeId, draining: bool) {
-        let Some(link) = self.links.lock().get(node).cloned() else {
-            return;
-        };
-        let health = if draining {
-            Health::Draining
-        } else {
-            Health::Live
-        };
-        // First no new ones, then the old ones away.
-        self.fleet.set_health(node, health);
-        link.drain(draining);
-    }
-
-    async fn connection(
-        self: Arc<Self>,
-        stream: TcpStream,
-        slot: tokio::sync::OwnedSemaphorePermit,
-    ) {
-        // A socket that is gone already fails below.
-        let _ = stream.set_nodelay(true);
-        let accepted = tokio::time::timeout(INTRODUCTION, self.acceptor.accept(stream)).await;
-        let stream = match accepted {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "whoever came to the port of nodes is none of ours");
-                return;
-            }
-            Err(_) => return,
-        };
-        let (_, session) = stream.get_ref();
-        let is_node = session.alpn_protocol() == Some(ALPN_NODE);
-        let certificate = session
-            .peer_certificates()
-            .and_then(|chain| chain.first())
-            .map(|certificate| certificate.clone().into_owned());
-        if !is_node {
-            // A package may take its time; a stranger has one thing to say.
-            let limit = match &certificate {
-                Some(_) => FETCHING,
-                None => INTRODUCTION,
-            };
-            let stranger = certificate.is_none().then_some(slot);
-            let served = tokio::time::timeout(limit, self.serve_requests(stream, certificate));
-            _ = served.await;
-            drop(stranger);
-            return;
-        }
-        let known = match &certificate {
-            Some(certificate) => self.members.who(certificate).await,
-            None => Err(Error::Certificate),
-        };
-        drop(slot);
-        match known {
-            Ok(node) => self.attend(node, stream).await,
-            Err(error) => {
-                let reason = report(&error);
-                tracing::warn!(reason, "a node was refused");
-            }
-        }
-    }
-
-    /// Has the connection of a node to its end.
-    async fn attend(self: Arc<Self>, node: NodeId, stream: TlsStream<TcpStream>) {
-        let handshake = h2::client::Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(FRAME)
-            .initial_max_send_streams(STREAMS as usize)
-            .enable_push(false)
-            .handshake::<_, Bytes>(stream);
-        let Ok(Ok((sender, mut connection))) = tokio::time::timeout(INTRODUCTION, handshake).await
-        else {
-            return;
-        };
-        let beat = until_silent(connection.ping_pong());
-        let link = Link::new(node, sender, Arc::clone(&self.open_environment));
-        let lost = link.lost().clone();
-        let broken = tokio::spawn({
-            let lost = lost.clone();
-            async move {
-                tokio::select! {
-                    biased;
-                    () = lost.cancelled() => {}
-                    ended = connection => tracing::debug!(?ended, "the connection to a node ended"),
-                    () = beat => tracing::warn!("a node does not answer"),
-                }
-                lost.cancel();
-            }
-        });
-        let listened = lost.run_until_cancelled(self.listen(&link)).await;
-        if let Some(Err(Broken::Garbage(garbage))) = listened {
-            tracing::warn!(node = %link.node, reason = %garbage, "a node is given up");
-        }
-        self.lose(&link);
-        lost.cancel();
-        _ = broken.await;
-    }
-
-    fn lose(&self, link: &Arc<Link>) {
-        link.lose();
-        let mut links = self.links.lock();
-        let current = links
-            .get(&link.node)
-            .is_some_and(|current| Arc::ptr_eq(current, link));
-        if current {
-            links.remove(&link.node);
-            self.fleet.leave(&link.node);
-            tracing::info!(node = %link.node, "a node is gone");
-        }
-    }
-
-    /// Takes a node in and hears its news.
-    async fn listen(self: &Arc<Self>, link: &Arc<Link>) -> Result<(), Broken> {
-        let mut news = link.news().await?;
-        let first = tokio::time::timeout(INTRODUCTION, news.part()).await;
-        let hello: Hello = match first {
-            Ok(Ok(Some(Part {
-                kind: Kind::Hello,
-                payload,
-            }))) => wire::json(&payload)?,
-            _ => return Err(Garbage("a node that does not say what it is").into()),
-        };
-        if hello.protocol != wire::PROTOCOL || hello.build != self.build {
-            tracing::warn!(
-                node = %link.node, theirs = hello.build, ours = self.build,
-                "a node is of another build; use the same on both sides"
-            );
-            return Err(Garbage("a node of another build").into());
-        }
-        let mut view = self.view(&link.node, hello)?;
-        match self.members.pod(&link.node).await {
-            // Of which pool a Pod is, the cluster has said.
-            Ok(Some(pod)) => view.pool = Some(pod.pool),
-            Ok(None) => {}
-            Err(error) => {
-                let reason = report(&error);
-                tracing::warn!(node = %link.node, reason, "a node is not taken in");
-                return Err(Garbage("a node that cannot be looked up").into());
-            }
-        }
-        self.take_in(link, view);
-        while let Some(Part { kind, payload }) = news.part().await? {
-            match kind {
-                Kind::Exit => link.ended(wire::json(&payload)?),
-                Kind::Found => self.found(link, wire::json(&payload)?),
-                Kind::Log => self.logs.line(line(wire::json(&payload)?)),
-                Kind::Draining => self.set_draining(&link.node, true),
-                _ => return Err(Garbage("news of no known kind").into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn view(&self, node: &NodeId, hello: Hello) -> Result<NodeView, Garbage> {
-        let long = |text: &String| text.len() > LABEL;
-        let labels = hello.labels.len() > LABELS || hello.custom.len() > LABELS;
-        let names = hello
-            .labels
-            .iter()
-            .any(|(key, value)| long(key) || long(value));
-        if labels || names || hello.custom.keys().any(long) {
-            return Err(Garbage("more or longer labels than a node may have"));
-        }
-        let health = if self.drained.lock().contains(node) {
-            Health::Draining
-        } else {
-            Health::Live
-        };
-        Ok(NodeView {
-            id: node.clone(),
-            capacity: Capacity {
-                cpu: hello.cpu,
-                memory: hello.memory,
-                custom: hello.custom,
-            },
-            labels: hello.labels,
-            pool: hello.pool,
-            group: hello.group,
-            health,
-        })
-    }
-
-    fn take_in(self: &Arc<Self>, link: &Arc<Link>, view: NodeView) {
-        link.drain(view.health == Health::Draining);
-        let mut links = self.links.lock();
-        if self.closing.is_cancelled() {
-            return;
-        }
-        if let Some(before) = links.insert(link.node.clone(), Arc::clone(link)) {
-            // The same node again: its earlier connection is dead and was not noticed yet.
-            before.lose();
-        }
-        tracing::info!(node = %link.node, cpu = view.capacity.cpu, memory = view.capacity.memory, "a node has come");
-        self.fleet.leave(&link.node);
-        self.fleet
-            .join(view, Arc::new(RemoteDriver(Arc::clone(link))));
-    }
-
-    /// An instance runs on the node that this platform did not start.
-    fn found(self: &Arc<Self>, link: &Arc<Link>, Found { order, pid }: Found) {
-        if self.closing.is_cancelled() {
-            return;
-        }
-        let instance = Arc::new(RemoteInstance::new(link, order.id, pid));
-        let request = StartRequest {
-            id: order.id,
-            spec: Arc::new(order.spec.clone()),
-            resources: order.resources.clone(),
-            label: order.label.clone(),
-        };
-        let instance = match self
-            .fleet
-            .adopt(&link.node, &request, Arc::clone(&instance) as _)
-        {
-            Some(placed) if !link.is_draining() => placed,
-            _ => {
-                instance.kill();
-                return;
-            }
-        };
-        let adopted = Adopted {
-            instance: Arc::clone(&instance),
-            generation: order.spec.generation.clone(),
-            resources: order.resources,
-            label: order.label,
-            place: order.spec.pool.clone(),
-        };
-        let wanted = (self.adopt)(order.spec.id, adopted);
-        self.tasks.spawn(async move {
-            if !wanted.await {
-                instance.stop(UNWANTED_GRACE).await;
-            }
-        });
-    }
-}
-
-fn line(line: Line) -> LogLine {
-    LogLine {
-        function: Arc::new(line.function),
-        instance: line.instance,
-        request: line.request.map(Into::into),
-        stream: line.stream,
-        text: line.text,
     }
 }

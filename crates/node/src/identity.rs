@@ -13,6 +13,7 @@ use bugle_types::{TenantId, report};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{Request, StatusCode, Uri};
+use parking_lot::Mutex;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -29,7 +30,7 @@ use crate::token::JoinToken;
 use crate::wire::{self, ALPN_NODE, ALPN_PLATFORM};
 
 /// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 
 /// A certificate with its chain, or a reason.
 const LARGEST_ANSWER: usize = 64 * 1024;
@@ -84,11 +85,16 @@ impl From<Broken> for Error {
     }
 }
 
-/// A node that has joined.
-pub struct Identity {
+/// A node that has joined; clones are the same.
+#[derive(Clone)]
+pub struct Identity(Arc<Kept>);
+
+struct Kept {
     folder: PathBuf,
-    record: Record,
     key: KeyPair,
+    record: Mutex<Record>,
+    /// Held while a certificate is renewed: links do that one after the other.
+    renewing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -99,13 +105,17 @@ struct Record {
     certificate: Vec<u8>,
     /// In seconds since 1970.
     issued: u64,
+    /// Where the gateways were that were heard of last, if there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    gateways: Vec<String>,
 }
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let record = self.0.record.lock();
         f.debug_struct("Identity")
-            .field("node", &self.record.node)
-            .field("platform", &self.record.platform)
+            .field("node", &record.node)
+            .field("platform", &record.platform)
             .finish_non_exhaustive()
     }
 }
@@ -156,16 +166,21 @@ impl Identity {
         let pem = String::from_utf8(key).map_err(|_| Error::Damaged(key_path.clone()))?;
         let key = KeyPair::from_pem(&pem).map_err(|_| Error::Damaged(key_path))?;
         let record = serde_json::from_slice(&record).map_err(|_| Error::Damaged(record_path))?;
-        Ok(Some(Self {
+        Ok(Some(Self::new(folder, record, key)))
+    }
+
+    fn new(folder: &Path, record: Record, key: KeyPair) -> Self {
+        Self(Arc::new(Kept {
             folder: folder.to_owned(),
-            record,
             key,
+            record: Mutex::new(record),
+            renewing: tokio::sync::Mutex::default(),
         }))
     }
 
     /// Whether the platform that it has joined is the one of a token.
     pub fn is_of(&self, token: &JoinToken) -> bool {
-        token.is_of(&self.record.authority)
+        token.is_of(&self.0.record.lock().authority)
     }
 
     /// Joins the platform at `address` with a token of it; a Pod of a pool says its uid.
@@ -194,29 +209,27 @@ impl Identity {
         let answer = platform.ask("/join", question.into()).await?;
         let answer: JoinAnswer =
             wire::json(&answer).map_err(|garbage| Error::Garbage(garbage.to_string()))?;
-        let identity = Self {
-            folder: folder.to_owned(),
-            record: Record {
-                node: node.to_string(),
-                platform: address.to_owned(),
-                authority: answer.authority,
-                certificate: answer.certificate,
-                issued: now(),
-            },
-            key,
+        let record = Record {
+            node: node.to_string(),
+            platform: address.to_owned(),
+            authority: answer.authority,
+            certificate: answer.certificate,
+            issued: now(),
+            gateways: Vec::new(),
         };
-        identity.save()?;
+        let identity = Self::new(folder, record, key);
+        identity.change(|_| ())?;
         Ok(identity)
     }
 
     /// Its name.
-    pub fn node(&self) -> &str {
-        &self.record.node
+    pub fn node(&self) -> String {
+        self.0.record.lock().node.clone()
     }
 
     /// Where the platform is.
-    pub fn platform(&self) -> &str {
-        &self.record.platform
+    pub fn platform(&self) -> String {
+        self.0.record.lock().platform.clone()
     }
 
     /// The platform is somewhere else now.
@@ -224,58 +237,84 @@ impl Identity {
     /// # Errors
     ///
     /// If that cannot be written.
-    pub fn move_to(&mut self, address: &str) -> Result<(), Error> {
-        address.clone_into(&mut self.record.platform);
-        self.save()
+    pub fn move_to(&self, address: &str) -> Result<(), Error> {
+        self.change(|record| {
+            address.clone_into(&mut record.platform);
+            record.gateways.clear();
+        })
     }
 
-    fn save(&self) -> Result<(), Error> {
-        let text = serde_json::to_vec(&self.record).unwrap_or_default();
-        write(&self.folder.join(RECORD), &text)
+    /// Where gateways have been, the platform among them.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let record = self.0.record.lock();
+        let mut addresses = record.gateways.clone();
+        if !addresses.contains(&record.platform) {
+            addresses.push(record.platform.clone());
+        }
+        addresses
+    }
+
+    /// Remembers where the gateways are.
+    pub(crate) fn remember(&self, gateways: &[String]) -> Result<(), Error> {
+        if self.0.record.lock().gateways == gateways {
+            return Ok(());
+        }
+        self.change(|record| record.gateways = gateways.to_vec())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let mut record = self.0.record.lock();
+        change(&mut record);
+        // Under the lock, so that the last change is what stays written.
+        save(&self.0.folder, &record)
     }
 
     fn client(&self, protocol: &[u8]) -> Result<ClientConfig, Error> {
-        let authority = CertificateDer::from(self.record.authority.clone());
-        let certificate = CertificateDer::from(self.record.certificate.clone());
+        let record = self.0.record.lock();
+        let authority = CertificateDer::from(record.authority.clone());
+        let certificate = CertificateDer::from(record.certificate.clone());
+        let key = &self.0.key;
         Ok(authority::known_client(
             &authority,
             &certificate,
-            &self.key,
+            key,
             protocol,
         )?)
     }
 
-    /// Gets a new certificate when half of the time of the old one has passed.
-    pub(crate) async fn renew_when_due(&mut self) -> Result<(), Error> {
-        if now() < self.record.issued + NODE_HOLDS.as_secs() / 2 {
+    /// Gets a new certificate when half of the time of the old one has passed, from the gateway at
+    /// `address`.
+    pub(crate) async fn renew_when_due(&self, address: &str) -> Result<(), Error> {
+        let _one_after_the_other = self.0.renewing.lock().await;
+        let issued = self.0.record.lock().issued;
+        if now() < issued + NODE_HOLDS.as_secs() / 2 {
             return Ok(());
         }
-        let platform = Asking::connect(self.platform(), self.client(ALPN_PLATFORM)?).await?;
-        let key = Bytes::copy_from_slice(self.key.public_key_raw());
+        let platform = Asking::connect(address, self.client(ALPN_PLATFORM)?).await?;
+        let key = Bytes::copy_from_slice(self.0.key.public_key_raw());
         let answer = platform.ask("/renew", key).await?;
         let answer: JoinAnswer =
             wire::json(&answer).map_err(|garbage| Error::Garbage(garbage.to_string()))?;
-        self.record.certificate = answer.certificate;
-        self.record.issued = now();
-        self.save()
+        self.change(|record| {
+            record.certificate = answer.certificate;
+            record.issued = now();
+        })
     }
 
-    /// A connection over which the platform asks.
-    pub(crate) async fn connect(&self) -> Result<TlsStream<TcpStream>, Error> {
-        connect(self.platform(), self.client(ALPN_NODE)?).await
+    /// A connection over which the gateway at `address` asks.
+    pub(crate) async fn connect(&self, address: &str) -> Result<TlsStream<TcpStream>, Error> {
+        connect(address, self.client(ALPN_NODE)?).await
     }
 
     /// What fetches packages from the platform.
-    ///
-    /// # Errors
-    ///
-    /// If the certificate cannot be used.
-    pub fn packages(&self) -> Result<PackageSource, Error> {
-        Ok(PackageSource {
-            address: self.platform().to_owned(),
-            config: self.client(ALPN_PLATFORM)?,
-        })
+    pub fn packages(&self) -> PackageSource {
+        PackageSource(self.clone())
     }
+}
+
+fn save(folder: &Path, record: &Record) -> Result<(), Error> {
+    let text = serde_json::to_vec(record).unwrap_or_default();
+    write(&folder.join(RECORD), &text)
 }
 
 /// The key of a node, made if there is none.
@@ -361,21 +400,31 @@ impl Asking {
 
 /// Fetches packages from the platform.
 #[derive(Clone, Debug)]
-pub struct PackageSource {
-    address: String,
-    config: ClientConfig,
-}
+pub struct PackageSource(Identity);
 
 impl PackageSource {
-    /// The bytes of a tenant's package, as they come.
+    /// The bytes of a tenant's package, as they come; of several gateways, from the first that has it.
     ///
     /// # Errors
     ///
     /// If the platform is not there or has no such package.
     pub async fn open(&self, tenant: &TenantId, digest: &str) -> Result<PackageStream, Error> {
-        let platform = Asking::connect(&self.address, self.config.clone()).await?;
         let path = format!("/package/{tenant}/{digest}");
-        let body = platform.open(&path, Bytes::new()).await?;
+        let mut failed = None;
+        for address in self.0.addresses() {
+            match self.open_at(&address, &path).await {
+                Ok(package) => return Ok(package),
+                // What a gateway that is there says tells more than that others are not.
+                Err(error) if matches!(failed, Some(Error::Refused(_))) => drop(error),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::Garbage("there is no gateway".to_owned())))
+    }
+
+    async fn open_at(&self, address: &str, path: &str) -> Result<PackageStream, Error> {
+        let platform = Asking::connect(address, self.0.client(ALPN_PLATFORM)?).await?;
+        let body = platform.open(path, Bytes::new()).await?;
         Ok(PackageStream {
             body,
             _platform: platform,

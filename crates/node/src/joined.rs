@@ -1,15 +1,22 @@
-//! A node's connection to its platform, made again whenever it breaks.
+//! A node's connections: one to each gateway of its platform, made again whenever they break.
+//!
+//! The node knows one address when it has joined. If several gateways share the platform, each says over
+//! its connection who they all are ([`Roster`](crate::wire::Roster)), and the node connects to those that
+//! are new. As long as none can be reached, it tries all addresses that it ever learned and has not
+//! unlearned.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bugle_types::report;
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::beat::until_silent;
+use crate::beat::{OF_NODES, until_silent};
 use crate::host::Host;
-use crate::identity::{Error, Identity};
+use crate::identity::{CONNECT, Error, Identity};
 use crate::stream::{CONNECTION_WINDOW, FRAME, STREAM_WINDOW, STREAMS};
 
 /// The pause before a connection is tried again, longer with each failure up to the longest.
@@ -19,21 +26,26 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked whether a drain is done.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How often it is looked for instances that nobody wants.
+const SWEEP: Duration = Duration::from_millis(500);
+
 /// What instances get to end in, also when moving the others took all the time.
 const LAST: Duration = Duration::from_secs(1);
 
 /// How a node serves.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// How long instances live without a platform.
+    /// How long instances live without a gateway.
     pub orphan: Duration,
     /// How long a node that ends waits for its instances to be moved.
     pub grace: Duration,
 }
 
 /// Serves the platform until `stop`, then has everything moved elsewhere and ends.
-pub async fn serve(mut identity: Identity, host: Host, terms: Terms, stop: CancellationToken) {
-    let mut serving = Box::pin(stay_connected(&mut identity, &host, terms));
+pub async fn serve(identity: Identity, host: Host, terms: Terms, stop: CancellationToken) {
+    let mut serving = Box::pin(async {
+        tokio::join!(stay_connected(&identity, &host), sweep(&host, terms));
+    });
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
@@ -42,7 +54,7 @@ pub async fn serve(mut identity: Identity, host: Host, terms: Terms, stop: Cance
     host.drain();
     let until = Instant::now() + terms.grace;
     let moved = async {
-        // Without a platform there is nobody to move them.
+        // Without a gateway there is nobody to move them.
         while host.count() > 0 && host.is_connected() {
             sleep(LOOK).await;
         }
@@ -60,45 +72,99 @@ pub async fn serve(mut identity: Identity, host: Host, terms: Terms, stop: Cance
         .await;
 }
 
-/// Has a connection to the platform, for ever.
-async fn stay_connected(identity: &mut Identity, host: &Host, terms: Terms) {
-    let mut pause = FIRST_PAUSE;
-    let mut alone_since = Instant::now();
+/// Ends what no gateway wants, for ever.
+async fn sweep(host: &Host, terms: Terms) {
     loop {
-        match once(identity, host).await {
+        sleep(SWEEP).await;
+        host.end_orphans(terms.orphan, terms.grace).await;
+    }
+}
+
+/// Has a connection to each gateway, for ever.
+async fn stay_connected(identity: &Identity, host: &Host) {
+    let mut told = host.gateways();
+    let mut links: JoinSet<String> = JoinSet::new();
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let gateways = told.borrow_and_update().clone();
+        if !gateways.is_empty()
+            && let Err(error) = identity.remember(&gateways)
+        {
+            let reason = report(&error);
+            tracing::warn!(reason, "where the gateways are cannot be remembered");
+        }
+        for address in wanted(identity, host) {
+            if known.insert(address.clone()) {
+                links.spawn(keep(identity.clone(), host.clone(), address));
+            }
+        }
+        tokio::select! {
+            biased;
+            // The sender lives as long as the host.
+            _ = told.changed() => {}
+            Some(ended) = links.join_next() => match ended {
+                Ok(address) => _ = known.remove(&address),
+                Err(error) => tracing::error!(%error, "a connection ended in disorder"),
+            },
+            () = sleep(LONGEST_PAUSE) => {}
+        }
+    }
+}
+
+/// Where there should be a connection to.
+fn wanted(identity: &Identity, host: &Host) -> Vec<String> {
+    let gateways = host.gateways().borrow().clone();
+    if gateways.is_empty() || !host.is_connected() {
+        return identity.addresses();
+    }
+    gateways
+}
+
+/// Has a connection to the gateway at `address`, as long as there is to be one.
+async fn keep(identity: Identity, host: Host, address: String) -> String {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match once(&identity, &host, &address).await {
             Ok(()) => {
-                tracing::info!("the connection to the platform ended");
-                (pause, alone_since) = (FIRST_PAUSE, Instant::now());
+                tracing::info!(gateway = address, "the connection to a gateway ended");
+                pause = FIRST_PAUSE;
             }
             Err(error) => {
                 let reason = report(&error);
-                tracing::warn!(reason, "there is no connection to the platform");
+                tracing::warn!(
+                    gateway = address,
+                    reason,
+                    "there is no connection to a gateway"
+                );
             }
-        }
-        if alone_since.elapsed() > terms.orphan && host.count() > 0 {
-            tracing::warn!("there was no platform for long; all instances are ended");
-            host.end_all(terms.grace).await;
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+        if !wanted(&identity, &host).contains(&address) {
+            return address;
+        }
     }
 }
 
 /// One connection, to its end.
-async fn once(identity: &mut Identity, host: &Host) -> Result<(), Error> {
-    identity.renew_when_due().await?;
-    let stream = identity.connect().await?;
+async fn once(identity: &Identity, host: &Host, address: &str) -> Result<(), Error> {
+    identity.renew_when_due(address).await?;
+    let stream = identity.connect(address).await?;
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_concurrent_streams(STREAMS)
         .handshake::<_, Bytes>(stream);
-    let mut connection = handshake.await.map_err(Error::Broken)?;
-    let silent = until_silent(connection.ping_pong());
-    tracing::info!(platform = identity.platform(), "connected");
-    let served = host.serve(connection, silent).await;
-    if let Err(error) = served {
+    let silent = |_| Error::Connect {
+        address: address.to_owned(),
+        source: std::io::ErrorKind::TimedOut.into(),
+    };
+    let connection = timeout(CONNECT, handshake).await.map_err(silent)?;
+    let mut connection = connection.map_err(Error::Broken)?;
+    let silent = until_silent(connection.ping_pong(), OF_NODES);
+    tracing::info!(gateway = address, "connected");
+    if let Err(error) = host.serve(connection, silent).await {
         tracing::debug!(%error, "the connection broke");
     }
     Ok(())

@@ -36,8 +36,9 @@ mod wire;
 
 pub use authority::{Error as AuthorityError, GATEWAY, GatewayTls, is_gateway};
 pub use host::{Host, News, Offer, Prepare};
-pub use hub::{Adopt, Dependencies, Hub, MemberInfo, PackageBytes, Packages, Pods};
+pub use hub::{Dependencies, Gateways, Hub, Keeper, MemberInfo, PackageBytes, Packages, Pods};
 pub use identity::{Error as IdentityError, Identity, PackageSource, PackageStream};
 pub use joined::{Terms, serve};
 pub use members::{Error as MemberError, LOCAL, Member, Pod, Seal, gateway_tls};
 pub use token::{JoinToken, NoRandomness, NoToken};
+pub use wire::{GatewayAddress, Roster};

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bugle_instances::{EnvironmentOpener, Exit, ExitCause, InstanceId};
 use bugle_scheduler::placement::NodeId;
@@ -13,7 +14,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::{Request, StatusCode, Uri};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::parts::Garbage;
@@ -34,6 +35,13 @@ pub(crate) struct Link {
     /// Cancelled when the connection is gone.
     lost: CancellationToken,
     draining: watch::Sender<bool>,
+    /// Whether the node has links to other gateways as well.
+    is_shared: bool,
+    /// The last roster that the node has acted upon.
+    told: watch::Sender<u64>,
+    /// Whether it has been taken in, and whether it is about to end.
+    introduced: SetOnce<()>,
+    is_ending: AtomicBool,
     /// Where what nobody waits for is sent.
     runtime: Handle,
 }
@@ -51,6 +59,7 @@ impl Link {
         node: NodeId,
         sender: SendRequest<Bytes>,
         open_environment: EnvironmentOpener,
+        is_shared: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
             node,
@@ -59,6 +68,10 @@ impl Link {
             ends: Mutex::default(),
             lost: CancellationToken::new(),
             draining: watch::Sender::new(false),
+            is_shared,
+            told: watch::Sender::new(0),
+            introduced: SetOnce::new(),
+            is_ending: AtomicBool::new(false),
             runtime: Handle::current(),
         })
     }
@@ -114,6 +127,51 @@ impl Link {
     /// What opens the variables of functions.
     pub(crate) fn open_environment(&self) -> &EnvironmentOpener {
         &self.open_environment
+    }
+
+    /// Whether the node has links to other gateways as well.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// The node has been taken in.
+    pub(crate) fn introduce(&self) {
+        // It may be only once.
+        _ = self.introduced.set(());
+    }
+
+    /// Waits until it has been. Cancel safe.
+    pub(crate) async fn introduced(&self) {
+        self.introduced.wait().await;
+    }
+
+    /// The node is about to end.
+    pub(crate) fn end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
+    }
+
+    /// The node has acted upon a roster.
+    pub(crate) fn told(&self, revision: u64) {
+        self.told.send_if_modified(|told| {
+            let newer = revision > *told;
+            *told = revision.max(*told);
+            newer
+        });
+    }
+
+    /// Waits until it has, or is gone. Cancel safe.
+    pub(crate) async fn heard(&self, revision: u64) {
+        let mut told = self.told.subscribe();
+        tokio::select! {
+            () = self.lost.cancelled() => {}
+            // The sender lives as long as this.
+            _ = told.wait_for(|told| *told >= revision) => {}
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -205,4 +263,7 @@ pub(crate) const CALL: &str = "http://node/call";
 pub(crate) const EXCHANGE: &str = "http://node/exchange";
 pub(crate) const STOP: &str = "http://node/stop";
 pub(crate) const KILL: &str = "http://node/kill";
+pub(crate) const TAKE: &str = "http://node/take";
+pub(crate) const LEAVE: &str = "http://node/leave";
+pub(crate) const GATEWAYS: &str = "http://node/gateways";
 const NEWS: &str = "http://node/news";

@@ -2,13 +2,16 @@
 //!
 //! Nothing of what runs where is kept: nodes say that themselves.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
 use bugle_scheduler::placement::NodeId;
-use bugle_store::{Compare, Op, Revision, Store, Txn};
+use bugle_store::{Compare, Op, Revision, Store, Txn, Watch};
 use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
@@ -100,6 +103,9 @@ pub struct Member {
     /// The Pod that it is, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
+    /// Whether an operator drains it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// A Pod of a pool.
@@ -312,11 +318,38 @@ impl Members {
         Ok(certificate)
     }
 
-    /// The Pod that a node is, if it is one.
-    pub(crate) async fn pod(&self, node: &NodeId) -> Result<Option<Pod>, Error> {
+    /// What is kept of a node.
+    pub(crate) async fn member(&self, node: &NodeId) -> Result<Option<Member>, Error> {
         let item = self.store.get(&key(MEMBERS, node.as_str())).await?;
         let member = item.map(|item| record::<Member>(&item.key, &item.value));
-        Ok(member.transpose()?.and_then(|member| member.pod))
+        member.transpose()
+    }
+
+    /// Says for all gateways whether a node is drained.
+    pub(crate) async fn set_draining(&self, node: &NodeId, draining: bool) -> Result<(), Error> {
+        let key = key(MEMBERS, node.as_str());
+        loop {
+            let item = self.store.get(&key).await?;
+            let item = item.ok_or_else(|| Error::Unknown(node.clone()))?;
+            let mut member: Member = record(&item.key, &item.value)?;
+            if std::mem::replace(&mut member.draining, draining) == draining {
+                return Ok(());
+            }
+            let writes = Txn {
+                when: vec![Compare::ModRevision(key.clone(), item.mod_revision)],
+                then: vec![Op::Put(key.clone(), value(&member))],
+            };
+            // Else it has got another certificate in this moment.
+            if self.store.txn(writes).await?.succeeded {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Follows changes of what is kept of nodes from now on.
+    pub(crate) async fn watch(&self) -> Result<Box<dyn Watch>, Error> {
+        let now = self.store.revision().await?;
+        Ok(self.store.watch(MEMBERS.as_bytes(), now).await?)
     }
 
     /// A node gets a new certificate for the key that it has.
@@ -333,6 +366,7 @@ impl Members {
         let renewed = Member {
             joined: member.joined,
             pod: member.pod,
+            draining: member.draining,
             ..of(&certificate)
         };
         let renews = Txn {
@@ -389,6 +423,7 @@ fn of(certificate: &CertificateDer<'_>) -> Member {
         fingerprint: hex(&sha256(certificate)),
         joined: now(),
         pod: None,
+        draining: false,
     }
 }
 
@@ -400,112 +435,4 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     (0..digits.len() / 2)
         .map(|at| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok())
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use bugle_store::MemoryStore;
-
-    use super::*;
-
-    struct Plain;
-
-    impl Seal for Plain {
-        fn seal(&self, text: &str) -> Result<String, String> {
-            Ok(format!("sealed {text}"))
-        }
-        fn open(&self, sealed: &str) -> Result<String, String> {
-            sealed
-                .strip_prefix("sealed ")
-                .map(str::to_owned)
-                .ok_or_else(String::new)
-        }
-    }
-
-    async fn members(store: &Arc<dyn Store>) -> Members {
-        Members::open(Arc::clone(store), &Plain).await.unwrap()
-    }
-
-    fn id(text: &str) -> NodeId {
-        text.parse().unwrap()
-    }
-
-    fn point() -> Vec<u8> {
-        rcgen::KeyPair::generate()
-            .unwrap()
-            .public_key_raw()
-            .to_vec()
-    }
-
-    #[tokio::test]
-    async fn a_token_admits_one_node_once_and_in_time() {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let members = members(&store).await;
-        let (token, _) = members.token(Duration::from_mins(1)).await.unwrap();
-        let certificate = members.join(&token, &id("a"), &point()).await.unwrap();
-        assert_eq!(members.who(&certificate).await.unwrap(), id("a"));
-        let again = members.join(&token, &id("b"), &point()).await;
-        assert!(matches!(again, Err(Error::Token)), "it was used");
-        let (late, _) = members.token(Duration::ZERO).await.unwrap();
-        let late = members.join(&late, &id("b"), &point()).await;
-        assert!(matches!(late, Err(Error::Token)), "it has expired");
-        let (other, _) = members.token(Duration::from_mins(1)).await.unwrap();
-        let taken = members.join(&other, &id("a"), &point()).await;
-        assert!(matches!(taken, Err(Error::Taken(_))), "the name is taken");
-        members.join(&other, &id("b"), &point()).await.unwrap();
-        assert_eq!(members.list().await.unwrap().len(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_pod_joins_with_the_token_of_its_pool_once() {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let members = members(&store).await;
-        let token = members.pool_token("pool1");
-        assert_eq!(token, self::members(&store).await.pool_token("pool1"));
-        let (pod, key) = (("uid-1", "pool1"), point());
-        let other = members.pool_token("pool2");
-        let foreign = members.join_pod(&other, &id("a"), pod, &key).await;
-        assert!(matches!(foreign, Err(Error::Token)), "of another pool");
-        members.join_pod(&token, &id("a"), pod, &key).await.unwrap();
-        let again = members.join_pod(&token, &id("a"), pod, &key).await;
-        let certificate = again.expect("its answer may have been lost");
-        let thief = members.join_pod(&token, &id("a"), pod, &point()).await;
-        assert!(matches!(thief, Err(Error::Joined(_))), "of another key");
-        assert_eq!(members.who(&certificate).await.unwrap(), id("a"));
-        let pool = members.pod(&id("a")).await.unwrap().unwrap().pool;
-        assert_eq!(pool, "pool1");
-        let successor = ("uid-2", "pool1");
-        let joined = members
-            .join_pod(&token, &id("a"), successor, &point())
-            .await;
-        let _successor = joined.expect("a new Pod of the same name");
-        assert!(matches!(
-            members.who(&certificate).await,
-            Err(Error::Certificate)
-        ));
-        let (once, _) = members.token(Duration::from_mins(1)).await.unwrap();
-        members.join(&once, &id("b"), &point()).await.unwrap();
-        let taken = members.join_pod(&token, &id("b"), pod, &point()).await;
-        assert!(matches!(taken, Err(Error::Taken(_))), "it is no Pod");
-    }
-
-    #[tokio::test]
-    async fn a_node_that_was_removed_or_renewed_is_not_known_by_its_old_certificate() {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let known = members(&store).await;
-        let (token, _) = known.token(Duration::from_mins(1)).await.unwrap();
-        let key = point();
-        let old = known.join(&token, &id("a"), &key).await.unwrap();
-        let renewed = known.renew(&id("a"), &key).await.unwrap();
-        assert!(matches!(known.who(&old).await, Err(Error::Certificate)));
-        // Another platform on the same store is the same authority.
-        let other = members(&store).await;
-        assert_eq!(other.who(&renewed).await.unwrap(), id("a"));
-        other.remove(&id("a")).await.unwrap();
-        assert!(matches!(known.who(&renewed).await, Err(Error::Certificate)));
-        assert!(matches!(
-            known.remove(&id("a")).await,
-            Err(Error::Unknown(_))
-        ));
-    }
 }

@@ -34,8 +34,14 @@ pub(crate) enum Kind {
     Head,
     /// What a node says of itself, as JSON; the first part of its news.
     Hello,
-    /// An instance that runs without a platform, as JSON.
+    /// An instance that runs without a gateway, as JSON.
     Found,
+    /// One is no such any more: it has ended, or another gateway has it.
+    Gone,
+    /// What others have of the node, as JSON.
+    Others,
+    /// A roster has been heard and acted upon, as JSON.
+    Told,
     /// An instance ended, as JSON.
     Exit,
     /// A line of user code, as JSON.
@@ -44,7 +50,7 @@ pub(crate) enum Kind {
     Draining,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 14] = [
     Kind::Message,
     Kind::StreamHead,
     Kind::Events,
@@ -56,6 +62,9 @@ const KINDS: [Kind; 11] = [
     Kind::Exit,
     Kind::Log,
     Kind::Draining,
+    Kind::Gone,
+    Kind::Others,
+    Kind::Told,
 ];
 
 /// One part.

@@ -11,6 +11,7 @@ use bugle_instances::{
     BoxFuture, CallError, CallRequest, Driver, Exit, ExitCause, HttpBody, HttpExchange, HttpReply,
     HttpReplyBody, Instance, InstanceId, NoReply, Reply, StartError, StartRequest, Started,
 };
+use bugle_scheduler::Fleet;
 use bugle_types::SealedEnvironment;
 use bytes::{BufMut as _, Bytes};
 use h2::client::ResponseFuture;
@@ -20,22 +21,25 @@ use hyper::body::{Body, Frame};
 use tokio::sync::watch;
 
 use crate::heads;
-use crate::link::{CALL, EXCHANGE, KILL, Link, START, STOP};
+use crate::link::{CALL, EXCHANGE, KILL, LEAVE, Link, START, STOP};
 use crate::parts::{Garbage, Kind, Part, Writer, part};
 use crate::stream::{Broken, Incoming, send};
 use crate::tunnel;
-use crate::wire::{self, Ended, StartAnswer, StartOrder};
+use crate::wire::{self, Ended, NotUp, StartAnswer, StartOrder};
 
 /// How long a node may take to end an instance beyond the grace that it was given.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
 
 /// Starts instances on a node.
 #[derive(Debug)]
-pub(crate) struct RemoteDriver(pub(crate) Arc<Link>);
+pub(crate) struct RemoteDriver {
+    pub(crate) link: Arc<Link>,
+    pub(crate) fleet: Fleet,
+}
 
 impl RemoteDriver {
     async fn start(&self, request: StartRequest) -> Result<Started, StartError> {
-        let link = &self.0;
+        let link = &self.link;
         let mut spec = (*request.spec).clone();
         let open = (link.open_environment())(&spec.id, &spec.environment);
         let variables = open.map_err(StartError::Platform)?;
@@ -46,6 +50,7 @@ impl RemoteDriver {
             spec,
             resources: request.resources,
             label: request.label,
+            alone: self.fleet.keeps_tenants_apart(),
         };
         let order = serde_json::to_vec(&order).map_err(|error| {
             StartError::Platform(format!("the order cannot be written: {error}"))
@@ -73,7 +78,14 @@ impl RemoteDriver {
             },
             Err(Broken::Stream(_) | Broken::Garbage(_)) => return Err(lost()),
         };
-        let up = answer?;
+        let up = match answer {
+            Ok(up) => up,
+            Err(NotUp::Failed(error)) => return Err(error),
+            Err(NotUp::Full(others)) => {
+                self.fleet.set_others(&link.node, others);
+                return Err(StartError::NoRoom(format!("node {} is full", link.node)));
+            }
+        };
         coming.is_up = true;
         Ok(Started {
             instance: Arc::new(RemoteInstance {
@@ -315,6 +327,25 @@ impl RemoteInstance {
         })
     }
 
+    /// Leaves it to the gateways that share the node.
+    async fn leave(&self) -> bool {
+        if !self.link.is_shared() || self.link.is_draining() {
+            return false;
+        }
+        if self.link.ask_small(LEAVE, self.name()).await.is_err() {
+            // Its node is gone, and it from here with that; or it is ended in order.
+            return false;
+        }
+        self.link.ended(Ended {
+            id: self.id,
+            exit: Exit {
+                cause: ExitCause::Stopped,
+                peak_memory: 0,
+            },
+        });
+        true
+    }
+
     async fn finish(&self, grace: Duration) -> Exit {
         let mut question = Writer::default();
         question.0.extend_from_slice(&self.name());
@@ -433,6 +464,10 @@ impl Instance for RemoteInstance {
 
     fn kill(&self) {
         self.link.post(KILL, self.name());
+    }
+
+    fn hand_over(&self) -> BoxFuture<'_, bool> {
+        Box::pin(self.leave())
     }
 
     fn leaving(&self) -> BoxFuture<'_, ()> {

@@ -1,22 +1,26 @@
 //! Platform and nodes in one process, over real connections, with simulated instances.
 
+mod gateways;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_instances::{
-    CallError, CallRequest, Driver as _, ExitCause, Instance, InstanceId, LogLine, LogSink,
-    ReplyBody, StartError, StartRequest, Started,
+    BoxFuture, CallError, CallRequest, Driver as _, ExitCause, Instance, InstanceId, LogLine,
+    LogSink, ReplyBody, StartError, StartRequest, Started,
 };
 use bugle_scheduler::placement::{Health, NodeId};
 use bugle_scheduler::testing::{SimDriver, spec};
-use bugle_scheduler::{Fleet, FleetConfig};
+use bugle_scheduler::{Census, Fleet, FleetConfig};
 use bugle_store::{MemoryStore, Store};
+use bugle_types::FunctionId;
 use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -50,20 +54,105 @@ impl LogSink for Lines {
 /// What a platform without functions makes of instances that it is offered.
 type Adopted = Arc<Mutex<Vec<Arc<dyn Instance>>>>;
 
+/// The gateways, by name and address, and which one has all functions.
+#[derive(Clone)]
+struct Members(Arc<watch::Sender<Seen>>, Arc<watch::Sender<u64>>);
+
+#[derive(Clone, Default)]
+struct Seen {
+    addresses: BTreeMap<&'static str, String>,
+    owner: &'static str,
+}
+
+impl Members {
+    fn new() -> Self {
+        Self(Arc::default(), Arc::default())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Seen)) {
+        self.0.send_modify(change);
+        self.1.send_modify(|revision| *revision += 1);
+    }
+
+    fn revision(&self) -> u64 {
+        *self.1.borrow()
+    }
+
+    fn seen_by(&self, me: &'static str) -> Gateways {
+        let this = self.clone();
+        Gateways {
+            changes: self.1.subscribe(),
+            now: Arc::new(move || {
+                let seen = this.0.borrow().clone();
+                let gateways = seen.addresses.iter();
+                Roster {
+                    revision: this.revision(),
+                    me: seen.addresses.contains_key(me).then(|| me.to_owned()),
+                    gateways: gateways
+                        .map(|(id, address)| GatewayAddress {
+                            id: (*id).to_owned(),
+                            address: address.clone(),
+                        })
+                        .collect(),
+                }
+            }),
+        }
+    }
+}
+
+/// Keeps all instances that it is offered, if it has the function.
+struct Keeps {
+    adopted: Adopted,
+    counted: Arc<Mutex<Census>>,
+    place: Option<(Members, &'static str)>,
+}
+
+impl Keeper for Keeps {
+    fn has(&self, _: &FunctionId) -> bool {
+        let place = self.place.as_ref();
+        place.is_none_or(|(members, me)| members.0.borrow().owner == *me)
+    }
+
+    fn ready(&self, function: FunctionId) -> BoxFuture<'static, bool> {
+        let has = self.has(&function);
+        Box::pin(async move { has })
+    }
+
+    fn count(&self, _: &FunctionId, orphans: Census) {
+        *self.counted.lock() = orphans;
+    }
+
+    fn adopt(&self, _: &FunctionId, adopted: bugle_scheduler::Adopted) -> bool {
+        self.adopted.lock().push(adopted.instance);
+        true
+    }
+}
+
 struct Platform {
     hub: Hub,
     fleet: Fleet,
     address: String,
     adopted: Adopted,
+    /// Instances that are nobody's.
+    counted: Arc<Mutex<Census>>,
     lines: Arc<Lines>,
     _serving: AbortOnDropHandle<()>,
 }
 
 impl Platform {
     async fn start(store: &Arc<dyn Store>, address: &str) -> Self {
+        Self::start_as(store, address, None).await
+    }
+
+    /// One of several.
+    async fn start_as(
+        store: &Arc<dyn Store>,
+        address: &str,
+        place: Option<(&Members, &'static str)>,
+    ) -> Self {
         let fleet = Fleet::new(FleetConfig::default(), None);
         let (adopted, lines) = (Adopted::default(), Arc::new(Lines::default()));
-        let kept = Arc::clone(&adopted);
+        let (kept, counted) = (Arc::clone(&adopted), Arc::default());
         let hub = Hub::open(Dependencies {
             store: Arc::clone(store),
             seal: Arc::new(Plain),
@@ -71,10 +160,12 @@ impl Platform {
             open_environment: Arc::new(|_, _| {
                 Ok(BTreeMap::from([("A".to_owned(), "1".to_owned())]))
             }),
-            adopt: Arc::new(move |_, offered| {
-                kept.lock().push(offered.instance);
-                Box::pin(async { true })
+            keeper: Arc::new(Keeps {
+                adopted: kept,
+                counted: Arc::clone(&counted),
+                place: place.map(|(members, me)| (members.clone(), me)),
             }),
+            gateways: place.map(|(members, me)| members.seen_by(me)),
             logs: Arc::clone(&lines) as _,
             pods: Arc::new(|pod, uid| {
                 let known = pod == "pod-1" && uid == "uid-1";
@@ -97,12 +188,16 @@ impl Platform {
         let hub = hub.await.unwrap();
         let listener = bound(address).await;
         let address = listener.local_addr().unwrap().to_string();
+        if let Some((members, me)) = place {
+            members.change(|seen| _ = seen.addresses.insert(me, address.clone()));
+        }
         let serving = tokio::spawn(hub.clone().run(listener, CancellationToken::new()));
         Self {
             hub,
             fleet,
             address,
             adopted,
+            counted,
             lines,
             _serving: AbortOnDropHandle::new(serving),
         }
@@ -375,7 +470,6 @@ async fn a_removed_node_is_cut_off_and_does_not_come_back() {
     let identity = Identity::load(node.folder.path()).unwrap().unwrap();
     let refused = identity
         .packages()
-        .unwrap()
         .open(&"t".parse().unwrap(), "known")
         .await;
     assert!(matches!(refused, Err(IdentityError::Refused(_))));
@@ -401,10 +495,9 @@ async fn a_wrong_token_and_another_platforms_are_refused() {
     let again = Identity::join(folder.path(), &platform.address, &token, &name, None).await;
     assert!(matches!(again, Err(IdentityError::Refused(_))), "{again:?}");
     // A certificate of another platform.
-    let mut node = Identity::load(folder.path()).unwrap().unwrap();
-    node.move_to(&other.address).unwrap();
+    let node = Identity::load(folder.path()).unwrap().unwrap();
     assert!(matches!(
-        node.connect().await,
+        node.connect(&other.address).await,
         Err(IdentityError::Connect { .. })
     ));
 }
@@ -425,7 +518,7 @@ async fn packages_come_over_the_same_port_for_nodes_alone() {
     let platform = Platform::start(&store(), "127.0.0.1:0").await;
     let node = platform.node("a").await;
     let identity = Identity::load(node.folder.path()).unwrap().unwrap();
-    let source = identity.packages().unwrap();
+    let source = identity.packages();
     let tenant = "t".parse().unwrap();
     let mut package = source.open(&tenant, "known").await.unwrap();
     let mut bytes = 0;
@@ -465,7 +558,7 @@ async fn hostile(
     let id: NodeId = name.parse().unwrap();
     let token = platform.token().await;
     let identity = Identity::join(folder.path(), &platform.address, &token, &id, None).await;
-    let stream = identity.unwrap().connect().await.unwrap();
+    let stream = identity.unwrap().connect(&platform.address).await.unwrap();
     let mut connection = h2::server::handshake(stream).await.unwrap();
     let serving = tokio::spawn(async move {
         let mut kept = Vec::new();
@@ -558,7 +651,7 @@ async fn a_node_of_another_build_or_without_a_word_is_not_taken_in() {
     .await;
     let _other = hostile(&platform, "other", |path, respond| {
         if path == "/news" {
-            let hello = serde_json::json!({"protocol": 1, "build": "another", "cpu": 1, "memory": 1,
+            let hello = serde_json::json!({"protocol": PROTOCOL, "build": "another", "cpu": 1, "memory": 1,
                 "custom": {}, "labels": {}, "pool": null, "group": null});
             return answer(respond, json_part(Kind::Hello, &hello));
         }

@@ -1,7 +1,8 @@
 //! What platform and node say to each other.
 //!
 //! The node opens the connection, and then the platform asks over it: `/start`, `/call`, `/exchange`,
-//! `/stop`, `/kill` and `/news`. What goes on the way of a call is bytes ([`crate::parts`]); the rest
+//! `/stop`, `/kill` and `/news`; where several gateways share the node, also `/take` and `/leave` for
+//! instances that change hands, and `/gateways` to say who they are. What goes on the way of a call is bytes ([`crate::parts`]); the rest
 //! is JSON. Both are of the same build or they do not speak ([`PROTOCOL`]).
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use bugle_instances::{
     CallError, CallRequest, Exit, InstanceId, LogStream, Reply, ReplyBody, StartError, StartPhases,
     StreamPart,
 };
+use bugle_scheduler::placement::Others;
 use bugle_types::{FunctionId, FunctionSpec, InstanceLabel, Resources, SealedEnvironment};
 use bytes::{BufMut as _, Bytes};
 use serde::{Deserialize, Serialize};
@@ -19,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::parts::{Fields, Garbage, Kind, Part, Writer, json_part, part};
 
 /// Changes whenever a shape in this crate does.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// The protocol of a connection over which the platform asks.
 pub(crate) const ALPN_NODE: &[u8] = b"bugle-node/1";
@@ -35,6 +37,9 @@ pub(crate) struct StartOrder {
     pub(crate) spec: FunctionSpec,
     pub(crate) resources: Resources,
     pub(crate) label: Option<InstanceLabel>,
+    /// Whether its tenant shares the node with no other.
+    #[serde(default)]
+    pub(crate) alone: bool,
 }
 
 impl StartOrder {
@@ -53,8 +58,17 @@ pub(crate) struct Up {
     pub(crate) phases: StartPhases,
 }
 
+/// Why an instance is not up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum NotUp {
+    /// It did not start.
+    Failed(StartError),
+    /// The node has no room for it; what others have of it.
+    Full(Others),
+}
+
 /// The answer to an order.
-pub(crate) type StartAnswer = Result<Up, StartError>;
+pub(crate) type StartAnswer = Result<Up, NotUp>;
 
 /// What a node says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,11 +83,46 @@ pub(crate) struct Hello {
     pub(crate) group: Option<String>,
 }
 
-/// An instance that runs without a platform.
+/// An instance that runs without a gateway.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Found {
     pub(crate) order: StartOrder,
     pub(crate) pid: Option<u32>,
+    /// Whether it runs a call still: it is for nobody before that has ended.
+    pub(crate) busy: bool,
+}
+
+/// One that is no such any more: it has ended, or a gateway has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Gone {
+    pub(crate) function: FunctionId,
+    pub(crate) id: InstanceId,
+}
+
+/// One of several gateways.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayAddress {
+    /// Which member it is.
+    pub id: String,
+    /// Where nodes reach it, as `host:port`.
+    pub address: String,
+}
+
+/// The gateways at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roster {
+    /// Which moment: more is later.
+    pub revision: u64,
+    /// The member that says it; none while it is no member.
+    pub me: Option<String>,
+    /// All of them.
+    pub gateways: Vec<GatewayAddress>,
+}
+
+/// Everything that a roster makes orphans has been offered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) revision: u64,
 }
 
 /// An instance that ended.

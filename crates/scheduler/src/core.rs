@@ -4,7 +4,7 @@
 //! event, whatever happened:
 //!
 //! - no more instances are started than `maxInstance` allows, where all that are alive count, those
-//!   that stop and those that another scheduler still has included. There is no surge: a replacement starts when there is room, which at the
+//!   that stop, those that another scheduler still has and those that lost theirs included. There is no surge: a replacement starts when there is room, which at the
 //!   maximum means when an old one is gone;
 //! - a labelled set keeps within its own maximum, and all sets together within the function's;
 //! - no instance runs more calls than `concurrentNum`;
@@ -130,6 +130,10 @@ pub(crate) enum Event {
     Fenced,
     /// What others still have of it.
     Elsewhere(Census),
+    /// What runs of it without a scheduler.
+    Orphans(Census),
+    /// Starts wait until others have been asked, or no more.
+    Hold(bool),
     /// The time that [`Core::due`] gave has come.
     Tick,
 }
@@ -181,6 +185,9 @@ pub(crate) struct Core {
     life: Life,
     instances: BTreeMap<Key, Instance>,
     elsewhere: Elsewhere,
+    orphans: Census,
+    /// Whether starts wait until it is known what else there is.
+    held: bool,
     queue: Queue,
     /// Starts that failed lately.
     failures: BTreeMap<Set, Failure>,
@@ -208,6 +215,8 @@ impl Core {
             life: Life::Open,
             instances: BTreeMap::new(),
             elsewhere: Elsewhere::default(),
+            orphans: Census::new(),
+            held: false,
             queue: Queue::default(),
             failures: BTreeMap::new(),
             rolling: None,
@@ -255,6 +264,8 @@ impl Core {
             Event::Moved => self.moved(actions),
             Event::Fenced => self.fenced(actions),
             Event::Elsewhere(census) => self.counted(census, now, actions),
+            Event::Orphans(census) => self.orphaned(census, now, actions),
+            Event::Hold(held) => self.hold_starts(held, now, actions),
             Event::Tick => self.tick(now, actions),
         }
     }
@@ -310,11 +321,16 @@ impl Core {
     /// Takes an instance in that runs already, as one that comes up; [`Event::Started`] follows. None
     /// if the function has no use for one more of the set.
     pub(crate) fn adopt(&mut self, set: Set) -> Option<Key> {
+        // It counts already.
+        let was_orphan = self.take_orphan(set.label.as_ref());
         let in_set = self.in_set(set.label.as_ref());
-        let room = self.may_start()
+        let room = self.is_counted()
             && self.alive() < self.spec.scale.max
             && in_set < self.bounds(&set).max;
         if self.refusal(&set).is_some() || !room {
+            if was_orphan {
+                self.leave_orphan(set.label);
+            }
             return None;
         }
         let key = self.come_up(set);
@@ -530,7 +546,7 @@ impl Core {
     /// All instances that count against the function's bound, wherever they are.
     fn alive(&self) -> u32 {
         let here = u32::try_from(self.instances.len()).unwrap_or(u32::MAX);
-        here.saturating_add(self.elsewhere.total())
+        here.saturating_add(self.not_here())
     }
 
     /// Gives waiting calls to the instance as long as both last.

@@ -126,6 +126,38 @@ impl Function {
     /// bounds. Until it was told for the first time, a function that was taken over starts none.
     pub fn set_elsewhere(&self, census: Census) {
         self.0.on(Event::Elsewhere(census));
+        self.0.shared.counted.notify_waiters();
+    }
+
+    /// Tells how many instances of this function run on nodes and are no scheduler's: they count
+    /// against its bounds, until one of them is taken in ([`Function::adopt`]) or has ended.
+    pub fn set_orphans(&self, census: Census) {
+        self.0.on(Event::Orphans(census));
+    }
+
+    /// Holds starts back, so that instances which run already can be taken in first, or lets them go on.
+    pub fn hold_starts(&self, held: bool) {
+        self.0.on(Event::Hold(held));
+    }
+
+    /// Waits until it is known what other schedulers have of it, or it is not scheduled here. Until
+    /// then it takes no instance in. Cancel safe.
+    pub async fn counted(&self) {
+        let shared = Arc::clone(&self.0.shared);
+        loop {
+            let counted = shared.counted.notified();
+            let mut counted = std::pin::pin!(counted);
+            counted.as_mut().enable();
+            let knows = {
+                let shell = self.0.lock();
+                let live = shell.live.as_ref();
+                live.is_none_or(|live| live.core.knows_others())
+            };
+            if knows {
+                return;
+            }
+            counted.await;
+        }
     }
 
     /// The instances of it that are here and not gone.
@@ -320,6 +352,7 @@ impl Inner {
         drop(shell);
         if has_moved {
             self.shared.departed.notify_waiters();
+            self.shared.counted.notify_waiters();
         }
         for effect in effects {
             self.carry_out(effect);
@@ -340,6 +373,14 @@ impl Inner {
                     instance.stop(grace).await;
                 };
                 self.shared.tasks.spawn_on(stop, &self.shared.runtime);
+            }
+            Effect::HandOver(instance, grace) => {
+                let hand_over = async move {
+                    if !instance.hand_over().await {
+                        instance.stop(grace).await;
+                    }
+                };
+                self.shared.tasks.spawn_on(hand_over, &self.shared.runtime);
             }
             Effect::Kill(instance) => instance.kill(),
             Effect::Arm(at) => self.shared.timers.arm(at, Arc::downgrade(self)),

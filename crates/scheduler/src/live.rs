@@ -74,6 +74,8 @@ pub(crate) enum Effect {
     ),
     Start(Key, StartRequest, CancellationToken),
     Stop(Arc<dyn Instance>, Duration),
+    /// For whoever schedules the function now; stopped if that cannot be.
+    HandOver(Arc<dyn Instance>, Duration),
     Kill(Arc<dyn Instance>),
     Arm(Instant),
 }
@@ -187,7 +189,12 @@ impl Live {
                     Up::Here { instance, .. } => {
                         let pre_stop = entry.spec.pre_stop.as_ref().map(|hook| hook.timeout);
                         let grace = config.stop_grace(pre_stop);
-                        Some(Effect::Stop(Arc::clone(instance), grace))
+                        let instance = Arc::clone(instance);
+                        Some(if self.core.has_moved() {
+                            Effect::HandOver(instance, grace)
+                        } else {
+                            Effect::Stop(instance, grace)
+                        })
                     }
                 }
             }

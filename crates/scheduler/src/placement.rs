@@ -5,6 +5,7 @@
 //!
 //! - a node never gets more than it has: CPU, memory and every custom resource are hard, arithmetic
 //!   limits. Only what a node says runs there already ([`Placement::adopt`]) is counted beyond them;
+//! - what others have placed on a node counts like what was placed here ([`Placement::set_others`]);
 //! - a node that drains or is dead gets nothing;
 //! - an instance that asks for groups runs on a node of one of them, the first that has room, unless
 //!   it says that any will do ([`PoolChoice`](bugle_types::pool::PoolChoice));
@@ -37,7 +38,7 @@ use class::Classes;
 use node::Node;
 use request::Best;
 
-pub use node::{Capacity, Health, NodeId, NodeStatus, NodeView};
+pub use node::{Capacity, Health, NodeId, NodeStatus, NodeView, Others};
 pub use request::{NoPlace, PoolRule, Request};
 
 /// Whether tenants meet on a node.
@@ -113,6 +114,24 @@ impl Placement {
             node.view.health = health;
         }
         self.refresh(number);
+    }
+
+    /// Counts what a node has that was not placed here, in place of what it said before. Unknown nodes
+    /// are ignored.
+    pub fn set_others(&mut self, id: &NodeId, others: Others) {
+        let Some(&number) = self.by_id.get(id) else {
+            return;
+        };
+        if let Some(node) = &mut self.nodes[number] {
+            node.others = Some(others);
+        }
+        self.refresh(number);
+    }
+
+    /// The resources beside CPU and memory that an instance has, by the names of its node.
+    pub fn devices_of(&self, instance: InstanceId) -> &[(String, i64)] {
+        let placed = self.instances.get(&instance);
+        placed.map_or(&[], |placed| &placed.devices)
     }
 
     /// Forgets a node; the instances that were on it.

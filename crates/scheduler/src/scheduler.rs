@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) kill: CancellationToken,
     /// Told when something changes of a function that another scheduler has now.
     pub(crate) departed: Notify,
+    /// Told when it becomes known what others have of a function.
+    pub(crate) counted: Notify,
 }
 
 impl Scheduler {
@@ -83,6 +85,7 @@ impl Scheduler {
             closing: CancellationToken::new(),
             kill: CancellationToken::new(),
             departed: Notify::new(),
+            counted: Notify::new(),
         });
         let functions = Functions {
             shards: std::array::from_fn(|_| RwLock::default()),

@@ -501,6 +501,19 @@ fn check(config: &Config) -> Result<(), Error> {
             return Err(wrong("kubernetes.join_address", message));
         }
     }
+    if let Ok(Some(address)) = config.nodes.address()
+        && address.ip().is_unspecified()
+        && !config.cluster.listen.is_empty()
+        && config.nodes.advertise.is_empty()
+    {
+        return Err(Error::WrongValue {
+            key: "nodes.advertise".to_owned(),
+            place: "the configuration".to_owned(),
+            message: "nodes cannot reach every address: set the one under which they reach this \
+                      gateway, as they have a connection to each"
+                .to_owned(),
+        });
+    }
     if let Err((key, message)) = config.cluster.check(config.store.kind) {
         return Err(Error::WrongValue {
             key: key.to_owned(),

@@ -254,6 +254,8 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         Ok(Some(address)) => Some(listen("the port of nodes", "--set nodes.listen", address)?),
         Ok(None) | Err(_) => None,
     };
+    let nodes_bound = nodes_listener.as_ref().map(|(_, address)| *address);
+    let nodes_address = config.nodes.advertised(nodes_bound);
     let cluster_listener = match config.cluster.address() {
         Ok(Some(address)) => Some(listen(
             "the port of gateways",
@@ -267,7 +269,11 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         .map(|(membership, (_, address))| {
             let place = (membership, Arc::clone(&store));
             let key = keyring.fingerprint();
-            Sharing::new(&config.cluster, *address, place, key, data.handle().clone())
+            let addresses = sharing::Addresses {
+                gateways: config.cluster.advertised(*address),
+                nodes: nodes_address.clone(),
+            };
+            Sharing::new(addresses, place, key, data.handle().clone())
         });
     let confinement = confinement(&config, Some(control), code)?;
     let images = images::open(
@@ -334,8 +340,10 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         images::resolver(images.clone()),
     );
     let (functions, wanted) = Functions::new(Arc::clone(&shared));
-    let nodes_address = nodes_listener.as_ref().map(|(_, address)| *address);
     let nodes = Nodes::new(fleet, nodes_address);
+    if let Some(sharing) = &sharing {
+        sharing.reach(nodes.clone());
+    }
     nodes.register(&mut metrics);
     if let Some((listener, _)) = nodes_listener {
         let parts = nodes::Parts {
@@ -416,7 +424,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
 
     let cluster = cluster.map(|cluster| {
         let (nodes, stop) = (nodes.clone(), tasks.stop_token());
-        kubernetes::controller(&config, cluster, nodes, nodes_address, &mut metrics, stop)
+        kubernetes::controller(&config, cluster, nodes, nodes_bound, &mut metrics, stop)
     });
     let about = Arc::new(About::new(config.clone(), gateway));
     let operator = Operator {

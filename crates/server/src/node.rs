@@ -135,7 +135,7 @@ pub async fn run(
         let _entered = data.handle().enter();
         drivers(&config, foundation)?
     };
-    let prepare = fetch_packages(packages, identity.packages()?);
+    let prepare = fetch_packages(packages, identity.packages());
     let here = crate::machine::room();
     let offer = Offer {
         build: crate::nodes::BUILD.to_owned(),
@@ -153,7 +153,7 @@ pub async fn run(
     let host = Host::new(Arc::new(drivers), prepare, offer, news);
     health.tell_of(&host);
     let stop = CancellationToken::new();
-    let name = identity.node().to_owned();
+    let name = identity.node();
     tracing::info!(node = name, platform = identity.platform(), "the node runs");
     let mut serving = data
         .handle()
@@ -197,11 +197,11 @@ async fn identity(folder: &Path, options: &NodeOptions) -> Result<Identity, Node
 
 /// Who the node is already, and where its platform is now.
 fn known(folder: &Path, options: &NodeOptions) -> Result<Option<Identity>, IdentityError> {
-    let Some(mut known) = Identity::load(folder)? else {
+    let Some(known) = Identity::load(folder)? else {
         return Ok(None);
     };
     if let Some(address) = &options.platform
-        && address != known.platform()
+        && *address != known.platform()
     {
         known.move_to(address)?;
     }

@@ -3,27 +3,22 @@
 //! Without `nodes.listen` none of this exists: instances are started by the drivers of this machine,
 //! and nothing is between them and the scheduler.
 
+mod keeper;
+mod routes;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use bugle_api::nodes::{NodeList, NodeObject, NodeToken, NodeTokenRequest};
-use bugle_api::{ErrorBody, Segment};
 use bugle_artifacts::Packages;
 use bugle_instances::{Driver, EnvironmentOpener, LogSink};
-use bugle_node::{Adopt, Dependencies, Hub, LOCAL, MemberError, Seal};
+use bugle_node::{Dependencies, Hub, LOCAL, Seal};
 use bugle_registry::Keyring;
 use bugle_scheduler::placement::{Capacity, Health, NodeId, NodeView, Tenancy};
-use bugle_scheduler::{Adopted, Fleet, FleetConfig, Growth, NodeInfo, Scheduler};
+use bugle_scheduler::{Fleet, FleetConfig, Growth, Scheduler};
 use bugle_store::Store;
-use bugle_types::{Code, FunctionId, report};
+use bugle_types::report;
 use futures_util::StreamExt as _;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -34,19 +29,15 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::follow::Functions;
 use crate::kubernetes::Cluster;
 use crate::sharing::Sharing;
 
+pub(crate) use routes::router;
+
 /// What the sealed key of the nodes' authority is for.
 const PURPOSE: &str = "authority of nodes";
-
-/// How long a token holds unless the operator says otherwise, and the longest.
-const TOKEN_MINUTES: u32 = 15;
-const LONGEST_TOKEN_MINUTES: u32 = 24 * 60;
 
 /// The build, which platform and nodes have in common.
 pub(crate) const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -58,6 +49,9 @@ pub struct NodesConfig {
     /// The address on which the platform waits for nodes, for instance `0.0.0.0:31183`. Empty: it has
     /// none, and everything runs on this machine.
     pub listen: String,
+    /// Under which address, as `host:port`, nodes reach this gateway where several share an etcd. Empty:
+    /// that of `listen`.
+    pub advertise: String,
     /// Whether this machine hosts instances too when there are nodes.
     pub local: bool,
     /// Whether tenants meet on a node: `shared`, or `isolated`.
@@ -72,6 +66,7 @@ impl Default for NodesConfig {
     fn default() -> Self {
         Self {
             listen: String::new(),
+            advertise: String::new(),
             local: true,
             tenancy: Tenancy::Shared,
             place_seconds: 5,
@@ -87,6 +82,14 @@ impl NodesConfig {
             "" => Ok(None),
             text => text.parse().map(Some),
         }
+    }
+
+    /// Where nodes reach this gateway, if it listens for them.
+    pub(crate) fn advertised(&self, bound: Option<SocketAddr>) -> String {
+        if self.advertise.is_empty() {
+            return bound.map(|address| address.to_string()).unwrap_or_default();
+        }
+        self.advertise.clone()
     }
 
     /// What instances are started with: the drivers of this machine, or a fleet that has them as one
@@ -185,11 +188,11 @@ pub(crate) struct Parts {
 pub(crate) struct Nodes {
     fleet: Option<Fleet>,
     hub: Arc<SetOnce<Hub>>,
-    address: Option<SocketAddr>,
+    address: String,
 }
 
 impl Nodes {
-    pub(crate) fn new(fleet: Option<Fleet>, address: Option<SocketAddr>) -> Self {
+    pub(crate) fn new(fleet: Option<Fleet>, address: String) -> Self {
         Self {
             fleet,
             hub: Arc::default(),
@@ -248,21 +251,16 @@ impl Nodes {
         }
     }
 
-    /// The hub, for a question about a node: without one there is no such node.
-    fn hub_of(&self, node: &NodeId) -> Result<&Hub, Refusal> {
-        let unknown = || MemberError::Unknown(node.clone());
-        Ok(self.hub.get().ok_or_else(unknown)?)
+    /// Whether there may be nodes at all.
+    pub(crate) fn are_there(&self) -> bool {
+        self.fleet.is_some()
     }
 
-    fn hub(&self) -> Result<&Hub, Refusal> {
-        self.hub.get().ok_or_else(|| {
-            Refusal(
-                StatusCode::CONFLICT,
-                "this platform takes no nodes; set nodes.listen to the address on which it shall \
-                 wait for them, for instance 0.0.0.0:31183"
-                    .to_owned(),
-            )
-        })
+    /// Breaks the connections to all nodes off: what runs there is for the other gateways.
+    pub(crate) fn cut(&self) {
+        if let Some(hub) = self.hub.get() {
+            hub.cut();
+        }
     }
 }
 
@@ -287,13 +285,12 @@ fn dependencies(parts: Parts, fleet: Fleet) -> Dependencies {
             }
         })
     });
-    let adopt: Adopt = Arc::new(move |id, mut adopted| {
-        if let Some(sharing) = &sharing {
-            adopted.instance = sharing.guard(adopted.instance);
-        }
-        let (scheduler, functions) = (scheduler.clone(), functions.clone());
-        Box::pin(async move { take_in(&scheduler, &functions, id, adopted).await })
-    });
+    let gateways = sharing.as_ref().map(Sharing::gateways);
+    let keeper = keeper::Kept {
+        scheduler,
+        functions,
+        sharing,
+    };
     let packages: bugle_node::Packages = Arc::new(move |tenant, digest| {
         let packages = packages.clone();
         Box::pin(async move {
@@ -310,27 +307,13 @@ fn dependencies(parts: Parts, fleet: Fleet) -> Dependencies {
         seal: Arc::new(Sealed(keyring)),
         fleet,
         open_environment,
-        adopt,
+        keeper: Arc::new(keeper),
+        gateways,
         logs,
         packages,
         pods,
         build: BUILD.to_owned(),
     }
-}
-
-/// Makes an instance that outlived the platform before this one serve its function again.
-async fn take_in(
-    scheduler: &Scheduler,
-    functions: &Functions,
-    id: FunctionId,
-    adopted: Adopted,
-) -> bool {
-    if scheduler.find(&id).is_none() {
-        functions.load(id.clone()).await;
-    }
-    scheduler
-        .find(&id)
-        .is_some_and(|function| function.adopt(adopted))
 }
 
 /// Keeps secrets with the key of the functions' variables.
@@ -346,215 +329,4 @@ impl Seal for Sealed {
         let open = self.0.open_secret(PURPOSE, sealed);
         open.map_err(|_| "it was sealed with another key than environment.key".to_owned())
     }
-}
-
-/// The routes, with their part of the document.
-pub(crate) fn router() -> OpenApiRouter<Nodes> {
-    OpenApiRouter::new()
-        .routes(routes!(list_nodes))
-        .routes(routes!(make_token))
-        .routes(routes!(drain_node, resume_node))
-        .routes(routes!(remove_node))
-}
-
-/// A refusal of these routes.
-struct Refusal(StatusCode, String);
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let code = if self.0.is_server_error() {
-            Code::GatewayInternal
-        } else {
-            Code::InvalidUserParam
-        };
-        let body = ErrorBody {
-            code: code.number(),
-            message: self.1,
-        };
-        (self.0, Json(body)).into_response()
-    }
-}
-
-impl From<MemberError> for Refusal {
-    fn from(error: MemberError) -> Self {
-        let status = match error {
-            MemberError::Unknown(_) => StatusCode::NOT_FOUND,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self(status, report(&error))
-    }
-}
-
-fn named(name: &str) -> Result<NodeId, Refusal> {
-    let parsed = name.parse();
-    parsed.map_err(|error| Refusal(StatusCode::BAD_REQUEST, report(&error)))
-}
-
-/// The nodes, those that are not connected included.
-#[utoipa::path(
-    get,
-    path = "/bugle/v1/nodes",
-    tag = "nodes",
-    responses(
-        (status = 200, body = NodeList, description = "the nodes; none where everything runs on one machine"),
-        (status = 500, body = ErrorBody, description = "the store cannot be read")
-    )
-)]
-async fn list_nodes(State(nodes): State<Nodes>) -> Result<Json<NodeList>, Refusal> {
-    let here: Vec<NodeInfo> = nodes.fleet.as_ref().map(Fleet::nodes).unwrap_or_default();
-    let mut shown: BTreeMap<String, NodeObject> = here
-        .iter()
-        .map(|node| (node.view.id.to_string(), object(node)))
-        .collect();
-    if let Some(hub) = nodes.hub.get() {
-        for member in hub.list().await? {
-            let name = member.node.to_string();
-            let object = shown.entry(name.clone()).or_insert_with(|| gone(name));
-            object.joined = member.joined;
-        }
-    }
-    Ok(Json(NodeList {
-        nodes: shown.into_values().collect(),
-    }))
-}
-
-fn object(node: &NodeInfo) -> NodeObject {
-    NodeObject {
-        name: node.view.id.to_string(),
-        state: node.view.health.to_string(),
-        joined: 0,
-        cpu: node.view.capacity.cpu,
-        cpu_used: node.cpu_used,
-        memory: node.view.capacity.memory,
-        memory_used: node.memory_used,
-        instances: node.instances as u64,
-        labels: node.view.labels.clone(),
-        pool: node.view.pool.clone(),
-        group: node.view.group.clone(),
-    }
-}
-
-fn gone(name: String) -> NodeObject {
-    NodeObject {
-        name,
-        state: "gone".to_owned(),
-        joined: 0,
-        cpu: 0,
-        cpu_used: 0,
-        memory: 0,
-        memory_used: 0,
-        instances: 0,
-        labels: BTreeMap::new(),
-        pool: None,
-        group: None,
-    }
-}
-
-/// A token with which one node may join, once.
-#[utoipa::path(
-    post,
-    path = "/bugle/v1/nodes/tokens",
-    tag = "nodes",
-    request_body = NodeTokenRequest,
-    responses(
-        (status = 201, body = NodeToken, description = "the token"),
-        (status = 400, body = ErrorBody, description = "4104: a wrong time"),
-        (status = 409, body = ErrorBody, description = "4104: this platform takes no nodes"),
-        (status = 500, body = ErrorBody, description = "the store cannot be written")
-    )
-)]
-async fn make_token(
-    State(nodes): State<Nodes>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<(StatusCode, Json<NodeToken>), Refusal> {
-    let bad = |text: String| Refusal(StatusCode::BAD_REQUEST, text);
-    let body = body.map_err(|error| bad(error.body_text()))?;
-    let NodeTokenRequest { minutes } = if body.is_empty() {
-        NodeTokenRequest::default()
-    } else {
-        serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?
-    };
-    let minutes = minutes.unwrap_or(TOKEN_MINUTES);
-    if !(1..=LONGEST_TOKEN_MINUTES).contains(&minutes) {
-        return Err(bad(format!(
-            "minutes is {minutes}; a token holds 1 to 1440 minutes"
-        )));
-    }
-    let holds = Duration::from_mins(u64::from(minutes));
-    let (token, expires) = nodes.hub()?.token(holds).await?;
-    let token = NodeToken {
-        token: token.to_string(),
-        expires,
-        address: nodes
-            .address
-            .map(|address| address.to_string())
-            .unwrap_or_default(),
-    };
-    Ok((StatusCode::CREATED, Json(token)))
-}
-
-/// Moves everything away from a node. Calls that run finish there.
-#[utoipa::path(
-    post,
-    path = "/bugle/v1/nodes/{name}/drain",
-    tag = "nodes",
-    params(("name" = String, Path, description = "the node")),
-    responses(
-        (status = 204, description = "it gets nothing more; the list shows what is left"),
-        (status = 400, body = ErrorBody, description = "4104: no name of a node"),
-        (status = 404, body = ErrorBody, description = "4104: no such node"),
-        (status = 500, body = ErrorBody, description = "the store cannot be read")
-    )
-)]
-async fn drain_node(
-    State(nodes): State<Nodes>,
-    Segment(name): Segment,
-) -> Result<StatusCode, Refusal> {
-    let name = named(&name)?;
-    nodes.hub_of(&name)?.drain(&name, true).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// Lets a node that was drained have instances again.
-#[utoipa::path(
-    delete,
-    path = "/bugle/v1/nodes/{name}/drain",
-    tag = "nodes",
-    params(("name" = String, Path, description = "the node")),
-    responses(
-        (status = 204, description = "it gets instances again"),
-        (status = 400, body = ErrorBody, description = "4104: no name of a node"),
-        (status = 404, body = ErrorBody, description = "4104: no such node"),
-        (status = 500, body = ErrorBody, description = "the store cannot be read")
-    )
-)]
-async fn resume_node(
-    State(nodes): State<Nodes>,
-    Segment(name): Segment,
-) -> Result<StatusCode, Refusal> {
-    let name = named(&name)?;
-    nodes.hub_of(&name)?.drain(&name, false).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// Forgets a node: its connection ends, and its certificate is worth nothing any more.
-#[utoipa::path(
-    delete,
-    path = "/bugle/v1/nodes/{name}",
-    tag = "nodes",
-    params(("name" = String, Path, description = "the node")),
-    responses(
-        (status = 204, description = "it is forgotten"),
-        (status = 400, body = ErrorBody, description = "4104: no name of a node"),
-        (status = 404, body = ErrorBody, description = "4104: no such node"),
-        (status = 500, body = ErrorBody, description = "the store cannot be written")
-    )
-)]
-async fn remove_node(
-    State(nodes): State<Nodes>,
-    Segment(name): Segment,
-) -> Result<StatusCode, Refusal> {
-    let name = named(&name)?;
-    nodes.hub_of(&name)?.remove(&name).await?;
-    Ok(StatusCode::NO_CONTENT)
 }

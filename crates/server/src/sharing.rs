@@ -13,7 +13,7 @@ mod port;
 mod routes;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bugle_api::operator::FunctionStatus;
@@ -21,6 +21,7 @@ use bugle_artifacts::Packages;
 use bugle_cluster::{Cluster, Joining, Member, Refused, Told, serve_port};
 use bugle_gateway::{Gateway, Owners};
 use bugle_instances::{Driver, Instance};
+use bugle_node::{GatewayAddress, Gateways, Roster};
 use bugle_registry::Keyring;
 use bugle_scheduler::Scheduler;
 use bugle_store::{Membership, Revision, Store};
@@ -37,7 +38,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::applied::Applied;
-use crate::nodes::{BUILD, Sealed};
+use crate::nodes::{BUILD, Nodes, Sealed};
 
 pub(crate) use routes::router;
 
@@ -88,7 +89,8 @@ impl ClusterConfig {
         Ok(())
     }
 
-    fn advertised(&self, bound: SocketAddr) -> String {
+    /// Where other gateways reach this one.
+    pub(crate) fn advertised(&self, bound: SocketAddr) -> String {
         if self.advertise.is_empty() {
             bound.to_string()
         } else {
@@ -105,6 +107,16 @@ pub(crate) struct Sharing {
     runtime: Handle,
     /// Told when another gateway has left events to this one.
     left: Arc<Notify>,
+    /// The nodes, once they are known.
+    nodes: Arc<OnceLock<Nodes>>,
+}
+
+/// Where this gateway is reached.
+pub(crate) struct Addresses {
+    /// By other gateways.
+    pub(crate) gateways: String,
+    /// By nodes; empty if there are none.
+    pub(crate) nodes: String,
 }
 
 /// What the port of gateways is served with.
@@ -123,8 +135,7 @@ pub(crate) struct Parts {
 impl Sharing {
     /// A gateway that has not joined yet.
     pub(crate) fn new(
-        config: &ClusterConfig,
-        bound: SocketAddr,
+        addresses: Addresses,
         (membership, store): (Membership, Arc<dyn Store>),
         key: &str,
         runtime: Handle,
@@ -133,7 +144,8 @@ impl Sharing {
             membership,
             store,
             member: Member {
-                address: config.advertised(bound),
+                address: addresses.gateways,
+                nodes: addresses.nodes,
                 build: BUILD.to_owned(),
                 key: key.to_owned(),
                 host: crate::who("a gateway"),
@@ -145,6 +157,33 @@ impl Sharing {
             cluster,
             runtime,
             left: Arc::default(),
+            nodes: Arc::default(),
+        }
+    }
+
+    /// Says which nodes there are. Once.
+    pub(crate) fn reach(&self, nodes: Nodes) {
+        _ = self.nodes.set(nodes);
+    }
+
+    /// The gateways, as nodes are told of them.
+    pub(crate) fn gateways(&self) -> Gateways {
+        let cluster = self.cluster.clone();
+        Gateways {
+            changes: cluster.changes(),
+            now: Arc::new(move || {
+                let view = cluster.view();
+                let members = view.members();
+                let gateways = members.map(|(id, member)| GatewayAddress {
+                    id: id.to_string(),
+                    address: member.nodes.clone(),
+                });
+                Roster {
+                    revision: view.revision,
+                    me: view.me.as_deref().map(str::to_owned),
+                    gateways: gateways.collect(),
+                }
+            }),
         }
     }
 
@@ -175,11 +214,19 @@ impl Sharing {
 
     /// Has the scheduler schedule a function, if it is this gateway's.
     pub(crate) fn take_over(&self, scheduler: &Scheduler, spec: &Arc<FunctionSpec>) {
+        let nodes = self.nodes.get().filter(|nodes| nodes.are_there());
         let taken = self.cluster.while_mine(&spec.id, |view| {
             let function = scheduler.take_over(Arc::clone(spec))?;
+            // What nodes have of it is used first.
+            function.hold_starts(nodes.is_some());
             Some((function, Arc::clone(view)))
         });
         if let Some(Some((function, view))) = taken {
+            if let Some(nodes) = nodes {
+                let (nodes, id) = (nodes.clone(), spec.id.clone());
+                let settle = census::of_nodes(nodes, view.revision, function.clone(), id);
+                self.runtime.spawn(settle);
+            }
             let census = census::of_others(self.cluster.clone(), view, function, spec.id.clone());
             self.runtime.spawn(census);
         }
@@ -284,13 +331,20 @@ impl Sharing {
             }
         };
         let (released, fenced) = (parts.scheduler.clone(), parts.scheduler.clone());
+        let nodes = Arc::clone(&self.nodes);
         let told = Told {
             changed: Box::new(move |view| {
                 let count = released.release(|function| view.is_mine(function));
                 let members = view.members().count();
                 tracing::debug!(members, released = count, "the gateways changed");
             }),
-            fenced: Box::new(move || fenced.abandon()),
+            fenced: Box::new(move || {
+                // What runs on nodes is for the others; they count it where it runs a call.
+                if let Some(nodes) = nodes.get() {
+                    nodes.cut();
+                }
+                fenced.abandon();
+            }),
         };
         let Parts {
             listener, closing, ..

@@ -27,6 +27,7 @@ mod eventually;
 mod functions;
 mod http;
 mod log;
+mod node;
 mod platform;
 mod process;
 mod site;
@@ -37,6 +38,7 @@ pub use eventually::{eventually, within};
 pub use functions::{FunctionSpec, Registered};
 pub use http::{Answer, Endpoint, Streaming};
 pub use log::Tolerated;
+pub use node::{Node, node_token, until_node_lives, with_nodes};
 pub use platform::{Platform, Refused};
 pub use process::{
     children_of, interrupt, is_running, kill, pause, processes_using, resume, terminate,

@@ -3,6 +3,10 @@
 //! A function is scheduled by one of them at a time. When it changes hands, the one before gives
 //! its instances no further call and lets the running ones finish; until those are gone, they
 //! count against the bounds here. As long as nobody has said how many there are, nothing starts.
+//!
+//! Instances on nodes outlive the scheduler that started them. Until one takes them in or they end,
+//! they are *orphans*, which count as well: some run a call whose caller is gone. Who takes a
+//! function over holds its starts back until it has seen them, so that they are used.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +40,7 @@ impl Elsewhere {
         of_label.map_or(0, |(_, count)| *count)
     }
 
-    pub(super) fn total(&self) -> u32 {
+    fn total(&self) -> u32 {
         let Self::Known(census) = self else { return 0 };
         census.values().fold(0, |sum, n| sum.saturating_add(*n))
     }
@@ -50,6 +54,32 @@ impl Core {
             self.life = Life::Open;
         }
         self.elsewhere = Elsewhere::Unknown;
+        self.held = false;
+    }
+
+    /// Starts wait, or do so no more.
+    pub(super) fn hold_starts(&mut self, held: bool, now: Instant, actions: &mut Vec<Action>) {
+        self.held = held;
+        self.scale(now, actions);
+    }
+
+    /// So many run without a scheduler.
+    pub(super) fn orphaned(&mut self, census: Census, now: Instant, actions: &mut Vec<Action>) {
+        self.orphans = census;
+        self.scale(now, actions);
+    }
+
+    /// One orphan of this label is not one any more; false if there is none. It is the caller's to
+    /// count it.
+    pub(super) fn take_orphan(&mut self, label: Option<&InstanceLabel>) -> bool {
+        let mut orphans = self.orphans.iter_mut();
+        let found = orphans.find(|(known, count)| known.as_ref() == label && **count > 0);
+        found.map(|(_, count)| *count -= 1).is_some()
+    }
+
+    /// It stays one.
+    pub(super) fn leave_orphan(&mut self, label: Option<InstanceLabel>) {
+        *self.orphans.entry(label).or_default() += 1;
     }
 
     /// It is scheduled elsewhere from now on.
@@ -76,19 +106,40 @@ impl Core {
     }
 
     /// Whether it is known what others have.
-    pub(super) fn may_start(&self) -> bool {
+    pub(super) fn is_counted(&self) -> bool {
         self.elsewhere != Elsewhere::Unknown
+    }
+
+    /// Whether instances may start, as far as others are concerned.
+    pub(super) fn may_start(&self) -> bool {
+        self.is_counted() && !self.held
+    }
+
+    /// Instances that are not here and count all the same.
+    pub(super) fn not_here(&self) -> u32 {
+        let orphans = self.orphans.values();
+        let orphans = orphans.fold(0, |sum: u32, n| sum.saturating_add(*n));
+        self.elsewhere.total().saturating_add(orphans)
     }
 
     /// All instances of a label that count against its bound, wherever they are.
     pub(super) fn in_set(&self, label: Option<&InstanceLabel>) -> u32 {
         let here = self.count(|instance| instance.set.label.as_ref() == label);
+        let orphans = self.orphans.iter();
+        let orphans = orphans.filter(|(known, _)| known.as_ref() == label);
+        let orphans = orphans.fold(0, |sum: u32, (_, n)| sum.saturating_add(*n));
         here.saturating_add(self.elsewhere.of(label))
+            .saturating_add(orphans)
     }
 }
 
 /// What the shell shows of it.
 impl Core {
+    /// Whether it is known what others have, or the function does not take calls here anyway.
+    pub(crate) fn knows_others(&self) -> bool {
+        self.is_counted() || self.life != Life::Open
+    }
+
     /// Whether the function is scheduled elsewhere.
     pub(crate) fn has_moved(&self) -> bool {
         self.life == Life::Moved

@@ -114,6 +114,21 @@ impl NodeView {
     }
 }
 
+/// What a node has that was not placed here: other gateways did that, or one that is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Others {
+    /// Instances.
+    pub instances: usize,
+    /// Thousandths of a core that they may use.
+    pub cpu: u64,
+    /// MiB that they may use.
+    pub memory: u64,
+    /// Other resources that they have, by the node's names, in thousandths.
+    pub custom: BTreeMap<String, i64>,
+    /// Whose they are.
+    pub tenants: BTreeSet<TenantId>,
+}
+
 /// A node as it is at this moment, for people.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeStatus<'a> {
@@ -127,6 +142,8 @@ pub struct NodeStatus<'a> {
     pub memory_used: u64,
     /// Tenants that have an instance there, with how many.
     pub tenants: &'a BTreeMap<TenantId, u32>,
+    /// What else it has; none if it never said.
+    pub others: Option<&'a Others>,
 }
 
 /// A node with what is counted on it.
@@ -139,6 +156,7 @@ pub(super) struct Node {
     memory_used: u64,
     devices_used: BTreeMap<String, i64>,
     tenants: BTreeMap<TenantId, u32>,
+    pub(super) others: Option<Others>,
 }
 
 /// The load of a node that is full; loads are parts of it.
@@ -154,6 +172,7 @@ impl Node {
             memory_used: 0,
             devices_used: BTreeMap::new(),
             tenants: BTreeMap::new(),
+            others: None,
         }
     }
 
@@ -164,6 +183,7 @@ impl Node {
             cpu_used: self.cpu_used,
             memory_used: self.memory_used,
             tenants: &self.tenants,
+            others: self.others.as_ref(),
         }
     }
 
@@ -174,6 +194,10 @@ impl Node {
 
     /// Whether nobody else has an instance here.
     pub(super) fn belongs_to(&self, tenant: &TenantId) -> bool {
+        let mut others = self.others.iter().flat_map(|others| &others.tenants);
+        if others.any(|other| other != tenant) {
+            return false;
+        }
         match self.tenants.len() {
             0 => true,
             1 => self.tenants.contains_key(tenant),
@@ -186,12 +210,16 @@ impl Node {
             return Bounds::NOTHING;
         }
         let Capacity { cpu, memory, .. } = self.view.capacity;
+        let others = self.others.as_ref();
+        let others = others.map_or((0, 0), |others| (others.cpu, others.memory));
+        let cpu_used = self.cpu_used.saturating_add(others.0);
+        let memory_used = self.memory_used.saturating_add(others.1);
         // The fuller of the two says how full the node is.
         let part = |used: u64, of: u64| used.saturating_mul(FULL) / of.max(1);
-        let load = part(self.cpu_used, cpu).max(part(self.memory_used, memory));
+        let load = part(cpu_used, cpu).max(part(memory_used, memory));
         Bounds {
-            cpu: cpu.saturating_sub(self.cpu_used),
-            memory: memory.saturating_sub(self.memory_used),
+            cpu: cpu.saturating_sub(cpu_used),
+            memory: memory.saturating_sub(memory_used),
             load: u32::try_from(load).unwrap_or(u32::MAX).min(u32::MAX - 1),
         }
     }
@@ -202,6 +230,9 @@ impl Node {
         for (name, amount) in wanted.iter().filter(|(_, amount)| *amount > 0) {
             let device = self.view.capacity.custom.iter().find(|(device, has)| {
                 let used = self.devices_used.get(*device).copied().unwrap_or(0);
+                let others = self.others.as_ref();
+                let others = others.and_then(|others| others.custom.get(*device));
+                let used = used.saturating_add(others.copied().unwrap_or(0));
                 let twice = taken.iter().filter(|(other, _)| other == *device);
                 let used = twice.fold(used, |sum, (_, more)| sum.saturating_add(*more));
                 device_matches(name, device) && has.saturating_sub(used) >= *amount

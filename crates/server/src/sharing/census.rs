@@ -8,9 +8,10 @@ use bugle_cluster::{Cluster, View};
 use bugle_scheduler::{Census, Function};
 use bugle_types::FunctionId;
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::port::{COUNT, Count, Counts};
+use crate::nodes::Nodes;
 
 /// How long a gateway may keep a question about changes open, and how much longer its answer may take.
 pub(super) const OPEN: Duration = Duration::from_secs(5);
@@ -22,6 +23,25 @@ const PAUSE: Duration = Duration::from_millis(30);
 
 /// What each of the others has; none as long as it has not said it.
 type Told = Mutex<BTreeMap<Arc<str>, Option<Census>>>;
+
+/// How long starts of a function wait for what nodes have of it, once other gateways have said theirs.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// What a gateway has less than before may be on its way from a node to this one, which says so itself.
+const HANDING_OVER: Duration = Duration::from_millis(30);
+
+/// Lets starts of a function go on when what nodes have of it is taken in or counted.
+pub(super) async fn of_nodes(nodes: Nodes, revision: u64, function: Function, id: FunctionId) {
+    function.counted().await;
+    let settled = async {
+        let (hub, _) = nodes.opened().await;
+        hub.settled(&id, revision).await;
+    };
+    if timeout(SETTLING, settled).await.is_err() {
+        tracing::debug!(function = %id, "not all nodes have said what they have");
+    }
+    function.hold_starts(false);
+}
 
 /// Tells the function what the others have until that is nothing, or the function is another's.
 pub(super) async fn of_others(
@@ -61,6 +81,9 @@ pub(super) async fn of_others(
                         continue;
                     }
                 };
+                if seen.as_ref().is_some_and(|seen| *seen != census) {
+                    sleep(HANDING_OVER).await;
+                }
                 told.lock().insert(Arc::clone(other), Some(census.clone()));
                 tell(told, function);
                 if census.is_empty() || !cluster.has(id) {

@@ -90,6 +90,10 @@ impl Instance for Guarded {
         self.instance.kill();
     }
 
+    fn hand_over(&self) -> BoxFuture<'_, bool> {
+        self.instance.hand_over()
+    }
+
     fn leaving(&self) -> BoxFuture<'_, ()> {
         self.instance.leaving()
     }

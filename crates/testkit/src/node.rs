@@ -4,21 +4,22 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use bugle_testkit::{Platform, Site, StartOptions, binary, eventually, terminate};
 use serde_json::json;
 use tokio::process::{Child, Command};
 
+use crate::{Platform, Site, StartOptions, binary, eventually, kill, terminate};
+
 const BOUND: Duration = Duration::from_mins(1);
 
-/// A platform that takes nodes and hosts nothing itself.
-pub(crate) fn options() -> StartOptions {
-    StartOptions::default()
+/// What makes a platform take nodes and host nothing itself.
+pub fn with_nodes(options: StartOptions) -> StartOptions {
+    options
         .config("nodes", "listen", "127.0.0.1:0")
         .config("nodes", "local", "false")
 }
 
 /// A token, and where the platform waits for nodes.
-pub(crate) async fn token(platform: &Platform) -> (String, String) {
+pub async fn node_token(platform: &Platform) -> (String, String) {
     let made = eventually("the platform takes nodes", BOUND, || async {
         let answer = platform
             .control
@@ -35,7 +36,7 @@ pub(crate) async fn token(platform: &Platform) -> (String, String) {
 }
 
 /// Waits until a node takes instances.
-pub(crate) async fn until_live(platform: &Platform, name: &str) {
+pub async fn until_node_lives(platform: &Platform, name: &str) {
     eventually("the node takes instances", BOUND, || async {
         let list = platform.control.get("/bugle/v1/nodes").await.json();
         let mut nodes = list["nodes"].as_array().into_iter().flatten();
@@ -46,7 +47,8 @@ pub(crate) async fn until_live(platform: &Platform, name: &str) {
 }
 
 /// A running node.
-pub(crate) struct Node {
+#[derive(Debug)]
+pub struct Node {
     child: Child,
     pid: u32,
     log: PathBuf,
@@ -54,15 +56,26 @@ pub(crate) struct Node {
 
 impl Node {
     /// Starts a node that joins, and waits until it takes instances.
-    pub(crate) async fn join(site: &Site, platform: &Platform, name: &str) -> Self {
-        let (token, address) = token(platform).await;
+    pub async fn join(site: &Site, platform: &Platform, name: &str) -> Self {
+        let (token, address) = node_token(platform).await;
         let node = Self::start(site, name, &["--join", &address, "--token", &token]);
-        until_live(platform, name).await;
+        until_node_lives(platform, name).await;
         node
     }
 
     /// Starts a node of eight cores and as many gigabytes.
-    pub(crate) fn start(site: &Site, name: &str, arguments: &[&str]) -> Self {
+    pub fn start(site: &Site, name: &str, arguments: &[&str]) -> Self {
+        let size: &[&str] = &["--cpu", "8000"];
+        Self::run(
+            Command::new(binary()),
+            site,
+            name,
+            &[size, arguments].concat(),
+        )
+    }
+
+    /// Starts a node with a command that ends in the binary, whose arguments are then added.
+    pub fn run(mut command: Command, site: &Site, name: &str, arguments: &[&str]) -> Self {
         let folder = site.path().join(format!("node-{name}"));
         let log = site.path().join(format!("node-{name}.log"));
         let out = std::fs::File::options()
@@ -70,9 +83,9 @@ impl Node {
             .append(true)
             .open(&log);
         let out = out.expect("the log can be written");
-        let child = Command::new(binary())
+        let child = command
             .arg("node")
-            .args(["--name", name, "--cpu", "8000", "--memory", "8192"])
+            .args(["--name", name, "--memory", "8192"])
             .arg("--data-dir")
             .arg(folder)
             .arg("--code-root")
@@ -91,14 +104,19 @@ impl Node {
         Self { child, pid, log }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Its log so far.
-    pub(crate) fn said(&self) -> String {
+    pub fn said(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Kills it as a power cut would.
-    pub(crate) async fn kill(mut self) {
-        bugle_testkit::kill(self.pid);
+    pub async fn kill(mut self) {
+        kill(self.pid);
         self.child
             .wait()
             .await
@@ -106,7 +124,7 @@ impl Node {
     }
 
     /// Asks it to end.
-    pub(crate) async fn finish(mut self) {
+    pub async fn finish(mut self) {
         terminate(self.pid);
         let ended = tokio::time::timeout(BOUND, self.child.wait()).await;
         let ended = ended
@@ -120,7 +138,7 @@ impl Node {
     }
 
     /// What it says when it is not let in.
-    pub(crate) async fn refused(mut self) -> String {
+    pub async fn refused(mut self) -> String {
         let ended = tokio::time::timeout(BOUND, self.child.wait()).await;
         let ended = ended.expect("it gives up").expect("our own child");
         assert!(!ended.success());

@@ -6,6 +6,7 @@ mod chaos;
 mod gates;
 mod nodes;
 mod trouble;
+mod wires;
 
 use std::collections::BTreeSet;
 

@@ -59,6 +59,18 @@ const NEEDS: &[Need] = &[
         purpose: "compiles the example in C++",
     },
     Need {
+        name: "iproute2",
+        probe: &["ip", "-V"],
+        packages: &["iproute2"],
+        purpose: "makes the network namespaces of the tests' nodes",
+    },
+    Need {
+        name: "nsenter",
+        probe: &["nsenter", "--version"],
+        packages: &["util-linux"],
+        purpose: "starts the tests' nodes in their network namespaces",
+    },
+    Need {
         name: "busybox-static",
         probe: &["busybox", "true"],
         packages: &["busybox-static"],

@@ -17,6 +17,7 @@ mod foreign;
 mod functions;
 mod image;
 mod index;
+mod json;
 mod keyring;
 mod keys;
 mod object;

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use bugle_api::Caller;
 use bugle_types::{FunctionName, Kind, SealedEnvironment};
-use serde_json::{Map, Value, json};
 
-use crate::record::{Record, VersionPart};
+use crate::json::Object;
+use crate::record::{ContainerPart, Record, VersionPart};
 
 /// The name of the algorithm of encrypted variables.
 pub(crate) const ALGORITHM: &str = "BUGLE_AES256_GCM";
@@ -22,76 +22,153 @@ const INITIALIZER_TIMEOUT: i64 = 30;
 
 /// The published value of a function version.
 pub(crate) fn value(caller: &Caller, name: &FunctionName, record: &Record) -> Vec<u8> {
-    let value = match record.kind() {
-        Kind::Faas => faas(caller, name, record),
-        kind => other(caller, name, record, kind),
-    };
-    serde_json::to_vec(&value).expect("published values are made of JSON values")
-}
-
-fn faas(caller: &Caller, name: &FunctionName, record: &Record) -> Value {
-    let version = &record.function_version;
-    let function = &record.function;
-    let urn = caller.urn(name.clone()).to_string();
-    json!({
-        "funcMetaData": {
-            "layers": [], "name": function.name, "description": function.description,
-            "functionUrn": urn, "reversedConcurrency": 0, "tenantId": caller.tenant,
-            "tags": function.tag, "functionUpdateTime": function.update_time,
-            "functionVersionUrn": format!("{urn}:{}", version.version),
-            "revisionId": version.revision_id, "codeSize": 0,
-            "codeSha512": version.package.signature, "handler": version.handler,
-            "runtime": version.runtime, "timeout": version.timeout, "version": version.version,
-            "versionDescription": version.description, "deadLetterConfig": "",
-            "businessId": bugle_types::BUSINESS, "functionType": "", "func_id": "",
-            "func_name": name.short(), "domain_id": "", "project_name": "",
-            "service": name.service(), "dependencies": "", "enable_cloud_debug": "",
-            "isStatefulFunction": false, "isBridgeFunction": false, "isStreamEnable": false,
-            "type": "", "created": function.create_time, "enable_auth_in_header": false,
-            "dns_domain_cfg": null, "vpcTriggerImage": "", "idleTime": version.idle_time,
-            "autoScaleConfig": version.auto_scale_config, "isFuncPublic": version.is_func_public,
-        },
-        "codeMetaData": code(version),
-        "envMetaData": environment(version),
-        "resourceMetaData": {
-            "cpu": version.cpu, "memory": version.memory, "gpu_memory": 0,
-            "enable_dynamic_memory": false, "customResources": custom_resources(version),
-            "enable_tmp_expansion": false, "ephemeral_storage": 0,
-        },
-        "instanceMetaData": instance_meta_data(version),
-        "extendedMetaData": extended_faas(version),
-        "rootfs": version.rootfs_spec_meta,
-        "sandboxType": version.sandbox_type,
+    Object::write(|value| match record.kind() {
+        Kind::Faas => faas(value, caller, name, record),
+        kind => other(value, caller, name, record, kind),
     })
 }
 
-fn extended_faas(version: &VersionPart) -> Value {
-    let (initializer, initializer_timeout) = hook(version, "initializer", INITIALIZER_TIMEOUT);
-    let (pre_stop, pre_stop_timeout) = hook(version, "pre_stop", 0);
-    let mut extended = json!({
-        "image_name": "", "role": {"xrole": "", "app_xrole": ""}, "func_vpc": null,
-        "endpoint_tenant_vpc": null, "mount_config": null,
-        "strategy_config": {"concurrency": 0}, "extend_config": "",
-        "initializer": {
-            "initializer_handler": initializer, "initializer_timeout": initializer_timeout,
-        },
-        "pre_stop": {"pre_stop_handler": pre_stop, "pre_stop_timeout": pre_stop_timeout},
-        "heartbeat": {"heartbeat_handler": ""}, "enterprise_project_id": "",
-        "log_tank_service": {"logGroupId": "", "logStreamId": ""},
-        "tracing_config": {"tracing_ak": "", "tracing_sk": "", "project_name": ""},
-        "custom_container_config": version.custom_container_config,
-        "custom_health_check": version.custom_health_check, "async_config_loaded": false,
-        "restore_hook": {},
-        "network_controller": {"disable_public_network": false, "trigger_access_vpcs": null},
-        "user_agency": {"accessKey": "", "secretKey": "", "token": ""},
+fn faas(value: &mut Object<'_>, caller: &Caller, name: &FunctionName, record: &Record) {
+    let version = &record.function_version;
+    value.object("funcMetaData", |meta| {
+        function(meta, caller, name, record);
+        meta.field("isStatefulFunction", false)
+            .field("isBridgeFunction", false)
+            .field("isStreamEnable", false)
+            .field("enable_auth_in_header", false)
+            .field("dns_domain_cfg", ())
+            .field("autoScaleConfig", &version.auto_scale_config)
+            .field("func_name", name.short())
+            .field("service", name.service());
+        for unused in [
+            "functionType",
+            "func_id",
+            "dependencies",
+            "enable_cloud_debug",
+            "type",
+            "vpcTriggerImage",
+        ] {
+            meta.field(unused, "");
+        }
     });
-    if let Value::Object(extended) = &mut extended {
-        when_set(extended, version);
-    }
-    extended
+    value.object("codeMetaData", |part| code(part, version));
+    value.object("envMetaData", |part| environment(part, version));
+    value.object("resourceMetaData", |part| {
+        part.field("cpu", version.cpu)
+            .field("memory", version.memory)
+            .field("gpu_memory", 0)
+            .field("enable_dynamic_memory", false)
+            .field("customResources", custom_resources(version))
+            .field("enable_tmp_expansion", false)
+            .field("ephemeral_storage", 0);
+    });
+    value.object("instanceMetaData", |part| instance_meta_data(part, version));
+    value.object("extendedMetaData", |part| extended_faas(part, version));
+    value
+        .field("rootfs", &version.rootfs_spec_meta)
+        .field("sandboxType", &version.sandbox_type);
 }
 
-/// A handler that runs outside of calls, and its time limit in seconds.
+/// What is published of a function of any kind.
+fn function(meta: &mut Object<'_>, caller: &Caller, name: &FunctionName, record: &Record) {
+    let version = &record.function_version;
+    let function = &record.function;
+    let urn = caller.urn(name.clone()).to_string();
+    meta.field("layers", [(); 0])
+        .field("name", &function.name)
+        .field("description", &function.description)
+        .field("functionUrn", &urn)
+        .field("reversedConcurrency", 0)
+        .field("tenantId", &caller.tenant)
+        .field("tags", &function.tag)
+        .field("functionUpdateTime", &function.update_time)
+        .field("functionVersionUrn", format!("{urn}:{}", version.version))
+        .field("revisionId", &version.revision_id)
+        .field("codeSize", 0)
+        .field("codeSha512", &version.package.signature)
+        .field("handler", &version.handler)
+        .field("runtime", &version.runtime)
+        .field("timeout", version.timeout)
+        .field("version", &version.version)
+        .field("versionDescription", &version.description)
+        .field("deadLetterConfig", "")
+        .field("businessId", bugle_types::BUSINESS)
+        .field("domain_id", "")
+        .field("project_name", "")
+        .field("created", &function.create_time)
+        .field("idleTime", version.idle_time)
+        .field("isFuncPublic", version.is_func_public);
+}
+
+fn extended_faas(extended: &mut Object<'_>, version: &VersionPart) {
+    extended_of_all(extended);
+    hooks(extended, version);
+    let container = version.container.as_ref();
+    mounts(extended, container);
+    network(extended, container);
+    extended
+        .field("func_vpc", ())
+        .field("endpoint_tenant_vpc", ())
+        .object("heartbeat", |part| {
+            part.field("heartbeat_handler", "");
+        })
+        .field("custom_container_config", &version.custom_container_config)
+        .field("custom_health_check", &version.custom_health_check)
+        .field("async_config_loaded", false)
+        .object("restore_hook", |_| {})
+        .object("user_agency", |part| {
+            part.field("accessKey", "")
+                .field("secretKey", "")
+                .field("token", "");
+        });
+    when_set(extended, version);
+}
+
+/// What is there and empty whatever the function is.
+fn extended_of_all(extended: &mut Object<'_>) {
+    extended
+        .field("image_name", "")
+        .object("role", |part| {
+            part.field("xrole", "").field("app_xrole", "");
+        })
+        .object("strategy_config", |part| {
+            part.field("concurrency", 0);
+        })
+        .field("extend_config", "")
+        .field("enterprise_project_id", "")
+        .object("log_tank_service", |part| {
+            part.field("logGroupId", "").field("logStreamId", "");
+        })
+        .object("tracing_config", |part| {
+            part.field("tracing_ak", "")
+                .field("tracing_sk", "")
+                .field("project_name", "");
+        });
+}
+
+/// The handlers that run outside of calls, and their time limits in seconds.
+fn hooks(extended: &mut Object<'_>, version: &VersionPart) {
+    let (initializer, timeout) = hook(version, "initializer", INITIALIZER_TIMEOUT);
+    let (pre_stop, pre_stop_timeout) = hook(version, "pre_stop", 0);
+    hooks_of(
+        extended,
+        (initializer, timeout),
+        (pre_stop, pre_stop_timeout),
+    );
+}
+
+fn hooks_of(extended: &mut Object<'_>, initializer: (&str, i64), pre_stop: (&str, i64)) {
+    extended
+        .object("initializer", |part| {
+            part.field("initializer_handler", initializer.0)
+                .field("initializer_timeout", initializer.1);
+        })
+        .object("pre_stop", |part| {
+            part.field("pre_stop_handler", pre_stop.0)
+                .field("pre_stop_timeout", pre_stop.1);
+        });
+}
+
 fn hook<'a>(version: &'a VersionPart, key: &str, default: i64) -> (&'a str, i64) {
     let Some(handler) = version.extended_handler.get(key) else {
         return ("", 0);
@@ -100,101 +177,91 @@ fn hook<'a>(version: &'a VersionPart, key: &str, default: i64) -> (&'a str, i64)
     (handler, timeout.unwrap_or(default))
 }
 
-/// What is published of an image beside the original's settings, in the original's places where it
-/// has one.
-fn container(extended: &mut Map<String, Value>, version: &VersionPart) {
-    let Some(container) = &version.container else {
-        return;
-    };
-    let (initializer, timeout) = hook(version, "initializer", INITIALIZER_TIMEOUT);
-    let (pre_stop, pre_stop_timeout) = hook(version, "pre_stop", 0);
-    for (name, value) in [
-        ("image_digest", json!(container.image_digest)),
-        (
-            "initializer",
-            json!({"initializer_handler": initializer, "initializer_timeout": timeout}),
-        ),
-        (
-            "pre_stop",
-            json!({"pre_stop_handler": pre_stop, "pre_stop_timeout": pre_stop_timeout}),
-        ),
-        (
-            "runtime_graceful_shutdown",
-            json!(container.runtime_graceful_shutdown),
-        ),
-        (
-            "network_controller",
-            json!({
-                "disable_public_network": container.network_controller.disable_public_network,
-                "trigger_access_vpcs": null,
-            }),
-        ),
-        ("mount_config", json!(container.mount_config)),
-        ("ephemeral_storage", json!(container.ephemeral_storage)),
-    ] {
-        extended.insert(name.to_owned(), value);
-    }
+fn mounts(extended: &mut Object<'_>, container: Option<&ContainerPart>) {
+    extended.field("mount_config", container.map(|part| &part.mount_config));
 }
 
-fn other(caller: &Caller, name: &FunctionName, record: &Record, kind: Kind) -> Value {
-    let version = &record.function_version;
-    let function = &record.function;
-    let urn = caller.urn(name.clone()).to_string();
-    let mut extended = json!({
-        "image_name": "", "role": {"xrole": "", "app_xrole": ""}, "mount_config": null,
-        "strategy_config": {"concurrency": 0}, "extend_config": "",
-        "initializer": {"initializer_handler": "", "initializer_timeout": 0},
-        "pre_stop": {"pre_stop_handler": "", "pre_stop_timeout": 0},
-        "enterprise_project_id": "",
-        "log_tank_service": {"logGroupId": "", "logStreamId": ""},
-        "tracing_config": {"tracing_ak": "", "tracing_sk": "", "project_name": ""},
-        "user_type": "",
-        "instance_meta_data": {
-            "maxInstance": version.max_instance, "minInstance": version.min_instance,
-            "concurrentNum": version.concurrent_num, "cacheInstance": version.cache_instance,
-            "poolLabel": "", "poolId": "",
-        },
-        "extended_handler": version.extended_handler, "extended_timeout": version.extended_timeout,
-        "device": version.device, "custom_container_config": version.custom_container_config,
-        "custom_health_check": version.custom_health_check,
+fn network(extended: &mut Object<'_>, container: Option<&ContainerPart>) {
+    let disabled = container.is_some_and(|part| part.network_controller.disable_public_network);
+    extended.object("network_controller", |part| {
+        part.field("disable_public_network", disabled)
+            .field("trigger_access_vpcs", ());
     });
-    if let Value::Object(extended) = &mut extended {
-        when_set(extended, version);
-    }
-    json!({
-        "funcMetaData": {
-            "layers": [], "name": function.name, "description": function.description,
-            "functionUrn": urn, "reversedConcurrency": 0, "tags": function.tag,
-            "functionUpdateTime": function.update_time,
-            "functionVersionUrn": format!("{urn}:{}", version.version), "codeSize": 0,
-            "codeSha256": "", "codeSha512": version.package.signature,
-            "handler": version.handler, "runtime": version.runtime, "timeout": version.timeout,
-            "version": version.version, "versionDescription": version.description,
-            "deadLetterConfig": "", "latestVersionUpdateTime": "",
-            "publishTime": version.publish_time, "businessId": bugle_types::BUSINESS,
-            "tenantId": caller.tenant, "domain_id": "", "project_name": "",
-            "revisionId": version.revision_id, "created": function.create_time,
-            "statefulFlag": false, "hookHandler": version.hook_handler,
-            "idleTime": version.idle_time, "isFuncPublic": version.is_func_public,
-            "kind": kind.name(),
-        },
-        "codeMetaData": code(version),
-        "envMetaData": environment(version),
-        "resourceMetaData": {
-            "cpu": version.cpu, "memory": version.memory,
-            "customResources": custom_resources(version),
-        },
-        "extendedMetaData": extended,
-        "warmup": version.warmup_type,
-        "rootfs": version.rootfs_spec_meta,
-        "sandboxType": version.sandbox_type,
-    })
 }
 
-fn when_set(extended: &mut Map<String, Value>, version: &VersionPart) {
-    container(extended, version);
+fn other(
+    value: &mut Object<'_>,
+    caller: &Caller,
+    name: &FunctionName,
+    record: &Record,
+    kind: Kind,
+) {
+    let version = &record.function_version;
+    value.object("funcMetaData", |meta| {
+        function(meta, caller, name, record);
+        meta.field("codeSha256", "")
+            .field("latestVersionUpdateTime", "")
+            .field("publishTime", &version.publish_time)
+            .field("statefulFlag", false)
+            .field("hookHandler", &version.hook_handler)
+            .field("kind", kind.name());
+    });
+    value.object("codeMetaData", |part| code(part, version));
+    value.object("envMetaData", |part| environment(part, version));
+    value.object("resourceMetaData", |part| {
+        part.field("cpu", version.cpu)
+            .field("memory", version.memory)
+            .field("customResources", custom_resources(version));
+    });
+    value.object("extendedMetaData", |part| extended_other(part, version));
+    value
+        .field("warmup", &version.warmup_type)
+        .field("rootfs", &version.rootfs_spec_meta)
+        .field("sandboxType", &version.sandbox_type);
+}
+
+fn extended_other(extended: &mut Object<'_>, version: &VersionPart) {
+    extended_of_all(extended);
+    let container = version.container.as_ref();
+    // The original has no hooks and no network here; an image's are beside what it has.
+    if container.is_some() {
+        hooks(extended, version);
+        network(extended, container);
+    } else {
+        hooks_of(extended, ("", 0), ("", 0));
+    }
+    mounts(extended, container);
+    extended
+        .field("user_type", "")
+        .object("instance_meta_data", |part| {
+            part.field("maxInstance", version.max_instance)
+                .field("minInstance", version.min_instance)
+                .field("concurrentNum", version.concurrent_num)
+                .field("cacheInstance", version.cache_instance)
+                .field("poolLabel", "")
+                .field("poolId", "");
+        })
+        .field("extended_handler", &version.extended_handler)
+        .field("extended_timeout", &version.extended_timeout)
+        .field("device", &version.device)
+        .field("custom_container_config", &version.custom_container_config)
+        .field("custom_health_check", &version.custom_health_check);
+    when_set(extended, version);
+}
+
+/// What is published only where it is set. What the original has no place for is beside its own.
+fn when_set(extended: &mut Object<'_>, version: &VersionPart) {
+    if let Some(container) = &version.container {
+        extended
+            .field("image_digest", &container.image_digest)
+            .field(
+                "runtime_graceful_shutdown",
+                &container.runtime_graceful_shutdown,
+            )
+            .field("ephemeral_storage", container.ephemeral_storage);
+    }
     if !version.priority_az.is_empty() {
-        extended.insert("priority_az".to_owned(), version.priority_az.clone().into());
+        extended.field("priority_az", &version.priority_az);
     }
     for (name, value) in [
         ("enable_metrics", version.enable_metrics),
@@ -202,49 +269,44 @@ fn when_set(extended: &mut Map<String, Value>, version: &VersionPart) {
         ("enable_session_ctx", version.enable_session_ctx),
     ] {
         if value {
-            extended.insert(name.to_owned(), true.into());
+            extended.field(name, true);
         }
     }
 }
 
-fn code(version: &VersionPart) -> Value {
+fn code(code: &mut Object<'_>, version: &VersionPart) {
     let package = &version.package;
     let in_place = matches!(
         package.storage_type.as_str(),
         "local" | "copy" | "working_dir"
     );
-    let when = |condition: bool, text: &str| {
-        if condition {
-            text.to_owned()
-        } else {
-            String::new()
-        }
-    };
-    json!({
-        "codeUploadType": package.code_upload_type, "sha512": package.signature,
-        "storage_type": package.storage_type, "code_path": when(in_place, &package.code_path),
-        "appId": "", "bucketId": when(!in_place, &package.bucket_id),
-        "objectId": when(!in_place, &package.object_id),
-        "bucketUrl": when(!in_place, &package.bucket_url), "code_type": "", "code_url": "",
-        "code_filename": "", "func_code": {"file": "", "link": ""},
-    })
+    let when = |condition: bool, text| if condition { text } else { "" };
+    code.field("codeUploadType", &package.code_upload_type)
+        .field("sha512", &package.signature)
+        .field("storage_type", &package.storage_type)
+        .field("code_path", when(in_place, &package.code_path))
+        .field("appId", "")
+        .field("bucketId", when(!in_place, &package.bucket_id))
+        .field("objectId", when(!in_place, &package.object_id))
+        .field("bucketUrl", when(!in_place, &package.bucket_url))
+        .field("code_type", "")
+        .field("code_url", "")
+        .field("code_filename", "")
+        .object("func_code", |part| {
+            part.field("file", "").field("link", "");
+        });
 }
 
-fn environment(version: &VersionPart) -> Value {
-    if version.environment.is_empty() {
-        return json!({
-            "environment": "{}", "encrypted_user_data": "", "cryptoAlgorithm": "NO_CRYPTO",
-        });
-    }
-    let algorithm = if SealedEnvironment(version.environment.clone()).is_clear() {
-        "NO_CRYPTO"
-    } else {
-        ALGORITHM
+fn environment(part: &mut Object<'_>, version: &VersionPart) {
+    let sealed = SealedEnvironment(version.environment.clone());
+    let (text, algorithm) = match sealed.0.as_str() {
+        "" => ("{}", "NO_CRYPTO"),
+        text if sealed.is_clear() => (text, "NO_CRYPTO"),
+        text => (text, ALGORITHM),
     };
-    json!({
-        "environment": version.environment, "encrypted_user_data": "",
-        "cryptoAlgorithm": algorithm,
-    })
+    part.field("environment", text)
+        .field("encrypted_user_data", "")
+        .field("cryptoAlgorithm", algorithm);
 }
 
 /// A record as an openYuanrong cluster reads it: with its variables in clear.
@@ -266,32 +328,42 @@ pub(crate) fn cleared(record: &Record, variables: BTreeMap<String, String>) -> R
 }
 
 fn custom_resources(version: &VersionPart) -> String {
-    let amounts = version.custom_resources.clone().unwrap_or_default();
-    serde_json::to_string(&amounts).expect("amounts can be written as JSON")
+    let amounts = version.custom_resources.as_ref();
+    amounts.map_or_else(
+        || "{}".to_owned(),
+        |amounts| serde_json::to_string(amounts).expect("amounts can be written as JSON"),
+    )
 }
 
-fn instance_meta_data(version: &VersionPart) -> Value {
-    json!({
-        "maxInstance": version.max_instance, "minInstance": version.min_instance,
-        "concurrentNum": version.concurrent_num, "instanceType": "", "idleMode": false,
-        "poolLabel": version.pool_label, "poolId": version.pool_id, "diskLimit": 0,
-        "schedulePolicy": version.schedule_policy, "scalePolicy": version.scale_policy,
-    })
+fn instance_meta_data(part: &mut Object<'_>, version: &VersionPart) {
+    part.field("maxInstance", version.max_instance)
+        .field("minInstance", version.min_instance)
+        .field("concurrentNum", version.concurrent_num)
+        .field("instanceType", "")
+        .field("idleMode", false)
+        .field("poolLabel", &version.pool_label)
+        .field("poolId", &version.pool_id)
+        .field("diskLimit", 0)
+        .field("schedulePolicy", &version.schedule_policy)
+        .field("scalePolicy", &version.scale_policy);
 }
 
 /// The value of a version's bounds.
 pub(crate) fn instances(record: &Record) -> Vec<u8> {
-    let value = json!({"instanceMetaData": instance_meta_data(&record.function_version)});
-    serde_json::to_vec(&value).expect("published values are made of JSON values")
+    bounds(&record.function_version)
 }
 
 /// The value of a label's bounds.
 pub(crate) fn label(max: i64, min: i64) -> Vec<u8> {
-    let bounds = VersionPart {
+    bounds(&VersionPart {
         max_instance: max,
         min_instance: min,
         ..VersionPart::default()
-    };
-    let value = json!({"instanceMetaData": instance_meta_data(&bounds)});
-    serde_json::to_vec(&value).expect("published values are made of JSON values")
+    })
+}
+
+fn bounds(version: &VersionPart) -> Vec<u8> {
+    Object::write(|value| {
+        value.object("instanceMetaData", |part| instance_meta_data(part, version));
+    })
 }

@@ -36,7 +36,7 @@ pub struct Interpreter {
 pub(super) fn places(config: &Config) -> Vec<PathBuf> {
     let mut places = config.search_paths.clone();
     if let Some(path) = std::env::var_os("PATH") {
-        places.extend(std::env::split_paths(&path));
+        places.extend(std::env::split_paths(&path).flat_map(|place| behind(&place)));
     }
     places.extend(["/usr/bin", "/usr/local/bin", "/opt/bin"].map(PathBuf::from));
     places.extend(bin_dirs_below(Path::new("/opt")));
@@ -47,6 +47,44 @@ pub(super) fn places(config: &Config) -> Vec<PathBuf> {
     let mut seen = std::collections::HashSet::new();
     places.retain(|place| place.is_absolute() && seen.insert(place.clone()));
     places
+}
+
+/// Where the interpreters of a directory are. pyenv's launchers are slow scripts, one for each version
+/// that it ever installed, which end with an error unless theirs is selected: those that are, are
+/// taken without them. Where a folder's own selection may count, or the selection is not understood,
+/// the launchers stay.
+fn behind(place: &Path) -> Vec<PathBuf> {
+    let as_it_is = || vec![place.to_owned()];
+    let root = match place.parent() {
+        Some(root) if place.ends_with("shims") && root.join("versions").is_dir() => root,
+        _ => return as_it_is(),
+    };
+    let here = std::env::current_dir().unwrap_or_default();
+    if here
+        .ancestors()
+        .any(|dir| dir.join(".python-version").is_file())
+    {
+        return as_it_is();
+    }
+    let selected = match std::env::var("PYENV_VERSION") {
+        Ok(selected) => selected,
+        Err(_) => std::fs::read_to_string(root.join("version")).unwrap_or_default(),
+    };
+    selected_by_pyenv(root, &selected).unwrap_or_else(as_it_is)
+}
+
+/// The directories of the versions that a text selects, which separates them by blanks or colons; none
+/// if one is no folder of its name.
+fn selected_by_pyenv(root: &Path, selected: &str) -> Option<Vec<PathBuf>> {
+    selected
+        .split(|c: char| c == ':' || c.is_whitespace())
+        // The system's are looked for anyway.
+        .filter(|name| !name.is_empty() && *name != "system")
+        .map(|name| {
+            let bin = root.join("versions").join(name).join("bin");
+            bin.is_dir().then_some(bin)
+        })
+        .collect()
 }
 
 /// `dir/*/bin`, in order of name.
@@ -190,6 +228,22 @@ mod tests {
         assert_eq!(found.path, Path::new("/real/python"));
         let found = find(PythonVersion(9), &both[..1]).unwrap();
         assert!(found.problem.unwrap().contains("no such version"));
+    }
+
+    #[test]
+    fn what_pyenv_selects_is_taken_without_its_launchers() {
+        let root = tempfile::tempdir().unwrap();
+        let bin = |name: &str| root.path().join("versions").join(name).join("bin");
+        for name in ["3.9.1", "3.11.7"] {
+            std::fs::create_dir_all(bin(name)).unwrap();
+        }
+        let selected = |text| selected_by_pyenv(root.path(), text);
+        let both = Some(vec![bin("3.11.7"), bin("3.9.1")]);
+        assert_eq!(selected("3.11.7:system:3.9.1"), both);
+        assert_eq!(selected("3.11.7\n3.9.1\n"), both);
+        assert_eq!(selected(""), Some(Vec::new()));
+        // A part of a name is for pyenv to understand.
+        assert_eq!(selected("3.11"), None);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Transactions that wait at the same time go to etcd together.
 //!
 //! etcd puts one request on its disks after the other, and a request costs it about as much as what
-//! is in it. So while some are under way the next ones gather, and are sent as the parts of one
-//! transaction: each part has its own conditions and its own outcome. They only go together where
-//! none touches what another touches, so that it is as if they were run one after the other.
+//! is in it. So while one is under way the next ones gather, and are sent as one transaction, each
+//! with its own conditions and its own outcome ([`write`]). They only go together where none touches
+//! what another touches, so that it is as if they were run one after the other.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,8 +18,10 @@ use crate::{Compare, Error, Op, Txn, TxnOutcome};
 
 /// Requests that may be under way at once: one on etcd's disks, one on the way.
 const SENDERS: usize = 2;
-/// Transactions in one request; etcd takes 128 operations, counted over all levels.
+/// Transactions in one request.
 const TOGETHER: usize = 32;
+/// Operations, or conditions, of one request, as many as etcd takes.
+const OPERATIONS: usize = 128;
 /// Operations or conditions of one that goes with others.
 const SMALL: usize = 64;
 /// Bytes of one request beyond which no more are added; etcd takes 1.5 MiB.
@@ -80,7 +82,7 @@ struct Sender(Option<Arc<Gather>>);
 impl Sender {
     async fn run(mut self, shared: Arc<Shared>, core: Arc<Core>) {
         while let Some(together) = self.next() {
-            write::run_all(&shared, &core, together).await;
+            write::run(&shared, &core, together).await;
         }
     }
 
@@ -112,14 +114,15 @@ impl Drop for Sender {
 /// The first ones that can go together.
 fn take(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
     let mut together = Vec::new();
-    let (mut touched, mut bytes) = (HashSet::new(), 0);
+    let (mut touched, mut bytes, mut operations) = (HashSet::new(), 0, 0);
     while let Some(next) = waiting.front() {
         let keys = keys(&next.txn);
         bytes += size(&next.txn);
-        let fits = match &keys {
-            Some(keys) => together.len() < TOGETHER && bytes <= BYTES && keys.is_disjoint(&touched),
-            None => false,
-        };
+        operations += next.txn.when.len().max(next.txn.then.len());
+        let has_room = together.len() < TOGETHER && operations <= OPERATIONS && bytes <= BYTES;
+        let fits = keys
+            .as_ref()
+            .is_some_and(|keys| has_room && keys.is_disjoint(&touched));
         if !fits && !together.is_empty() {
             break;
         }
@@ -199,6 +202,13 @@ mod tests {
     fn a_request_has_a_largest_count_and_size() {
         let many = (0..100).map(|n| put(&format!("k{n}"), 1)).collect();
         assert_eq!(shares(many), [32, 32, 32, 4]);
+        let several = |n| Txn {
+            when: Vec::new(),
+            then: (0..50)
+                .map(|m| Op::Delete(format!("k{n}-{m}").into()))
+                .collect(),
+        };
+        assert_eq!(shares((0..5).map(several).collect()), [2, 2, 1]);
         let large = (0..5).map(|n| put(&format!("k{n}"), 100_000)).collect();
         assert_eq!(shares(large), [2, 2, 1]);
         let huge = vec![put("a", 1), put("b", 1_000_000), put("c", 1)];

@@ -21,97 +21,141 @@ use crate::{Compare, Error, Op, Revision, Txn, TxnOutcome};
 /// The pause between looks for what became of a write that was not confirmed.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// Runs a transaction, and waits until the copy holds what it did, or what kept it from being done.
+/// Runs transactions that touch nothing of each other, and tells each what became of it once the copy
+/// holds what it did, or what kept it from being done.
 ///
-/// # Errors
-///
-/// [`Error::Etcd`].
-pub(super) async fn run(shared: &Shared, core: &Core, txn: Txn) -> Result<TxnOutcome, Error> {
-    if let Some(failure) = shared.status.refusal() {
-        return Err(failure.into());
-    }
-    let begun = Instant::now();
-    let before = core.revision();
-    let request = encode(shared, &txn);
-    let again = again(&[&txn]);
-    let answer: Result<TxnResponse, Failure> = shared.client.ask(path::TXN, request, again).await;
-    let outcome = match answer {
-        Ok(answer) => settle(core, &txn, newest(&answer), &answer).await?,
-        Err(Failure::Unsure { reason }) => find(shared, core, &txn, before, reason).await?,
-        Err(failure) => {
-            if failure == Failure::NoSpace {
-                shared.status.set_full(true);
-            }
-            shared.metrics.failed.inc();
-            return Err(failure.into());
-        }
+/// Returns when etcd has answered: what waits meanwhile can go while the copy is waited for.
+pub(super) async fn run(shared: &Arc<Shared>, core: &Arc<Core>, together: Vec<Waiting>) {
+    let sent = Sent {
+        shared: Arc::clone(shared),
+        core: Arc::clone(core),
+        begun: Instant::now(),
+        before: core.revision(),
     };
-    if outcome.succeeded {
-        shared.metrics.committed(begun.elapsed().as_secs_f64(), 1);
-    }
-    Ok(outcome)
+    let answer = sent.ask(&together).await;
+    tokio::spawn(async move { sent.tell(together, answer).await });
 }
 
-/// The same for several that touch nothing of each other, in one request.
-pub(super) async fn run_all(shared: &Arc<Shared>, core: &Arc<Core>, mut together: Vec<Waiting>) {
-    if together.len() == 1
-        && let Some(Waiting { txn, done }) = together.pop()
-    {
-        // Nobody may wait any more.
-        let _ = done.send(run(shared, core, txn).await);
-        return;
+/// A request that was sent, for one transaction or several.
+struct Sent {
+    shared: Arc<Shared>,
+    core: Arc<Core>,
+    begun: Instant,
+    /// What the copy held before.
+    before: Revision,
+}
+
+/// What etcd says of each transaction, and the revision it was at.
+struct Answered {
+    newest: Revision,
+    parts: Vec<TxnResponse>,
+}
+
+impl Sent {
+    /// Sends the transactions as one, and where a condition of any of them does not hold, which is
+    /// rare, as the parts of one, each with an outcome of its own. The one costs etcd about half of
+    /// the other.
+    async fn ask(&self, together: &[Waiting]) -> Result<Answered, Failure> {
+        if let Some(failure) = self.shared.status.refusal() {
+            return Err(failure);
+        }
+        let txns: Vec<&Txn> = together.iter().map(|one| &one.txn).collect();
+        if let [txn] = txns[..] {
+            let answer = self.send(&txns, encode(&self.shared, txn)).await?;
+            return Ok(Answered {
+                newest: newest(&answer),
+                parts: vec![answer],
+            });
+        }
+        let answer = self.send(&txns, as_one(&self.shared, &txns)).await?;
+        if answer.succeeded {
+            return Ok(split(&txns, answer));
+        }
+        let parts = txns.iter().map(|txn| encode(&self.shared, txn));
+        let request = TxnRequest {
+            success: parts.map(|part| op(Request::Txn(part))).collect(),
+            ..TxnRequest::default()
+        };
+        let answer = self.send(&txns, request).await?;
+        let newest = newest(&answer);
+        let parts = answer
+            .responses
+            .into_iter()
+            .map(|part| match part.response {
+                Some(Response::Txn(part)) => Some(part),
+                _ => None,
+            });
+        let parts: Option<Vec<_>> = parts.collect();
+        match parts.filter(|parts| parts.len() == txns.len()) {
+            Some(parts) => Ok(Answered { newest, parts }),
+            None => Err(Failure::Unsure {
+                reason: "its answer lacks a part".to_owned(),
+            }),
+        }
     }
-    let begun = Instant::now();
-    let before = core.revision();
-    let parts = together.iter().map(|one| encode(shared, &one.txn));
-    let request = TxnRequest {
-        success: parts.map(|part| op(Request::Txn(part))).collect(),
-        ..TxnRequest::default()
-    };
-    let again = again(&together.iter().map(|one| &one.txn).collect::<Vec<_>>());
-    let answer: Result<TxnResponse, Failure> = match shared.status.refusal() {
-        Some(failure) => Err(failure),
-        None => shared.client.ask(path::TXN, request, again).await,
-    };
-    let (shared, core) = (Arc::clone(shared), Arc::clone(core));
-    // The copy is waited for elsewhere: what waits meanwhile can go.
-    tokio::spawn(async move {
-        let (shared, core) = (&*shared, &*core);
+
+    async fn send(&self, txns: &[&Txn], request: TxnRequest) -> Result<TxnResponse, Failure> {
+        let client = &self.shared.client;
+        client.ask(path::TXN, request, again(txns)).await
+    }
+
+    /// Tells those who wait.
+    async fn tell(&self, together: Vec<Waiting>, answer: Result<Answered, Failure>) {
         match answer {
-            Ok(answer) => {
-                let newest = newest(&answer);
-                let parts = together.into_iter().zip(answer.responses);
-                let told = parts.map(async |(one, part)| {
-                    let outcome = match part.response {
-                        Some(Response::Txn(part)) => settle(core, &one.txn, newest, &part).await,
-                        _ => Err(Failure::Unsure {
-                            reason: "its answer lacks a part".to_owned(),
-                        }
-                        .into()),
-                    };
-                    if outcome.as_ref().is_ok_and(|outcome| outcome.succeeded) {
-                        shared.metrics.committed(begun.elapsed().as_secs_f64(), 1);
-                    }
-                    // Nobody may wait any more, here and below.
-                    let _ = one.done.send(outcome);
+            // It did not happen. Perhaps it was one of them, so each gets an answer of its own.
+            Err(failure) if together.len() > 1 && !matches!(failure, Failure::Unsure { .. }) => {
+                let told = together.into_iter().map(async |one| {
+                    let alone = vec![one];
+                    let answer = self.ask(&alone).await;
+                    self.conclude(alone, answer).await;
                 });
                 join_all(told).await;
             }
+            answer => self.conclude(together, answer).await,
+        }
+    }
+
+    /// Tells those who wait what there is to tell. Nobody may wait any more.
+    async fn conclude(&self, together: Vec<Waiting>, answer: Result<Answered, Failure>) {
+        match answer {
+            Ok(answer) => self.settle(together, answer).await,
             Err(Failure::Unsure { reason }) => {
                 let told = together.into_iter().map(async |Waiting { txn, done }| {
-                    let _ = done.send(find(shared, core, &txn, before, reason.clone()).await);
+                    let reason = reason.clone();
+                    let outcome = find(&self.shared, &self.core, &txn, self.before, reason).await;
+                    self.count(&outcome);
+                    let _ = done.send(outcome);
                 });
                 join_all(told).await;
             }
-            // It did not happen. Perhaps it was one of them, so each gets an answer of its own.
-            Err(_) => {
-                let told = together.into_iter().map(async |Waiting { txn, done }| {
-                    let _ = done.send(run(shared, core, txn).await);
-                });
-                join_all(told).await;
+            Err(failure) => {
+                if failure == Failure::NoSpace {
+                    self.shared.status.set_full(true);
+                }
+                for one in together {
+                    self.shared.metrics.failed.inc();
+                    let _ = one.done.send(Err(failure.clone().into()));
+                }
             }
         }
-    });
+    }
+
+    async fn settle(&self, together: Vec<Waiting>, answer: Answered) {
+        let Answered { newest, parts } = answer;
+        let told = together.into_iter().zip(parts).map(async |(one, part)| {
+            let outcome = settle(&self.core, &one.txn, newest, &part).await;
+            self.count(&outcome);
+            let _ = one.done.send(outcome);
+        });
+        join_all(told).await;
+    }
+
+    fn count(&self, outcome: &Result<TxnOutcome, Error>) {
+        if outcome.as_ref().is_ok_and(|outcome| outcome.succeeded) {
+            let metrics = &self.shared.metrics;
+            metrics.committed(self.begun.elapsed().as_secs_f64(), 1);
+        }
+    }
 }
 
 /// Without a condition, doing it twice is doing it once.
@@ -196,6 +240,34 @@ fn encode(shared: &Shared, txn: &Txn) -> TxnRequest {
         compare: compare.collect(),
         success: success.collect(),
         failure: failure.collect(),
+    }
+}
+
+/// The conditions of all, and the writes of all.
+fn as_one(shared: &Shared, txns: &[&Txn]) -> TxnRequest {
+    let mut one = TxnRequest::default();
+    for txn in txns {
+        let TxnRequest {
+            compare, success, ..
+        } = encode(shared, txn);
+        one.compare.extend(compare);
+        one.success.extend(success);
+    }
+    one
+}
+
+/// The answer to transactions that were sent as one and done, as one to each.
+fn split(txns: &[&Txn], answer: TxnResponse) -> Answered {
+    let newest = newest(&answer);
+    let mut responses = answer.responses.into_iter();
+    let parts = txns.iter().map(|txn| TxnResponse {
+        header: None,
+        succeeded: true,
+        responses: responses.by_ref().take(txn.then.len()).collect(),
+    });
+    Answered {
+        newest,
+        parts: parts.collect(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! go, die and hang, and that the limits of functions hold all the while.
 #![cfg(test)]
 
+mod anywhere;
 mod chaos;
 mod gates;
 mod nodes;

@@ -117,6 +117,8 @@ async fn converse(stream: Tls, serve: Serve, stop: CancellationToken) {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS)
+        // Connections with another protocol than HTTP go on as streams.
+        .enable_connect_protocol()
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

@@ -4,6 +4,7 @@
 //! it does in an atomic; one sweep a second over all connections finds those that take too long
 //! and tells them to end. So limits are kept to the second, and an idle connection costs nothing.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -144,6 +145,19 @@ impl Connection {
     /// Has `cx` woken by the next order. To be called before [`Connection::order`] is looked at.
     pub(crate) fn listen(&self, cx: &Context<'_>) {
         self.task.register(cx.waker());
+    }
+
+    /// Waits until it is told as much. Only one task may: the one that has the connection.
+    pub(crate) async fn told(&self, order: Order) {
+        poll_fn(|cx| {
+            self.listen(cx);
+            if self.order() >= order {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
     }
 
     fn is_late(&self, now: u32, config: &Config) -> bool {

@@ -9,6 +9,7 @@
 
 mod forward;
 mod receive;
+mod upgrade;
 mod wire;
 
 use std::sync::Arc;

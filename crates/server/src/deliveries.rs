@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::sharing::Sharing;
+use crate::sharing::{Cancel, Sharing};
 
 /// Invocations that may wait or run; one more is refused.
 const MOST: usize = 10_000;
@@ -81,6 +81,15 @@ enum Attempt {
     Moved,
 }
 
+impl Shared {
+    /// Cancels an invocation that waits or runs here; whether there is one.
+    fn cancel(&self, function: &FunctionId, request: &str) -> bool {
+        let key = (function.clone(), request.to_owned());
+        let open = self.open.lock().get(&key).cloned();
+        open.inspect(CancellationToken::cancel).is_some()
+    }
+}
+
 impl Deliveries {
     /// Deliveries through `gateway`, until `stop`.
     pub(crate) fn new(
@@ -109,6 +118,12 @@ impl Deliveries {
             let deliveries = deliveries.clone();
             Box::pin(async move { deliveries.take(function, event, &id).await })
         })
+    }
+
+    /// How another gateway cancels an invocation here.
+    pub(crate) fn cancels(&self) -> Cancel {
+        let shared = Arc::clone(&self.0);
+        Box::new(move |function, request| shared.cancel(function, request))
     }
 
     /// Takes up what an earlier run of the platform left, and removes old records from time to time.
@@ -454,11 +469,12 @@ impl EventsApi for Deliveries {
 
     async fn cancel(&self, function: &FunctionId, request_id: &str) -> Result<bool, Error> {
         self.registered(function).await?;
-        let key = (function.clone(), request_id.to_owned());
-        let open = self.0.open.lock().get(&key).cloned();
-        if let Some(cancel) = &open {
-            cancel.cancel();
+        if self.0.cancel(function, request_id) {
+            return Ok(true);
         }
-        Ok(open.is_some())
+        Ok(match &self.0.sharing {
+            Some(sharing) => sharing.cancel(function, request_id).await,
+            None => false,
+        })
     }
 }

@@ -397,6 +397,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
             scheduler: scheduler.clone(),
             applied,
             packages,
+            logs: Arc::clone(&logs),
             closing: closing.clone(),
         };
         tasks.spawn("cluster", sharing.clone().run(parts, tasks.stop_token()));
@@ -409,6 +410,9 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         sharing.clone(),
     );
     serving.leave_events_to(deliveries.accept());
+    if let Some(sharing) = &sharing {
+        sharing.cancel_with(deliveries.cancels());
+    }
     let invocations = control::Invocations::new(serving.clone(), data.handle().clone());
     let gateway_done = {
         let stop = gateway_stop.clone();

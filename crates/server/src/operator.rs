@@ -18,7 +18,7 @@ use futures_util::stream;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -30,7 +30,7 @@ use crate::follow::Functions;
 use crate::health::Readiness;
 use crate::images::progress;
 use crate::logs::{LogKey, LogStore};
-use crate::sharing::Sharing;
+use crate::sharing::{News, Sharing, Wanted, merge, next};
 use crate::warm::WarmParents;
 
 /// A page of log lines when the client does not say how many.
@@ -132,6 +132,20 @@ async fn status(
 }
 
 impl Operator {
+    /// Whether another gateway has lines of a function that is registered no more.
+    async fn is_logged_elsewhere(&self, wanted: &Wanted) -> bool {
+        let Some(sharing) = &self.sharing else {
+            return false;
+        };
+        let follow = false;
+        let once = Wanted {
+            follow,
+            ..wanted.clone()
+        };
+        let (tails, _) = sharing.logs(&once).await;
+        !tails.iter().all(Vec::is_empty)
+    }
+
     /// Adds how far the pull of the function's image is.
     fn with_pull(&self, status: FunctionStatus, spec: &FunctionSpec) -> FunctionStatus {
         let CodeLocation::Image(image) = &spec.code else {
@@ -204,18 +218,19 @@ struct Lines {
 }
 
 impl Lines {
-    fn accept(&self, entry: &LogEntry) -> bool {
-        let version = self.version_number.as_deref().is_none_or(|wanted| {
-            // Entries spell the draft `latest`.
-            let wanted = if wanted == "$latest" {
-                "latest"
-            } else {
-                wanted
-            };
-            entry.version == wanted
-        });
-        let request = self.request.is_none() || self.request == entry.request;
-        version && request
+    fn of(self, function: FunctionId) -> Wanted {
+        // Entries spell the draft `latest`.
+        let spelled = |version| match version {
+            text if text == "$latest" => "latest".to_owned(),
+            text => text,
+        };
+        Wanted {
+            function,
+            version: self.version_number.map(spelled),
+            request: self.request,
+            limit: self.tail.unwrap_or(LINES).min(MOST_LINES),
+            follow: self.follow,
+        }
     }
 }
 
@@ -244,17 +259,24 @@ async fn logs(
 ) -> Result<Response, bugle_api::Error> {
     let Query(lines) = lines.map_err(refused)?;
     let id = identify(&headers, &name, lines.version_number.as_deref())?;
+    let key = LogKey::of(&id);
     let known = operator.scheduler.find(&id).is_some()
-        || operator.logs.knows(&LogKey::of(&id))
+        || operator.logs.knows(&key)
         || operator.functions.specification(&id).await.is_some();
-    if !known {
+    let wanted = lines.of(id);
+    if !known && !operator.is_logged_elsewhere(&wanted).await {
         return Err(bugle_api::Error::function_not_found(&name));
     }
-    let limit = lines.tail.unwrap_or(LINES).min(MOST_LINES);
-    let (tail, live) = operator
+    let (here, live) = operator
         .logs
-        .follow(&LogKey::of(&id), limit, |entry| lines.accept(entry));
-    if !lines.follow {
+        .follow(&key, wanted.limit, |entry| wanted.accepts(entry));
+    let (mut tails, elsewhere) = match &operator.sharing {
+        Some(sharing) => sharing.logs(&wanted).await,
+        None => (Vec::new(), None),
+    };
+    tails.push(here);
+    let tail = merge(tails, wanted.limit);
+    if !wanted.follow {
         let mut text = Vec::new();
         for entry in tail {
             text.extend(json(&entry).into_bytes());
@@ -263,30 +285,29 @@ async fn logs(
         return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], text).into_response());
     }
     let past = stream::iter(tail.into_iter().map(|entry| Ok(event(&entry))));
-    let news = stream::unfold(
-        (live, lines, operator.stop.clone()),
-        async move |(mut live, lines, stop)| {
-            loop {
-                let entry = tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return None,
-                    entry = live.recv() => entry,
-                };
-                let event = match entry {
-                    Ok(entry) if lines.accept(&entry) => event(&entry),
-                    Ok(_) => continue,
-                    Err(RecvError::Lagged(lost)) => {
-                        Event::default().event("lost").data(lost.to_string())
-                    }
-                    Err(RecvError::Closed) => return None,
-                };
-                return Some((Ok::<_, Infallible>(event), (live, lines, stop)));
+    let live = (live, elsewhere, wanted, operator.stop.clone());
+    let news = stream::unfold(live, async |(mut live, mut elsewhere, wanted, stop)| {
+        let event = loop {
+            let news = tokio::select! {
+                news = next(&mut live, &wanted, &stop) => news?,
+                Some(news) = of_others(&mut elsewhere) => news,
+            };
+            match news {
+                News::Line(entry) => break event(&entry),
+                News::Lost(lost) => break Event::default().event("lost").data(lost.to_string()),
+                News::Now => {}
             }
-        },
-    );
+        };
+        Some((Ok::<_, Infallible>(event), (live, elsewhere, wanted, stop)))
+    });
     let events = futures_util::StreamExt::chain(past, news);
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));
     Ok(Sse::new(events).keep_alive(keep_alive).into_response())
+}
+
+/// What other gateways say next, where there are any.
+async fn of_others(elsewhere: &mut Option<mpsc::Receiver<News>>) -> Option<News> {
+    elsewhere.as_mut()?.recv().await
 }
 
 fn event(entry: &LogEntry) -> Event {
@@ -330,9 +351,10 @@ fn identify(
 async fn ready(State(operator): State<Arc<Operator>>) -> Response {
     match operator.readiness.obstacle() {
         None => {
-            let degradation = operator.readiness.degradation();
-            let more = degradation.map_or_else(String::new, |text| format!(", {text}"));
-            (StatusCode::OK, format!("ready{more}\n")).into_response()
+            let standing = operator.sharing.as_ref().map(Sharing::standing);
+            let told = operator.readiness.degradation().into_iter().chain(standing);
+            let told: Vec<String> = ["ready".to_owned()].into_iter().chain(told).collect();
+            (StatusCode::OK, format!("{}\n", told.join(", "))).into_response()
         }
         Some(reason) => {
             let retry = [(header::RETRY_AFTER, "1")];

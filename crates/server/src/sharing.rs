@@ -7,6 +7,7 @@
 
 mod census;
 mod fenced;
+mod logs;
 mod owners;
 mod packages;
 mod port;
@@ -38,8 +39,10 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::applied::Applied;
+use crate::logs::LogStore;
 use crate::nodes::{BUILD, Nodes, Sealed};
 
+pub(crate) use logs::{News, Wanted, merge, next};
 pub(crate) use routes::router;
 
 /// How long another gateway may take to follow a change before the change is answered all the same.
@@ -100,7 +103,7 @@ impl ClusterConfig {
 }
 
 /// This gateway among others; clones are the same.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Sharing {
     pub(crate) cluster: Cluster,
     /// Where the gateway runs.
@@ -109,6 +112,7 @@ pub(crate) struct Sharing {
     left: Arc<Notify>,
     /// The nodes, once they are known.
     nodes: Arc<OnceLock<Nodes>>,
+    cancels: Arc<OnceLock<Cancel>>,
 }
 
 /// Where this gateway is reached.
@@ -117,6 +121,17 @@ pub(crate) struct Addresses {
     pub(crate) gateways: String,
     /// By nodes; empty if there are none.
     pub(crate) nodes: String,
+}
+
+/// Cancels an invocation of a function that waits or runs here, by its request id; whether there is one.
+pub(crate) type Cancel = Box<dyn Fn(&FunctionId, &str) -> bool + Send + Sync>;
+
+impl std::fmt::Debug for Sharing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sharing")
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the port of gateways is served with.
@@ -128,6 +143,7 @@ pub(crate) struct Parts {
     pub(crate) scheduler: Scheduler,
     pub(crate) applied: Applied,
     pub(crate) packages: Packages,
+    pub(crate) logs: Arc<LogStore>,
     /// Ends the port: what the others asked is answered before.
     pub(crate) closing: CancellationToken,
 }
@@ -157,6 +173,7 @@ impl Sharing {
             cluster,
             runtime,
             left: Arc::default(),
+            cancels: Arc::default(),
             nodes: Arc::default(),
         }
     }
@@ -237,6 +254,17 @@ impl Sharing {
         self.cluster.has(function)
     }
 
+    /// How this gateway stands among the others, in words.
+    pub(crate) fn standing(&self) -> String {
+        match self.cluster.view().members().count() {
+            _ if !self.cluster.fence().holds() => {
+                "degraded: no member of the gateways, which have all functions".to_owned()
+            }
+            1 => "the only gateway".to_owned(),
+            members => format!("one of {members} gateways"),
+        }
+    }
+
     /// Tells when other functions became this gateway's.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.cluster.changes()
@@ -280,6 +308,31 @@ impl Sharing {
                 tracing::debug!(%error, "a gateway was not told of events");
             }
         });
+    }
+
+    /// How other gateways cancel an invocation here.
+    pub(crate) fn cancel_with(&self, cancel: Cancel) {
+        // Said once, at the start.
+        let _ = self.cancels.set(cancel);
+    }
+
+    /// Cancels an invocation that waits or runs at another gateway: mostly the one that has the function,
+    /// but one that had it brings what it sent to an end. Whether there is one.
+    pub(crate) async fn cancel(&self, function: &FunctionId, request: &str) -> bool {
+        let view = self.cluster.view();
+        let asked = view.others().map(|(id, _)| async {
+            let question = port::Cancelled {
+                function: function.clone(),
+                request: request.to_owned(),
+            };
+            let cancelled = self.cluster.ask(id, port::CANCEL, &question, FOLLOWING);
+            cancelled.await.unwrap_or_else(|error| {
+                tracing::debug!(%error, member = &**id, "a gateway was not told to cancel");
+                false
+            })
+        });
+        let cancelled = futures_util::future::join_all(asked).await;
+        cancelled.contains(&true)
     }
 
     /// Waits until the other gateways follow the store up to `revision`, so that whoever made a change

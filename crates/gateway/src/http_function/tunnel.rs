@@ -62,7 +62,7 @@ pub(super) fn spawn(
                 };
                 let end = tokio::select! {
                     biased;
-                    () = told_to_stop(&connection) => End::Stopping,
+                    () = connection.told(Order::GiveUp) => End::Stopping,
                     // How a connection ends is its two sides' business.
                     _ = copying => End::Closed,
                     () = stands_still(&moved, idle) => End::Idle,
@@ -76,17 +76,6 @@ pub(super) fn spawn(
         held.done();
         drop(place);
     });
-}
-
-async fn told_to_stop(connection: &Connection) {
-    std::future::poll_fn(|cx| {
-        connection.listen(cx);
-        if connection.order() >= Order::GiveUp {
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    })
-    .await;
 }
 
 async fn stands_still(moved: &AtomicU64, limit: Duration) {

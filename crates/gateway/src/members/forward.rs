@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 use bugle_instances::ExitCause;
 use bugle_types::{Code, FunctionId};
 use bytes::Bytes;
-use http::header::{self, HeaderMap};
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::upgrade::OnUpgrade;
 
-use super::{Attempted, Kept, NoAnswer, Outcome, Owners, refusal, wire};
+use super::{Attempted, Kept, NoAnswer, Outcome, Owners, refusal, upgrade, wire};
 use crate::body::Inbound;
 use crate::connection::{Connection, Phase};
 use crate::failure::Failure;
@@ -32,9 +32,7 @@ impl There<'_> {
     /// Passes the request on. None if it cannot be tried again, because its body is gone.
     pub(super) async fn run(&self, request: &mut Attempted) -> Option<Outcome> {
         let metrics = &self.shared.metrics;
-        if is_upgrade(&request.parts.headers) {
-            return Some(Outcome::Answered(self.no_upgrades()));
-        }
+        let upgrades = upgrade::is_asked_for(&request.parts, &request.body);
         if matches!(request.body, Kept::Once(_)) {
             // Once the body moves there is no way back: first the question.
             match self.owners.asks(self.gateway, self.function).await {
@@ -46,16 +44,19 @@ impl There<'_> {
             }
         }
         let (mut parts, body) = request.take()?.into_parts();
-        wire::pack(
-            &mut parts,
-            self.connection.peer.as_ref(),
-            self.owners.revision(),
-        );
+        let client = parts.extensions.remove::<OnUpgrade>();
+        let client = client.filter(|_| upgrades);
         parts.extensions.clear();
+        let (peer, seen) = (self.connection.peer.as_ref(), self.owners.revision());
+        if client.is_some() {
+            wire::pack_upgrade(&mut parts, peer, seen);
+        } else {
+            wire::pack(&mut parts, peer, seen);
+        }
         let packed: Request<Inbound> = Request::from_parts(parts, body);
         metrics.forwarded.inc();
         match self.owners.send(self.gateway, packed).await {
-            Ok(response) => Some(self.answered(response)),
+            Ok(response) => Some(self.answered(response, client)),
             Err(NoAnswer::NotSent(why)) => {
                 metrics.forward_failures.inc();
                 Some(Outcome::Away(why))
@@ -67,15 +68,21 @@ impl There<'_> {
         }
     }
 
-    fn answered(&self, response: Response<Incoming>) -> Outcome {
+    fn answered(&self, mut response: Response<Incoming>, client: Option<OnUpgrade>) -> Outcome {
+        let there = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
         if let Some(seen) = head.headers.remove(wire::NOT_MINE) {
             let seen = seen.to_str().ok().and_then(|seen| seen.parse().ok());
             return Outcome::Elsewhere(seen.unwrap_or(0));
         }
-        wire::strip(&mut head.headers);
-        head.version = Version::HTTP_11;
+        wire::unpack_answer(&mut head);
         self.shared.metrics.answered(head.status);
+        if let Some(client) = client.filter(|_| head.status == StatusCode::SWITCHING_PROTOCOLS) {
+            // It is no longer HTTP, and keeps the connection busy until its end.
+            upgrade::carry(self.shared, self.connection, client, there);
+            let payload = Payload::Whole(Bytes::new());
+            return Outcome::Answered(Response::from_parts(head, payload));
+        }
         let payload = if body.is_end_stream() {
             self.connection.enter(Phase::Open);
             Payload::Whole(Bytes::new())
@@ -86,14 +93,6 @@ impl There<'_> {
             }))
         };
         Outcome::Answered(Response::from_parts(head, payload))
-    }
-
-    fn no_upgrades(&self) -> Response<Payload> {
-        let message = "the function is scheduled by another gateway, to which upgraded connections \
-             are not passed on; connect to that one";
-        let failure = Failure::new(Code::FunctionException, message);
-        let failure = failure.with_status(StatusCode::NOT_IMPLEMENTED).closing();
-        refusal(self.shared, self.connection, &failure)
     }
 
     /// The answer for a call that may have run.
@@ -110,13 +109,6 @@ impl There<'_> {
         };
         refusal(self.shared, self.connection, &failure.with_cause(&cause))
     }
-}
-
-/// Whether a request asks for another protocol than HTTP on its connection; one for another version of
-/// HTTP may be answered in the version that it has.
-fn is_upgrade(headers: &HeaderMap) -> bool {
-    let wanted = headers.get(header::UPGRADE);
-    wanted.is_some_and(|protocol| !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"))
 }
 
 /// An answer of another gateway on its way.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HeaderValue;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
@@ -29,6 +29,7 @@ pub(crate) async fn receive(
     // The drain of this gateway waits for it.
     let _running = shared.tasks.token();
     let (mut parts, body) = request.into_parts();
+    let upgrades = parts.method == Method::CONNECT;
     let (peer, seen) = wire::unpack(&mut parts);
     if owners.revision() < seen {
         _ = timeout(CATCHING_UP, owners.reached(seen)).await;
@@ -41,9 +42,14 @@ pub(crate) async fn receive(
     let connection = shared.connections.open_for(peer);
     connection.enter(Phase::Busy);
     let request = Request::from_parts(parts, Inbound::Incoming(body));
-    let response = Box::pin(serve::serve(shared, &connection, request)).await;
+    let mut response = Box::pin(serve::serve(shared, &connection, request)).await;
     if connection.moved.load(Ordering::Relaxed) {
         return not_mine(known.max(owners.revision()));
+    }
+    if upgrades {
+        let mut status = response.status();
+        wire::pack_answer(&mut status, response.headers_mut());
+        *response.status_mut() = status;
     }
     response
 }

@@ -1,6 +1,6 @@
 //! What other gateways ask this one, beside the requests that they pass on.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bugle_cluster::{Answer, Cluster, Serve, WITNESS};
@@ -17,11 +17,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::census::OPEN;
+use super::logs::{self, LOGS};
 use super::packages::{PACKAGES, Peers};
-use super::{Parts, Sharing};
+use super::{Cancel, Parts, Sharing};
 use crate::applied::Applied;
+use crate::logs::LogStore;
 
 /// Whether a function is the asked gateway's.
 pub(super) const OWNS: &str = "/owns";
@@ -34,6 +37,8 @@ pub(super) const FOLLOW: &str = "/follow";
 pub(super) const STATUS: &str = "/status";
 /// There are events for the asked gateway to deliver.
 pub(super) const EVENTS: &str = "/events";
+/// An invocation that nobody waits for is to be cancelled, if it waits or runs there.
+pub(super) const CANCEL: &str = "/cancel";
 
 /// The longest question, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -42,7 +47,10 @@ const LONGEST: usize = 1 << 20;
 const CATCHING_UP: Duration = Duration::from_secs(1);
 
 /// The body of an answer.
-pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+pub(super) type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Why one breaks off.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Owns {
@@ -80,6 +88,12 @@ pub(super) struct Follow {
     pub(super) revision: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+pub(super) struct Cancelled {
+    pub(super) function: FunctionId,
+    pub(super) request: String,
+}
+
 /// What answers need.
 #[derive(Clone)]
 struct Answers {
@@ -88,7 +102,10 @@ struct Answers {
     scheduler: Scheduler,
     applied: Applied,
     packages: bugle_artifacts::Packages,
+    logs: Arc<LogStore>,
     left: Arc<Notify>,
+    cancels: Arc<OnceLock<Cancel>>,
+    closing: CancellationToken,
 }
 
 /// Who answers the other gateways.
@@ -96,6 +113,9 @@ pub(super) fn serve(sharing: &Sharing, parts: &Parts) -> Serve {
     let answers = Arc::new(Answers {
         cluster: sharing.cluster.clone(),
         left: Arc::clone(&sharing.left),
+        cancels: Arc::clone(&sharing.cancels),
+        logs: Arc::clone(&parts.logs),
+        closing: parts.closing.clone(),
         gateway: parts.gateway.clone(),
         scheduler: parts.scheduler.clone(),
         applied: parts.applied.clone(),
@@ -137,6 +157,16 @@ impl Answers {
                 self.told(request, async |(): ()| self.left.notify_one())
                     .await
             }
+            CANCEL => {
+                let cancel = async |one: Cancelled| self.cancel(&one);
+                self.told(request, cancel).await
+            }
+            LOGS => match question(request).await {
+                Some(wanted) => {
+                    Response::new(logs::answer(&self.logs, wanted, self.closing.clone()))
+                }
+                None => empty(StatusCode::BAD_REQUEST),
+            },
             _ => empty(StatusCode::NOT_FOUND),
         }
     }
@@ -147,11 +177,7 @@ impl Answers {
         request: Request<Incoming>,
         answer: impl AsyncFnOnce(Q) -> A,
     ) -> Answer {
-        let body = Limited::new(request.into_body(), LONGEST).collect().await;
-        let question = body
-            .ok()
-            .and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
-        let Some(question) = question else {
+        let Some(question) = question(request).await else {
             return empty(StatusCode::BAD_REQUEST);
         };
         match serde_json::to_vec(&answer(question).await) {
@@ -189,6 +215,17 @@ impl Answers {
     async fn follow(&self, question: Follow) {
         self.applied.wait_for(Revision(question.revision)).await;
     }
+
+    fn cancel(&self, one: &Cancelled) -> bool {
+        let cancel = self.cancels.get();
+        cancel.is_some_and(|cancel| cancel(&one.function, &one.request))
+    }
+}
+
+/// What is asked; none if it cannot be read.
+async fn question<Q: DeserializeOwned>(request: Request<Incoming>) -> Option<Q> {
+    let body = Limited::new(request.into_body(), LONGEST).collect().await;
+    serde_json::from_slice(&body.ok()?.to_bytes()).ok()
 }
 
 fn empty(status: StatusCode) -> Answer {

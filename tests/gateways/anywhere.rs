@@ -118,7 +118,7 @@ async fn a_websocket_through_any_gateway_carries_bytes_both_ways() {
         };
         let mut back = String::new();
         let reading = from.read_to_string(&mut back);
-        let (_, read) = within("a long text", BOUND, async {
+        let ((), read) = within("a long text", BOUND, async {
             tokio::join!(writing, reading)
         })
         .await;

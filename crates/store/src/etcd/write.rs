@@ -53,8 +53,8 @@ struct Answered {
 
 impl Sent {
     /// Sends the transactions as one, and where a condition of any of them does not hold, which is
-    /// rare, as the parts of one, each with an outcome of its own. The one costs etcd about half of
-    /// the other.
+    /// rare, as the parts of one, each with an outcome of its own. The former is about a tenth less
+    /// work for etcd, and a smaller request and answer.
     async fn ask(&self, together: &[Waiting]) -> Result<Answered, Failure> {
         if let Some(failure) = self.shared.status.refusal() {
             return Err(failure);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bugle_instances::{EnvironmentOpener, Exit, ExitCause, InstanceId};
 use bugle_scheduler::placement::NodeId;
@@ -42,6 +42,8 @@ pub(crate) struct Link {
     /// Whether it has been taken in, and whether it is about to end.
     introduced: SetOnce<()>,
     is_ending: AtomicBool,
+    /// Instances that it says are nobody's.
+    pub(crate) orphans: AtomicUsize,
     /// Where what nobody waits for is sent.
     runtime: Handle,
 }
@@ -72,6 +74,7 @@ impl Link {
             told: watch::Sender::new(0),
             introduced: SetOnce::new(),
             is_ending: AtomicBool::new(false),
+            orphans: AtomicUsize::new(0),
             runtime: Handle::current(),
         })
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bugle_instances::{Instance, InstanceId, StartRequest};
 use bugle_scheduler::{Adopted, Census};
@@ -154,14 +155,12 @@ impl Shared {
             pid,
             state: if busy { State::Busy } else { State::Idle },
         };
-        let count = self.orphans.change(&*self.keeper, &function, |of| {
-            of.insert(id, orphan);
-            of.values()
-                .filter(|orphan| Arc::ptr_eq(&orphan.link, link))
-                .count()
-        });
-        if count > MOST {
-            return Err(Garbage("more instances of a function than a node can have"));
+        let before = self
+            .orphans
+            .change(&*self.keeper, &function, |of| of.insert(id, orphan));
+        let is_new = before.is_none_or(|before| !Arc::ptr_eq(&before.link, link));
+        if is_new && link.orphans.fetch_add(1, Ordering::Relaxed) >= MOST {
+            return Err(Garbage("more instances than a node can have"));
         }
         if self.keeper.has(&function) {
             self.tasks.spawn(Arc::clone(self).settle(function, id));
@@ -171,9 +170,14 @@ impl Shared {
 
     /// It is not any more.
     pub(super) fn not_orphan(&self, link: &Arc<Link>, function: &FunctionId, id: InstanceId) {
-        self.orphans.change(&*self.keeper, function, |of| {
-            of.retain(|known, orphan| *known != id || !Arc::ptr_eq(&orphan.link, link));
+        let is_of_link = |orphan: &Orphan| Arc::ptr_eq(&orphan.link, link);
+        let removed = self.orphans.change(&*self.keeper, function, |of| {
+            let known = of.get(&id).is_some_and(is_of_link);
+            known.then(|| of.remove(&id))
         });
+        if removed.is_some() {
+            link.orphans.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// The connection to a node is gone, and with it what was known over it.

@@ -5,9 +5,10 @@ The platform decides: it sends a *plan* (`crates/instances/src/confinement/plan.
 object. Nothing is chosen here, and a step that fails ends the process that tried it.
 
 The work is split by when it can be done. The parent makes a view of the file system once
-(`enter_parent`). A fork gets namespaces and a private root while it is parked (`park`). What
-depends on the function, its code, and what takes the rights away comes last (`finish`), and is
-all that a cold start waits for.
+(`enter_parent`), and decides what its forks will ask the kernel for: a fork copies each page of
+memory that it touches, so it only makes calls that are ready to be made. A fork gets namespaces
+and a private root while it is parked (`park`). What depends on the function, its code, and what
+takes the rights away comes last (`finish`), and is all that a cold start waits for.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ import os
 import resource
 import stat
 import struct
-import threading
+import _thread
 
 import _signal
 
@@ -50,6 +51,15 @@ _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(os.uname().machine, -1)
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x1 | 0x40
 
+_BADNESS = "/proc/self/oom_score_adj"
+_BADNESS_OF_FORKS = b"500"
+
+_MOUNT_ATTRIBUTES = struct.Struct("<QQQQ")
+_ATTRIBUTES_SIZE = ctypes.c_size_t(_MOUNT_ATTRIBUTES.size)
+
+# How many threads there are beside the first one.
+_other_threads = _thread._count
+
 # Where a fork builds its root, in the parent's view.
 _STAGE = "/.root"
 
@@ -71,14 +81,17 @@ class Confinement(object):
         self._parent = os.getpid()
         self._pid_namespace = -1
         self._moves = []
-        # The calls that make a fork's root, ready to be made.
-        self._root = []
-        self._badness = _Badness()
+        # What a fork does, in order: a description for the operator, a call, its arguments.
+        self._parking = []
+        self._finishing = []
+        self._badness = _open_badness()
+        self._before_fork = []
+        self._after_fork = []
         code = bytes.fromhex(plan["seccomp"])
         # The kernel reads the filter through these two; they have to stay alive.
         self._filter = ctypes.create_string_buffer(code, len(code))
-        self._program = struct.pack(
-            "@HP", len(code) // 8, ctypes.addressof(self._filter)
+        self._program = ctypes.create_string_buffer(
+            struct.pack("@HP", len(code) // 8, ctypes.addressof(self._filter))
         )
 
     # In the parent.
@@ -89,7 +102,7 @@ class Confinement(object):
         The parent sees the directory `rehearsal` beside that, where it was.
         """
         plan = self._plan
-        self._prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        self._take((self._process(_PR_SET_NO_NEW_PRIVS, 1),))
         for name, value in plan["limits"]:
             _lower_limit(getattr(resource, "RLIMIT_" + name), value)
         if plan["drop_capabilities"]:
@@ -105,23 +118,33 @@ class Confinement(object):
             self._check(self._libc.sethostname(name, len(name)), "set the host name")
         if plan["pid_namespace"]:
             self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        if plan["mounts"] is None:
-            return
+        if plan["mounts"] is not None:
+            self._make_view(plan["mounts"], rehearsal)
+        self.prepare()
+
+    def _make_view(self, mounts, rehearsal):
         self._unshare(_NEWNS, "mount namespace")
         self._mount(None, "/", None, _MS_REC | _MS_PRIVATE)
-        stage = plan["mounts"]["stage"]
+        stage = mounts["stage"]
         self._mount("tmpfs", stage, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=4m")
         os.mkdir(stage + _STAGE)
         self._make_etc(stage)
         self._make_dev(stage)
-        for path in plan["mounts"]["binds"]:
+        for path in mounts["binds"]:
             self._bind_read_only(path, stage + path, True)
             self._moves.append(path)
-        for path, target in plan["mounts"]["links"]:
+        for path, target in mounts["links"]:
             os.symlink(target, stage + path)
         self._bind_read_only(rehearsal, stage + rehearsal, False)
-        self._pivot(stage)
-        self._prepare_root(plan["mounts"])
+        steps = []
+        self._pivot(steps, stage)
+        self._take(steps)
+
+    def prepare(self):
+        """Decides what forks do, as far as it can be decided here."""
+        self._before_fork, self._after_fork = self._steps_of_fork()
+        self._parking = self._steps_of_parking()
+        self._finishing = self._steps_of_finishing()
 
     def rehearse(self):
         """Confines a process as an instance is, to learn now whether the kernel lets us.
@@ -173,20 +196,26 @@ class Confinement(object):
 
     def fork(self):
         """Forks: the first process of a process namespace, and the first to go for want of memory."""
-        if self._pid_namespace >= 0:
-            # A second namespace can only be asked for when the next child is not in one already.
-            self._check(
-                self._libc.setns(self._pid_namespace, _NEWPID), "enter the process namespace"
-            )
-            self._unshare(_NEWPID, "process namespace")
-        self._badness.of_forks()
+        self._take(self._before_fork)
         pid = -1
         try:
             pid = os.fork()
         finally:
             if pid != 0:
-                self._badness.own()
+                self._take(self._after_fork)
         return pid
+
+    def _steps_of_fork(self):
+        before, after = [], []
+        if self._pid_namespace >= 0:
+            # A second namespace can only be asked for when the next child is not in one already.
+            own = ("enter the process namespace", self._libc.setns, (self._pid_namespace, _NEWPID))
+            before += [own, ("make a process namespace", self._libc.unshare, (_NEWPID,))]
+        if self._badness is not None:
+            fd, own = self._badness
+            before.append(("set the badness of forks", os.pwrite, (fd, _BADNESS_OF_FORKS, 0)))
+            after.append(("set the badness back", os.pwrite, (fd, own, 0)))
+        return before, after
 
     def _make_etc(self, stage):
         etc = stage + "/etc"
@@ -200,7 +229,8 @@ class Confinement(object):
                 file.write(text)
         for name in self._plan["mounts"]["etc"]:
             self._bind_read_only("/etc/" + name, etc + "/" + name, False)
-        self._remount_read_only(etc, _ATTR_NOEXEC)
+        attributes = _ATTR_NODEV | _ATTR_NOEXEC
+        self._take((self._attributes(_AT_FDCWD, etc, attributes, recursive=False),))
         self._moves.append("/etc")
 
     def _make_dev(self, stage):
@@ -224,53 +254,41 @@ class Confinement(object):
             _make_file(target)
         self._mount(source, target, None, _MS_BIND | _MS_REC)
         attributes = _ATTR_NODEV if exec_too else _ATTR_NODEV | _ATTR_NOEXEC
-        self._set_attributes(_AT_FDCWD, target, attributes)
+        self._take((self._attributes(_AT_FDCWD, target, attributes),))
 
-    # In a fork that is parked.
-
-    def park(self):
-        """Gives this process everything of its own that does not depend on the function."""
-        plan = self._plan
+    def _steps_of_parking(self):
+        plan, steps = self._plan, []
         if plan["namespaces"]:
-            self._unshare(plan["namespaces"], "namespaces")
+            steps.append(("make namespaces", self._libc.unshare, (plan["namespaces"],)))
         if plan["namespaces"] & _NEWNET:
-            self._raise_loopback()
+            steps.append(("raise the loopback interface", self._raise_loopback, ()))
         if plan["mounts"] is not None:
-            self._make_root()
+            self._prepare_root(steps, plan["mounts"])
+            self._pivot(steps, _STAGE)
+            steps.append(self._attributes(_AT_FDCWD, "/dev", _ATTR_NOEXEC, recursive=False))
+            steps.append(self._attributes(_AT_FDCWD, "/proc", _ATTR_NODEV | _ATTR_NOEXEC))
         # Loading it takes as long as the rest of a start. It lets `finish` do what it has to;
         # that takes rights, which `finish` gives up.
         if len(self._filter):
-            program = ctypes.create_string_buffer(self._program)
-            self._prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program))
-        # What `finish` touches is copied now, and not while somebody waits.
-        if plan["change_user"]:
-            os.setgroups([])
-            os.setresgid(-1, -1, -1)
-            os.setresuid(-1, -1, -1)
-        self._prctl(_PR_SET_DUMPABLE, 1)
+            program = ctypes.addressof(self._program)
+            steps.append(self._process(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program))
+        steps.append(self._process(_PR_SET_DUMPABLE, 1))
+        return steps
 
-    def _make_root(self):
-        for call, arguments in self._root:
-            if call(*arguments) == -1:
-                self._check(-1, "mount %s" % arguments[1].decode())
-        self._pivot(_STAGE)
-        self._set_attributes(_AT_FDCWD, "/dev", _ATTR_NOEXEC, recursive=False)
-        self._set_attributes(_AT_FDCWD, "/proc", _ATTR_NODEV | _ATTR_NOEXEC)
-
-    def _prepare_root(self, mounts):
-        """Decides in the parent whatever can be decided there."""
-        steps, made = self._root, {_STAGE}
+    def _prepare_root(self, steps, mounts):
+        made = {_STAGE}
 
         def directory(path, mode):
             parent = os.path.dirname(path)
             if parent not in made:
                 directory(parent, 0o777)
-            steps.append((os.mkdir, (path, mode)))
+            steps.append(("make %s" % path, os.mkdir, (path, mode)))
             made.add(path)
 
         def mount(source, target, kind, flags, options=None):
             texts = [text and text.encode() for text in (source, target, kind, options)]
-            steps.append((self._libc.mount, (*texts[:3], flags, texts[3])))
+            arguments = (texts[0], texts[1], texts[2], flags, texts[3])
+            steps.append(("mount %s" % target, self._libc.mount, arguments))
 
         flags = _MS_NOSUID | _MS_NODEV
         mount("tmpfs", _STAGE, "tmpfs", flags, "mode=755,size=1m,nr_inodes=1k")
@@ -285,16 +303,37 @@ class Confinement(object):
                 if target not in made:
                     directory(target, 0o755)
             else:
-                steps.append((_make_file, (target,)))
+                steps.append(("make %s" % target, _make_file, (target,)))
             mount(path, target, None, _MS_MOVE)
         for path, target in mounts["links"]:
-            steps.append((os.symlink, (target, _STAGE + path)))
+            steps.append(("make %s" % path, os.symlink, (target, _STAGE + path)))
         flags |= _MS_NOEXEC
         mount("proc", _STAGE + "/proc", "proc", flags, "hidepid=2")
         options %= (mounts["shm_bytes"], inodes)
         mount("tmpfs", _STAGE + "/dev/shm", "tmpfs", flags, options)
 
-    def _raise_loopback(self):
+    def _steps_of_finishing(self):
+        plan, steps = self._plan, []
+        if plan["mounts"] is not None:
+            steps.append(self._attributes(_AT_FDCWD, "/", _ATTR_NODEV, recursive=False))
+        if plan["change_user"]:
+            uid, gid = plan["uid"], plan["gid"]
+            steps.append(("set the groups", os.setgroups, ((),)))
+            steps.append(("set the group", os.setresgid, (gid, gid, gid)))
+            steps.append(("set the user", os.setresuid, (uid, uid, uid)))
+        if plan["drop_capabilities"]:
+            # Not there before Linux 4.3, and then there is nothing to clear.
+            clear = (_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+            steps.append((None, self._libc.prctl, clear))
+            header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
+            steps.append(("drop capabilities", self._libc.capset, (header, bytes(24))))
+        # A change of user takes both away. The second makes /proc/self one's own.
+        steps.append(self._process(_PR_SET_PDEATHSIG, _signal.SIGKILL))
+        steps.append(self._process(_PR_SET_DUMPABLE, 1))
+        return steps
+
+    @staticmethod
+    def _raise_loopback():
         import fcntl
         import socket
 
@@ -302,79 +341,76 @@ class Confinement(object):
             request = struct.pack("16sH22x", b"lo", _IFF_UP_RUNNING)
             fcntl.ioctl(any_socket.fileno(), _SIOCSIFFLAGS, request)
 
+    # In a fork that is parked.
+
+    def park(self):
+        """Gives this process everything of its own that does not depend on the function."""
+        self._take(self._parking)
+
     # In a fork that was given a function.
 
     def finish(self, code, code_fd):
         """Shows the code, if there is a tree to show, and gives up every right for good."""
-        plan = self._plan
-        if threading.active_count() != 1:
+        if _other_threads():
             # Rights belong to threads: another one would keep them.
             raise Refused("confine: the process has more than one thread")
-        if plan["mounts"] is not None:
-            if code_fd is not None:
-                self._show_code(code, code_fd)
-            self._remount_read_only("/", 0)
         if code_fd is not None:
+            if self._plan["mounts"] is not None:
+                self._show_code(code, code_fd)
             os.close(code_fd)
-        if plan["change_user"]:
-            os.setgroups([])
-            os.setresgid(plan["gid"], plan["gid"], plan["gid"])
-            os.setresuid(plan["uid"], plan["uid"], plan["uid"])
-        if plan["drop_capabilities"]:
-            self._drop_capabilities()
-        # A change of user takes both away. The second makes /proc/self one's own.
-        self._prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL)
-        # The parent may have ended before the line above. In a process namespace of its own an
-        # instance does not see its parent; it sees its socket close.
+        self._take(self._finishing)
+        # It may have ended before it was asked to take its forks with it. In a process namespace
+        # of its own an instance does not see its parent; it sees its socket close.
         if os.getppid() not in (0, self._parent):
             raise Refused("confine: the parent has ended")
-        self._prctl(_PR_SET_DUMPABLE, 1)
 
     def _show_code(self, code, code_fd):
-        os.makedirs(code, 0o755, exist_ok=True)
-        self._set_attributes(code_fd, "", _ATTR_NODEV)
+        missing, path = [], code
+        while path and not os.access(path, os.F_OK):
+            missing.append(path)
+            path = path.rpartition("/")[0]
+        while missing:
+            os.mkdir(missing.pop(), 0o755)
+        self._take((self._attributes(code_fd, "", _ATTR_NODEV),))
         moved = self._libc.syscall(
             _SYS_MOVE_MOUNT, code_fd, b"", _AT_FDCWD, code.encode(), _MOVE_MOUNT_F_EMPTY_PATH
         )
         self._check(moved, "show the code at %s" % code)
 
-    def _drop_capabilities(self):
-        # Not there before Linux 4.3, and then there is nothing to clear.
-        self._libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-        header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
-        self._check(self._libc.capset(header, bytes(24)), "drop capabilities")
+    def _take(self, steps):
+        """Makes the calls; raises at the first that fails, if it has a description."""
+        for what, call, arguments in steps:
+            if call(*arguments) == -1 and what is not None:
+                self._check(-1, what)
 
-    # Calls of the kernel.
+    # Calls of the kernel, to be made or made.
 
-    def _pivot(self, root):
-        os.chdir(root)
-        self._check(self._libc.syscall(_SYS_PIVOT_ROOT, b".", b"."), "change the root")
+    def _pivot(self, steps, root):
+        steps.append(("enter the new root", os.chdir, (root,)))
+        steps.append(("change the root", self._libc.syscall, (_SYS_PIVOT_ROOT, b".", b".")))
         # The old root lies over the new one until it is taken away.
-        self._check(self._libc.umount2(b".", _MNT_DETACH), "take the old root away")
-        os.chdir("/")
+        steps.append(("take the old root away", self._libc.umount2, (b".", _MNT_DETACH)))
+        steps.append(("enter the root", os.chdir, ("/",)))
 
     def _mount(self, source, target, kind, flags, options=None):
         arguments = [text and text.encode() for text in (source, target, kind, options)]
         done = self._libc.mount(arguments[0], arguments[1], arguments[2], flags, arguments[3])
         self._check(done, "mount %s" % target)
 
-    def _remount_read_only(self, target, attributes):
-        self._set_attributes(_AT_FDCWD, target, attributes | _ATTR_NODEV, recursive=False)
-
-    def _set_attributes(self, fd, path, attributes, recursive=True):
+    def _attributes(self, fd, path, attributes, recursive=True):
+        """The step that makes a mount read-only, and without programs of other users."""
         attributes |= _ATTR_RDONLY | _ATTR_NOSUID
         flags = (_AT_RECURSIVE if recursive else 0) | (0 if path else _AT_EMPTY_PATH)
-        wanted = struct.pack("<QQQQ", attributes, 0, _MS_PRIVATE, 0)
-        done = self._libc.syscall(
-            _SYS_MOUNT_SETATTR, fd, path.encode(), flags, wanted, ctypes.c_size_t(len(wanted))
-        )
-        self._check(done, "make %s read-only" % (path or "the code"))
+        wanted = _MOUNT_ATTRIBUTES.pack(attributes, 0, _MS_PRIVATE, 0)
+        arguments = (_SYS_MOUNT_SETATTR, fd, path.encode(), flags, wanted, _ATTRIBUTES_SIZE)
+        return "make %s read-only" % (path or "the code"), self._libc.syscall, arguments
+
+    def _process(self, option, value, more=0):
+        """The step that sets a property of the process."""
+        return "prctl %d" % option, self._libc.prctl, (option, value, more, 0, 0)
 
     def _unshare(self, flags, what):
         self._check(self._libc.unshare(flags), "make a %s" % what)
-
-    def _prctl(self, option, value, more=0):
-        self._check(self._libc.prctl(option, value, more, 0, 0), "prctl %d" % option)
 
     def _check(self, result, step):
         if result < 0:
@@ -382,40 +418,23 @@ class Confinement(object):
             raise Refused("confine: %s: %s" % (step, os.strerror(error)))
 
 
-class _Badness(object):
-    """When the machine runs out of memory, an instance goes before the platform does.
+def _open_badness():
+    """The file with this process's badness, open, and what it says; None if it is not to be changed.
 
-    A fork inherits it. For each to write it itself is twenty times as much work, most of it for
-    the kernel, which has to make the file, and to look for it when the process ends.
+    When the machine runs out of memory, an instance goes before the platform does. A fork inherits
+    its badness: for each to write it itself is twenty times as much work, most of it for the
+    kernel, which has to make the file, and to look for it when the process ends.
     """
-
-    _PATH = "/proc/self/oom_score_adj"
-    _OF_FORKS = b"500"
-
-    def __init__(self):
-        self._fd, self._own = -1, b""
-        try:
-            with open(self._PATH, "rb") as file:
-                self._own = file.read()
-            self._fd = os.open(self._PATH, os.O_WRONLY | os.O_CLOEXEC)
-        except OSError:
-            # Not allowed here; then the kernel chooses by size alone.
-            pass
-
-    def of_forks(self):
-        """Forks are made now."""
-        self._write(self._OF_FORKS)
-
-    def own(self):
-        """No forks are made now."""
-        self._write(self._own)
-
-    def _write(self, value):
-        if self._fd >= 0:
-            try:
-                os.pwrite(self._fd, value, 0)
-            except OSError:
-                self._fd = -1
+    try:
+        with open(_BADNESS, "rb") as file:
+            own = file.read()
+        fd = os.open(_BADNESS, os.O_WRONLY | os.O_CLOEXEC)
+        os.pwrite(fd, _BADNESS_OF_FORKS, 0)
+        os.pwrite(fd, own, 0)
+    except OSError:
+        # Then the kernel chooses by size alone.
+        return None
+    return fd, own
 
 
 def _make_file(path):

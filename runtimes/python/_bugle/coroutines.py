@@ -30,17 +30,17 @@ _pack_header = frames.HEADER.pack
 class Host(object):
     """The calls of one instance."""
 
-    def __init__(self, channel, output, function, handler):
+    def __init__(self, channel, output):
         _import_asyncio()
         self._channel = channel
         self._output = output
-        self.function = function
-        self._handler = handler
+        self.function = None
+        self._handler = None
         self._loop = _new_loop()
         asyncio.set_event_loop(self._loop)
         self._stop = None
         self._error = None
-        self.active = output.active = {}
+        self.active = {}
         self._tasks = set()
         self._deadline_timer = None
         self._flush_due = False
@@ -48,8 +48,14 @@ class Host(object):
         self._current = None
         if ContextVar is not None:
             self._current = ContextVar("bugle_call", default=None)
-        output.find_call = self._find_call
         self._create_task = _task_factory(self._loop)
+
+    def take(self, function, handler):
+        """Takes calls of this function."""
+        self.function = function
+        self._handler = handler
+        self._output.active = self.active
+        self._output.find_call = self._find_call
 
     # -- what the rest of the instance needs --------------------------------------------------
 

@@ -35,6 +35,10 @@ STREAM_WANTED = 2
 # Flags of LOG.
 STDERR = 1
 
+_DESCRIPTOR = struct.Struct("i")
+_CONTROL_SPACE = socket.CMSG_SPACE(_DESCRIPTOR.size)
+_CONTROL_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
+
 _BUFFER = 16 * 1024
 # Up to this size one joined buffer is cheaper than a list of them.
 _JOIN = 64 * 1024
@@ -55,7 +59,8 @@ class Channel(object):
 
     def __init__(self, fd):
         self.fd = fd
-        self._socket = None
+        # The parent has a socket of that number too: a fork takes over the object.
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
         self._send_lock = threading.Lock()
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
@@ -66,11 +71,6 @@ class Channel(object):
         self._glance = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._glance.register(fd, select.POLLIN)
-
-    def open(self):
-        """Begins to use the socket."""
-        # With its kind said, it is not asked for.
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.fd)
 
     def receive(self):
         """Waits for the next frame: kind, flags, status, id, value, meta, body."""
@@ -88,12 +88,12 @@ class Channel(object):
             if self._end == len(self._buffer):
                 self._compact(self._buffer)
             count, control, _flags, _address = self._socket.recvmsg_into(
-                [self._view[self._end :]], socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+                [self._view[self._end :]], _CONTROL_SPACE, _CONTROL_FLAGS
             )
             if not count:
                 raise Closed()
             if control:
-                (descriptor,) = struct.unpack("i", control[0][2])
+                (descriptor,) = _DESCRIPTOR.unpack(control[0][2])
             self._end += count
             found = self.next_frame()
         return found, descriptor

@@ -26,6 +26,7 @@ class Growth(object):
     def __init__(self, hooks):
         self._hooks = hooks
         self._generators = []
+        self._seeds = []
 
     def run(self, wanted):
         """Imports the modules and returns, as JSON, everything that they have imported.
@@ -56,15 +57,18 @@ class Growth(object):
 
     def separate(self):
         """Gives a fork random numbers of its own."""
-        for generator in self._generators:
-            generator.seed()
-        # The generator of a fork continues that of its parent.
+        for seed in self._seeds:
+            seed()
+
+    def prepare(self):
+        """Looks for all generators: that of a fork would continue that of its parent."""
+        self._seeds = [generator.seed for generator in self._generators]
         random = sys.modules.get("random")
         if random is not None:
-            random.seed()
+            self._seeds.append(random.seed)
         numpy = sys.modules.get("numpy")
         if numpy is not None and "numpy.random" in sys.modules:
-            numpy.random.seed()
+            self._seeds.append(numpy.random.seed)
 
     def _watch_seed(self, seed):
         def watched(generator, a=None, *more, **named):

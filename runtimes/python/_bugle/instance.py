@@ -16,6 +16,12 @@ from _bugle.rehearsal import rehearse
 
 _PR_SET_NAME = 15
 
+# Reads JSON that begins with its first character.
+_scan = json.JSONDecoder().scan_once
+
+# The durations of a start.
+_PHASES = b'{"load_us":%d,"init_us":%d}'
+
 # More than what Python's interpreter takes to adapt its code to what it meets. That is written
 # into the code: done here, it is shared by all forks, which otherwise copy the page to write it.
 _REHEARSALS = 20
@@ -29,9 +35,15 @@ class Instance(object):
         self._confinement = confinement
         self._channel = frames.Channel(fd)
         self._output = Output(self._channel)
+        self._host = threads.Host(self._channel, self._output)
 
     def warm_up(self):
         """Has the parent do what every fork will do, so that the forks find it done."""
+        # The main module is the parent's, and a process that user code starts might import it.
+        self._main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        sys.argv = [""]
+        loader.clear_environment()
         for _ in range(_REHEARSALS):
             rehearse(threads.Host, self._output)
 
@@ -41,7 +53,6 @@ class Instance(object):
         One that is `hurried` does not use the time in which nobody waits for it: there is none.
         """
         channel, output = self._channel, self._output
-        channel.open()
         output.install()
         try:
             if not hurried and not channel.waiting():
@@ -52,7 +63,7 @@ class Instance(object):
         except (frames.Closed, OSError):
             os._exit(0)
         began = time.monotonic()
-        start = json.loads(frame[5].decode("utf-8"))
+        start, _end = _scan(frame[5].decode("utf-8"), 0)
         try:
             if refused is not None:
                 raise refused
@@ -62,11 +73,13 @@ class Instance(object):
             os._exit(1)
         try:
             _enter(start, prctl)
-            host, phases = _load(start, Function(start, output), channel, output, began)
+            if frame[6]:
+                loader.prepare(start["code"], start["handler"], frame[6])
+            host, phases = self._load(start, Function(start, output), began)
         except BaseException as error:
             _report_failure(channel, output, error)
             os._exit(1)
-        channel.send(frames.frame(frames.READY, meta=json.dumps(phases).encode("ascii")))
+        channel.send(frames.frame(frames.READY, meta=_PHASES % phases))
         _exit(_serve(start, host))
 
 
@@ -77,6 +90,23 @@ class Instance(object):
             return None
         except Exception as error:
             return error
+
+    def _load(self, start, function, began):
+        """Imports the handler and runs the initializer; returns the host and the durations."""
+        handler = loader.find(start["code"], start["handler"])
+        host = self._host
+        if loader.is_coroutine_function(handler):
+            host = coroutines.Host(self._channel, self._output)
+        host.take(function, handler)
+        initializer = None
+        if start["initializer"]:
+            initializer = loader.find(start["code"], start["initializer"])
+        loaded = time.monotonic()
+        if initializer is not None:
+            timeout = start["initializer_timeout_ms"] / 1000.0
+            host.finish(initializer(Context(function, host, 0, b"", b"", 0, timeout)))
+        done = time.monotonic()
+        return host, (int((loaded - began) * 1e6), int((done - loaded) * 1e6))
 
 
 def _serve(start, host):
@@ -102,32 +132,7 @@ def _enter(start, prctl):
     if prctl is not None:
         name = ("py:" + start["function"]["name"]).encode("ascii", "replace")
         prctl(_PR_SET_NAME, name[:15], 0, 0, 0)
-    # The main module is the parent's, and a process that user code starts might import it again.
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    sys.argv = [""]
     loader.prepare_path(start["code"])
-
-
-def _load(start, function, channel, output, began):
-    """Imports the handler and runs the initializer; returns the host and the durations."""
-    handler = loader.find(start["code"], start["handler"])
-    if loader.is_coroutine_function(handler):
-        make_host = coroutines.Host
-    else:
-        make_host = threads.Host
-    host = make_host(channel, output, function, handler)
-    initializer = None
-    if start["initializer"]:
-        initializer = loader.find(start["code"], start["initializer"])
-    loaded = time.monotonic()
-    if initializer is not None:
-        timeout = start["initializer_timeout_ms"] / 1000.0
-        host.finish(initializer(Context(function, host, 0, b"", b"", 0, timeout)))
-    done = time.monotonic()
-    return host, {
-        "load_us": int((loaded - began) * 1e6),
-        "init_us": int((done - loaded) * 1e6),
-    }
 
 
 def _report_failure(channel, output, error):

@@ -24,19 +24,31 @@ _PYC_UNCHECKED = 1
 _PYC_HEADER = 16
 
 
+# What a file that is no source, but a module of its name all the same, may end with.
+_EXTENSIONS = _imp.extension_suffixes()
+
+# Compiled files that are not on the disk, by the path of their source.
+prepared = {}
+
+
 class LoadError(Exception):
     """The handler's text names nothing that can be called."""
 
 
+def clear_environment():
+    """Takes all variables away."""
+    for name in list(os.environ):
+        del os.environ[name]
+
+
 def set_environment(variables):
-    """Makes these the variables of the process.
+    """Gives a process that has no variables these.
 
     One by one: what a mapping does for all at once is code that nothing else here touches.
     """
-    for name in list(os.environ):
-        del os.environ[name]
+    environ = os.environ
     for name, value in variables.items():
-        os.environ[name] = value
+        environ[name] = value
 
 
 def prepare_path(code):
@@ -46,27 +58,36 @@ def prepare_path(code):
     out of reach on purpose: a function must not depend on what a machine happens to have.
     """
     sys.path.insert(0, code)
-    lib = os.path.join(code, "lib")
-    if os.path.isdir(lib):
-        sys.path.insert(1, lib)
-    _forget_shadowed(code)
+    names = os.listdir(code)
+    if "lib" in names:
+        lib = os.path.join(code, "lib")
+        if os.path.isdir(lib):
+            sys.path.insert(1, lib)
+    _forget_shadowed(code, names)
 
 
-def _forget_shadowed(code):
+def _forget_shadowed(code, names):
     """Lets the user's modules win over modules of the same name that are loaded already.
 
     In an ordinary program the script's directory comes first. Here the standard library was
     imported before the directory was known.
     """
-    for entry in os.scandir(code):
-        name = entry.name
-        if name.endswith(".py"):
+    modules = sys.modules
+    for name in names:
+        if name[-3:] == ".py":
             name = name[:-3]
-        elif not os.path.isfile(os.path.join(entry.path, "__init__.py")):
+            if name not in modules:
+                continue
+        elif name not in modules or not os.path.isfile(os.path.join(code, name, "__init__.py")):
             continue
-        if name in sys.modules and name not in sys.builtin_module_names:
-            for loaded in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
-                del sys.modules[loaded]
+        if name not in sys.builtin_module_names:
+            for loaded in [m for m in modules if m == name or m.startswith(name + ".")]:
+                del modules[loaded]
+
+
+def prepare(code, handler, data):
+    """Keeps the compiled form of the handler's file, for whoever imports that first."""
+    prepared[code + "/" + handler.rpartition(".")[0] + ".py"] = data
 
 
 def find(code, handler):
@@ -117,12 +138,14 @@ def _import_file(code, name):
         or _imp.is_frozen(name)
         or sys.meta_path != _FINDERS
         or not os.path.isfile(path)
-        or os.path.isdir(base)
-        or any(os.path.isfile(base + suffix) for suffix in _imp.extension_suffixes())
+        or _exists(base)
     ):
         return None
+    for suffix in _EXTENSIONS:
+        if _exists(base + suffix):
+            return None
     cached = "%s/__pycache__/%s.%s.pyc" % (code, name, sys.implementation.cache_tag)
-    program = _compiled(path, cached)
+    program = _compiled(path, prepared.get(path) or _read_cached(cached))
     if program is None:
         program = compile(_read(path), path, "exec", 0, True)
     spec = ModuleSpec(name, SourceFileLoader(name, path), origin=path)
@@ -148,12 +171,20 @@ def _import_file(code, name):
     return sys.modules[name]
 
 
-def _compiled(path, cached):
-    """The code of a compiled file, if there is one and it is of the source as it is."""
+def _exists(path):
+    # Unlike those of `os.path` this makes no exception, with a text, of a file that is not there.
+    return os.access(path, os.F_OK)
+
+
+def _read_cached(path):
     try:
-        data = _read(cached)
+        return _read(path) if _exists(path) else b""
     except OSError:
-        return None
+        return b""
+
+
+def _compiled(path, data):
+    """The code in a compiled file's `data`, if it is of the source as it is."""
     # Before 3.7 the header was another one.
     if data[:4] != MAGIC_NUMBER or len(data) < _PYC_HEADER or sys.version_info < (3, 7):
         return None
@@ -177,13 +208,18 @@ def _read(path):
 
 def is_coroutine_function(function):
     """Whether calling it makes a coroutine."""
-    return _makes_coroutine(function) or _makes_coroutine(
+    if _makes_coroutine(function):
+        return True
+    # That of a plain function is the interpreter's.
+    return type(function) is not types.FunctionType and _makes_coroutine(
         getattr(type(function), "__call__", None)
     )
 
 
 def _makes_coroutine(function):
     """What `inspect` would say. That module is as large as the rest; it is used if it is there."""
+    if type(function) is types.FunctionType and "inspect" not in sys.modules:
+        return bool(function.__code__.co_flags & _CO_COROUTINE)
     while isinstance(function, (functools.partial, types.MethodType)):
         if isinstance(function, functools.partial):
             function = function.func

@@ -53,6 +53,8 @@ class Output(object):
         self.notify = None
         self.stdout = Stream(self, 0, 1, "<stdout>")
         self.stderr = Stream(self, frames.STDERR, 2, "<stderr>")
+        # Kept, as a fork would take them apart when it replaces them.
+        self._replaced = (sys.stdout, sys.stderr)
         # A forked copy of an instance must not write into the instance's conversation. What is
         # registered in the parent counts for the forks of its forks.
         if hasattr(os, "register_at_fork"):

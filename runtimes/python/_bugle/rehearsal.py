@@ -15,6 +15,8 @@ from _bugle.context import Context, Function
 
 CODE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "rehearsal")
 
+_VARIABLES = {"LANG": "C.UTF-8"}
+
 _START = {
     "instance": "",
     "handler": "function.handler",
@@ -50,14 +52,14 @@ def rehearse(make_host, output):
     """
     path = list(sys.path)
     find_call, active = output.find_call, output.active
-    environment = {name: os.environ[name] for name in os.environ}
     start = json.loads(json.dumps(_START))
     try:
-        loader.set_environment(environment)
+        loader.set_environment(_VARIABLES)
         loader.prepare_path(start["code"])
         handler = loader.find(start["code"], start["handler"])
         loader.is_coroutine_function(handler)
-        host = make_host(_Nowhere(), output, Function(start, output), handler)
+        host = make_host(_Nowhere(), output)
+        host.take(Function(start, output), handler)
         call = Context(host.function, host, 1, b"request", b"", frames.BODY_IS_JSON, 1.0)
         host.active[1] = call
         host.run(call, b'{"key": ["value", 1, 2.5, null, true]}')
@@ -66,3 +68,5 @@ def rehearse(make_host, output):
         sys.path[:] = path
         sys.path_importer_cache.pop(CODE, None)
         sys.modules.pop("function", None)
+        for name in _VARIABLES:
+            del os.environ[name]

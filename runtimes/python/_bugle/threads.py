@@ -33,6 +33,14 @@ _monotonic = time.monotonic
 _get_ident = threading.get_ident
 _pack_header = frames.HEADER.pack
 
+if hasattr(threading, "get_native_id"):
+    _get_system_id = threading.get_native_id
+else:  # Python 3.7 and before
+
+    def _get_system_id():
+        return os.path.basename(os.readlink("/proc/thread-self"))
+
+
 # A thread that had nothing to do for this many seconds ends.
 _IDLE_THREAD = 30.0
 
@@ -62,12 +70,12 @@ class Worker(object):
 class Host(object):
     """The calls of one instance."""
 
-    def __init__(self, channel, output, function, handler):
+    def __init__(self, channel, output):
         self._channel = channel
         self._output = output
         self._current = output.current
-        self.function = function
-        self._handler = handler
+        self.function = None
+        self._handler = None
         self._baton = _thread.allocate_lock()
         self._idle = []  # workers without the baton; the last one reads next
         self._main = Worker()
@@ -75,14 +83,20 @@ class Host(object):
         self._ended = False
         self._interrupting = _thread.allocate_lock()
         self._memory = Memory()
-        self.active = output.active = {}
-        self.system_ids = {}  # thread -> its name below /proc, for the watcher
+        self.active = {}
+        self.system_ids = {}  # thread -> its number for the system, for the watcher
         self.handing_over = False
         self.reading = None  # the call that the holder of the baton runs inline
         self.started = 0
         self.run_time = 0.0
         self._watcher = Watcher(self, output)
-        output.find_call = self._find_call
+
+    def take(self, function, handler):
+        """Takes calls of this function."""
+        self.function = function
+        self._handler = handler
+        self._output.active = self.active
+        self._output.find_call = self._find_call
 
     # -- what the rest of the instance needs --------------------------------------------------
 
@@ -141,7 +155,7 @@ class Host(object):
 
     def _work(self, worker):
         """Reads and runs calls whenever this thread has the baton, which it has now."""
-        self.system_ids[_get_ident()] = os.readlink("/proc/thread-self")
+        self.system_ids[_get_ident()] = _get_system_id()
         while True:
             try:
                 self._lead(worker)

@@ -148,7 +148,7 @@ class Watcher(object):
     def _times_of(self, call):
         """The clock, and how long the thread of the call has had or wanted a processor."""
         try:
-            path = "/proc/%s/schedstat" % self._host.system_ids[call.thread]
+            path = "/proc/self/task/%s/schedstat" % self._host.system_ids[call.thread]
             with io.open(path, "rb", 0) as file:
                 run, queued, _slices = file.read().split()
         except (KeyError, OSError, ValueError):

@@ -24,11 +24,14 @@ import time
 # The module without the names of enumerations, which a fork would have to look up.
 import _signal
 
-from _bugle import growth
+from _bugle import growth, heap
 
 # Requests: kind, id. Reports: kind, value, id, detail.
 _REQUEST = struct.Struct("<B7xQ")
 _REPORT = struct.Struct("<B3xiQQ")
+_DESCRIPTORS = struct.Struct("2i")
+_REQUEST_SIZE = _REQUEST.size
+_CONTROL_SPACE = socket.CMSG_SPACE(_DESCRIPTORS.size)
 
 _FORK = 1
 _KILL = 2
@@ -154,32 +157,27 @@ class ForkHooks(object):
     def __init__(self):
         self._kept = []
         self._of_parent = sys.maxsize
-        self._in_instance = False
         self._main = None
         self._register = getattr(os, "register_at_fork", None)
+        self._hooks = {
+            "before": self._before,
+            "after_in_parent": self._after_in_parent,
+            "after_in_child": self._after_in_child,
+        }
         if self._register is not None:
-            # Before any other, so that what instances register is run on the right side of them.
-            self._register(
-                before=self._before,
-                after_in_parent=self._after_in_parent,
-                after_in_child=self._after_in_child,
-            )
             os.register_at_fork = self._keep
 
     def _keep(self, **hooks):
         self._kept.append(hooks)
 
     def _before(self):
-        if self._in_instance:
-            self._run("before", reversed(self._kept))
+        self._run("before", reversed(self._kept))
 
     def _after_in_parent(self):
-        if self._in_instance:
-            self._run("after_in_parent", self._kept)
+        self._run("after_in_parent", self._kept)
 
     def _after_in_child(self):
-        if self._in_instance:
-            self._run("after_in_child", self._kept)
+        self._run("after_in_child", self._kept)
 
     @staticmethod
     def _run(when, kept):
@@ -196,7 +194,8 @@ class ForkHooks(object):
         """Remembers the main thread, once its module can be imported: that registers hooks."""
         import threading
 
-        self._main = threading.main_thread()
+        if hasattr(threading.main_thread(), "_native_id"):
+            self._main = threading.main_thread()
 
     def grow(self):
         """Tells that what follows comes from packages that are not known here."""
@@ -206,16 +205,17 @@ class ForkHooks(object):
         """Has the hooks run from now on, in a fork, and does what packages want done in it."""
         if self._register is None:
             return
+        # Before any other, so that what instances register is run on the right side of them.
+        self._register(**self._hooks)
         os.register_at_fork = self._register
-        self._in_instance = True
         for hooks in self._kept[self._of_parent :]:
             # A hook after the fork may count on that before it.
             for when in ("before", "after_in_child"):
                 if when in hooks:
                     hooks[when]()
         main = self._main
-        if hasattr(main, "_set_native_id"):
-            main._set_native_id()
+        if main is not None:
+            main._native_id = os.getpid()
 
 
 def _close_inherited():
@@ -243,8 +243,13 @@ def _preload(names, extra=()):
 
 
 def _take_control_socket():
-    """Moves the control socket away from descriptor 0, which gets /dev/null."""
-    control = socket.socket(fileno=os.dup(0))
+    """Moves the control socket away from descriptor 0, which gets /dev/null.
+
+    It gets the number that the other socket has in an instance, so that what uses that can be
+    made here.
+    """
+    os.dup2(0, DATA_FD, inheritable=False)
+    control = socket.socket(fileno=DATA_FD)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
@@ -293,6 +298,7 @@ class Zygote(object):
         self._growth = growth.Growth(hooks)
         self._pid = os.getpid()
         self._prctl = _load_prctl()
+        self._filling = None
         self._forked_at = 0.0
         self._pids = {}  # id -> process id
         self._ids = {}  # process id -> id
@@ -316,13 +322,18 @@ class Zygote(object):
             _signal.signal(number, _signal.SIG_DFL)
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         # The handler does nothing: it exists so that the byte in the pipe ends the poll.
-        _signal.signal(_signal.SIGCHLD, lambda _signal, _frame: None)
+        _signal.signal(_signal.SIGCHLD, _nothing)
         _signal.set_wakeup_fd(self._wake_write)
+        self._growth.prepare()
+        _warm_calls()
         self._instance.warm_up()
         # What is alive now lives for ever: the collector of an instance must not touch it, or
         # every page of it would be copied.
         gc.collect()
         gc.disable()
+        self._filling = heap.fill()
+        # Once more, now that it comes to lie together.
+        self._confinement.prepare()
         if hasattr(gc, "freeze"):
             gc.freeze()
         self._report(_HELLO, self._pid, 0, len(loaded))
@@ -352,7 +363,7 @@ class Zygote(object):
     def _serve(self):
         try:
             message, control, _flags, _address = self._control.recvmsg(
-                _REQUEST.size, socket.CMSG_SPACE(8)
+                _REQUEST_SIZE, _CONTROL_SPACE
             )
         except ConnectionError:
             message = b""
@@ -363,7 +374,7 @@ class Zygote(object):
             # The kernel had no room for two more descriptors of this process.
             self._report(_FORK_FAILED, errno.EMFILE, ident, 0)
         elif kind == _FORK:
-            fds = struct.unpack("2i", control[0][2])
+            fds = _DESCRIPTORS.unpack(control[0][2])
             try:
                 self._fork(ident, fds)
             finally:
@@ -391,10 +402,8 @@ class Zygote(object):
     def _become_instance(self, fds, hurried):
         """Turns this fork into an instance; never returns."""
         try:
-            os.setsid()
-            _signal.set_wakeup_fd(-1)
-            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+            for call, arguments in _LEAVE_PARENT:
+                call(*arguments)
             _arrange_descriptors(*fds)
             self._hooks.install()
             self._growth.separate()
@@ -438,6 +447,19 @@ class Zygote(object):
         os._exit(0)
 
 
+def _nothing(_signal, _frame):
+    """Handles a signal. A function of the module: a fork that drops it does not free it."""
+
+
+# What a fork does first, looked up in the parent.
+_LEAVE_PARENT = (
+    (os.setsid, ()),
+    (_signal.set_wakeup_fd, (-1,)),
+    (_signal.signal, (_signal.SIGCHLD, _signal.SIG_DFL)),
+    (_signal.pthread_sigmask, (_signal.SIG_SETMASK, ())),
+)
+
+
 def _kill(pid):
     # The group does not exist before the instance has made it.
     _kill_group(pid)
@@ -451,6 +473,20 @@ def _kill_group(pid):
     try:
         os.killpg(pid, _signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _warm_calls():
+    """Has the names of their arguments looked up, as the first call does, before there are forks."""
+    first = os.open(os.devnull, os.O_RDONLY)
+    second = os.dup(first)
+    os.dup2(first, second, inheritable=False)
+    os.close(first)
+    os.closerange(second, second + 1)
+    try:
+        os.register_at_fork()
+    except (AttributeError, TypeError):
+        # There is nothing to register, or no such call in an old interpreter.
         pass
 
 

@@ -22,6 +22,7 @@ files! {
     "_bugle/coroutines.py",
     "_bugle/frames.py",
     "_bugle/growth.py",
+    "_bugle/heap.py",
     "_bugle/instance.py",
     "_bugle/loader.py",
     "_bugle/memory.py",

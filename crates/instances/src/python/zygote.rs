@@ -483,6 +483,9 @@ fn spawn(command: &Command<'_>, control: OwnedFd) -> io::Result<Process> {
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         // What is looked up on first use, every fork would look up and write down for itself.
         .env("LD_BIND_NOW", "1")
+        // An instance has a second thread. Memory of its own for that would be 64 MiB of addresses
+        // and a table of pages, at every start.
+        .env("MALLOC_ARENA_MAX", "1")
         .current_dir("/")
         .stdin(Stdio::from(control))
         .stdout(Stdio::null())

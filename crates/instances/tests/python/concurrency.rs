@@ -168,7 +168,7 @@ fn one_thread_may_look_while_another_waits_for_the_next_frame() {
         // The reader is inside its wait nearly all the time: a look that disturbs it is soon met.
         let source = "import socket, threading\nfrom _bugle import frames\n\
             def handler(event, context):\n    ours, theirs = socket.socketpair()\n    \
-            channel = frames.Channel(theirs.detach())\n    channel.open()\n    failed = []\n    \
+            channel = frames.Channel(theirs.detach())\n    failed = []\n    \
             def read():\n        try:\n            channel.fill()\n        \
             except BaseException as error:\n            failed.append(repr(error))\n    \
             reader = threading.Thread(target=read)\n    reader.start()\n    \

@@ -74,6 +74,11 @@ impl Code {
         }
     }
 
+    /// Whether it lies in the platform's own cache, and not in a folder of somebody else's.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.place, Where::Cached(_))
+    }
+
     /// Takes on to compile the code for an interpreter; nothing where that is done, or under way,
     /// or where the code is not the platform's to write to.
     pub fn compile_for(&self, interpreter: &str) -> Option<Compilation> {

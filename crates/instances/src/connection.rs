@@ -102,7 +102,12 @@ impl Connection {
     }
 
     /// Sends the START frame, with the tree of the code if the instance is to be shown one.
-    pub(crate) fn send_start(&self, message: Vec<u8>, code: Option<BorrowedFd<'_>>) {
+    pub(crate) fn send_start(
+        &self,
+        message: Vec<u8>,
+        compiled: Bytes,
+        code: Option<BorrowedFd<'_>>,
+    ) {
         let header = Header {
             kind: ToInstance::Start,
             flags: 0,
@@ -111,7 +116,7 @@ impl Connection {
             value: 0,
         };
         let meta = [Bytes::from(message)];
-        self.send_with(&mut self.state.lock(), header, &meta, Bytes::new(), code);
+        self.send_with(&mut self.state.lock(), header, &meta, compiled, code);
     }
 
     /// Hands a call to the instance.

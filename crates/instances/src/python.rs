@@ -8,6 +8,7 @@
 mod compile;
 mod config;
 mod discover;
+mod handlers;
 mod imports;
 mod packages;
 mod parents;
@@ -46,6 +47,7 @@ use crate::{BoxFuture, Driver, LogSink, StartError, StartPhases, StartRequest, S
 
 pub use config::Config;
 pub use discover::Interpreter;
+use handlers::{Claim, Handlers};
 use imports::Wanted;
 use parents::Parents;
 pub use waiting::WaitingProcess;
@@ -90,6 +92,7 @@ struct Shared {
     /// Where instances are read; the runtime on which their calls are made.
     runtime: Handle,
     parents: Arc<Parents>,
+    handlers: Arc<Handlers>,
 }
 
 impl PythonDriver {
@@ -111,6 +114,7 @@ impl PythonDriver {
                 config,
                 dependencies,
                 runtime: Handle::current(),
+                handlers: Arc::default(),
             }),
         })
     }
@@ -154,17 +158,20 @@ impl PythonDriver {
         };
         let code = self.code(&request.spec).await?;
         // A download is not part of the start that the function's limits are about.
-        let (message, tree, wanted) = self.message(&request, version, code.clone()).await?;
+        let prepared = self.prepare_start(&request, version, code.clone()).await?;
+        let Prepared {
+            given,
+            wanted,
+            claim,
+        } = prepared;
         let (forked, zygote) = self.shared.parents.take(version, wanted).await?;
         self.park_later(zygote);
-        let given = Given {
-            message,
-            tree,
-            code: code.clone(),
-        };
         let started = self.bring_up(&request, forked, given, began).await?;
         if let Some(compilation) = code.compile_for(&version.to_string()) {
             compile::begin(&self.shared.parents, version, compilation);
+        }
+        if let Some(claim) = claim {
+            compile::begin_handler(&self.shared.parents, claim);
         }
         Ok(started)
     }
@@ -188,37 +195,58 @@ impl PythonDriver {
     }
 
     /// Everything the instance has to know, where its code is, and what the code imports.
-    async fn message(
+    async fn prepare_start(
         &self,
         request: &StartRequest,
         version: PythonVersion,
         code: Code,
-    ) -> Result<(Vec<u8>, Option<OwnedFd>, Wanted), StartError> {
+    ) -> Result<Prepared, StartError> {
         let dependencies = &self.shared.dependencies;
         let spec = &request.spec;
-        let wanted = Arc::clone(spec);
+        let looked_at = Arc::clone(spec);
         // The code may be on a file system that does not answer.
-        let parents = Arc::clone(&self.shared.parents);
+        let shared = Arc::clone(&self.shared);
+        let kept = code.clone();
         let found = tokio::task::spawn_blocking(move || {
-            let code = code.directory();
-            let code =
-                code.map_err(|error| StartError::Unsupported(bugle_types::report(&error)))?;
+            let Shared {
+                parents, handlers, ..
+            } = &*shared;
+            let directory = code.directory();
+            let directory =
+                directory.map_err(|error| StartError::Unsupported(bugle_types::report(&error)))?;
             let show = parents.confinement.shows_code();
-            let tree = if show { Some(tree(&code)?) } else { None };
+            let tree = if show { Some(tree(&directory)?) } else { None };
             let listing = parents.packages.listing(version);
             let little = parents.little(version);
-            let wanted = imports::wanted(&code, hooks(&wanted), listing.as_deref(), &little);
-            Ok((code, tree, wanted))
+            let hooks = hooks(&looked_at);
+            let wanted = imports::wanted(&directory, hooks, listing.as_deref(), &little);
+            // What the platform may write to is compiled where it lies.
+            let found = if code.is_ours() {
+                handlers::Found::default()
+            } else {
+                handlers.find(&directory, &looked_at.handler, version)
+            };
+            Ok((directory, tree, wanted, found))
         });
-        let (code, tree, wanted) = found
+        let (directory, tree, wanted, found) = found
             .await
             .map_err(|error| StartError::Platform(error.to_string()))??;
         let user = (dependencies.open_environment)(&spec.id, &spec.environment)
             .map_err(StartError::Platform)?;
         let temporary = self.shared.parents.confinement.temporary();
-        let message = start::message(request, &code, temporary.as_deref(), &user)
+        let message = start::message(request, &directory, temporary.as_deref(), &user)
             .map_err(StartError::Unsupported)?;
-        Ok((message, tree, wanted))
+        let given = Given {
+            message,
+            compiled: found.compiled,
+            tree,
+            code: kept,
+        };
+        Ok(Prepared {
+            given,
+            wanted,
+            claim: found.claim,
+        })
     }
 
     /// Gives a process its function, and waits until it is ready.
@@ -246,10 +274,11 @@ impl PythonDriver {
         self.limit(request, &child, forked.group).await?;
         let Given {
             message,
+            compiled,
             tree,
             code,
         } = given;
-        connection.send_start(message, tree.as_ref().map(AsFd::as_fd));
+        connection.send_start(message, compiled, tree.as_ref().map(AsFd::as_fd));
         drop(tree);
         let pump = Pump {
             connection,
@@ -342,9 +371,18 @@ impl Driver for PythonDriver {
     }
 }
 
+/// What there is of a start before there is a process for it.
+struct Prepared {
+    given: Given,
+    wanted: Wanted,
+    claim: Option<Claim>,
+}
+
 /// What a process is given to become an instance.
 struct Given {
     message: Vec<u8>,
+    /// The compiled form of the handler's file; empty where the instance has to see itself.
+    compiled: Bytes,
     /// The code, for a process that has to be shown it.
     tree: Option<OwnedFd>,
     code: Code,

@@ -1,4 +1,4 @@
-//! Compiles packages for an interpreter, so that their next start need not.
+//! Compiles packages and handlers for an interpreter, so that their next start need not.
 //!
 //! The sources are read here and sent to a process that can do nothing but compile
 //! (`runtimes/python/_bugle/compiling.py`); what it sends back is written here. It takes the time
@@ -15,6 +15,7 @@ use bugle_artifacts::Compilation;
 use bugle_types::PythonVersion;
 use tokio::runtime::Handle;
 
+use super::handlers::Claim;
 use super::parents::Parents;
 
 /// The first interpreter that takes compiled code without a look at its source.
@@ -48,10 +49,17 @@ pub(super) fn begin(parents: &Arc<Parents>, version: PythonVersion, compilation:
             return;
         };
         let compiled = tokio::task::spawn_blocking(move || {
-            let sources = sources(&compilation.directory());
-            let count = run(started, &compilation, sources);
+            let root = compilation.directory();
+            let names = sources(&root).into_iter();
+            let sources =
+                names.filter_map(move |name| Some((fs::read(root.join(&name)).ok()?, name)));
+            let mut count = 0;
+            let compiled = run(started, sources, |name, tag, compiled| {
+                count += 1;
+                compilation.put(name, tag, compiled)
+            });
             compilation.finish();
-            count
+            compiled.map(|()| count)
         });
         match compiled.await {
             Ok(Ok(files)) => tracing::debug!(runtime = %version, files, "a package is compiled"),
@@ -59,6 +67,40 @@ pub(super) fn begin(parents: &Arc<Parents>, version: PythonVersion, compilation:
                 tracing::info!(runtime = %version, %error, "a package is not compiled as a whole");
             }
             Err(error) => tracing::warn!(%error, "a package is not compiled"),
+        }
+    });
+}
+
+/// Compiles a handler in the background.
+pub(super) fn begin_handler(parents: &Arc<Parents>, claim: Claim) {
+    if claim.version().0 < FIRST.0 {
+        return;
+    }
+    let parents = Arc::clone(parents);
+    Handle::current().spawn(async move {
+        let Ok(started) = parents.compiler(claim.version()).await else {
+            return;
+        };
+        let compiled = tokio::task::spawn_blocking(move || {
+            let (name, source) = claim.source()?;
+            let mut kept = None;
+            run(
+                started,
+                std::iter::once((source, name)),
+                |_, _, compiled| {
+                    kept = Some(compiled.to_owned());
+                    Ok(())
+                },
+            )?;
+            if let Some(compiled) = kept {
+                claim.keep(&compiled);
+            }
+            io::Result::Ok(())
+        });
+        match compiled.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a handler is not compiled"),
+            Err(error) => tracing::warn!(%error, "a handler is not compiled"),
         }
     });
 }
@@ -89,29 +131,29 @@ impl Drop for Ended {
     }
 }
 
-/// Sends the sources and writes what comes back. Says how many were compiled.
-fn run(child: Child, compilation: &Compilation, sources: Vec<String>) -> io::Result<usize> {
+/// Sends the sources, each with its name, and gives what comes back to `put`: the name, the
+/// interpreter's tag, and the compiled form.
+fn run(
+    child: Child,
+    sources: impl Iterator<Item = (Vec<u8>, String)> + Send + 'static,
+    put: impl FnMut(&str, &str, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     let mut child = Ended(child);
     let gone = || io::Error::other("the process has no standard input or output");
     let input = child.0.stdin.take().ok_or_else(gone)?;
     let output = child.0.stdout.take().ok_or_else(gone)?;
-    let root = compilation.directory();
     // It ends when the process has read everything, or has ended.
     let sending = std::thread::Builder::new()
         .name("bugle-sources".to_owned())
-        .spawn(move || send(BufWriter::new(input), &root, &sources))?;
-    let received = receive(BufReader::new(output), compilation);
+        .spawn(move || send(BufWriter::new(input), sources))?;
+    let received = receive(BufReader::new(output), put);
     drop(child);
     let _ = sending.join();
     received
 }
 
-fn send(mut input: impl Write, root: &Path, sources: &[String]) -> io::Result<()> {
-    for name in sources {
-        let path = root.join(name);
-        let Ok(source) = fs::read(&path) else {
-            continue;
-        };
+fn send(mut input: impl Write, sources: impl Iterator<Item = (Vec<u8>, String)>) -> io::Result<()> {
+    for (source, name) in sources {
         let lengths = [name.len(), source.len()].map(|length| u32::try_from(length).unwrap_or(0));
         input.write_all(&lengths[0].to_be_bytes())?;
         input.write_all(&lengths[1].to_be_bytes())?;
@@ -121,20 +163,21 @@ fn send(mut input: impl Write, root: &Path, sources: &[String]) -> io::Result<()
     input.flush()
 }
 
-fn receive(mut output: impl Read, compilation: &Compilation) -> io::Result<usize> {
+fn receive(
+    mut output: impl Read,
+    mut put: impl FnMut(&str, &str, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     let deadline = std::time::Instant::now() + LIMIT;
     let Some((tag, _)) = frame(&mut output)? else {
         return Err(io::Error::other("the compiler has ended before it began"));
     };
-    let mut count = 0;
     while let Some((name, compiled)) = frame(&mut output)? {
-        compilation.put(&name, &tag, &compiled)?;
-        count += 1;
+        put(&name, &tag, &compiled)?;
         if std::time::Instant::now() > deadline {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
-    Ok(count)
+    Ok(())
 }
 
 /// One frame; nothing at the end. What the process sends is not to be trusted.

@@ -236,3 +236,37 @@ fn a_runtime_that_is_not_there_is_told() {
         }
     });
 }
+
+#[test]
+fn the_handler_of_a_folder_is_compiled_once_and_again_when_it_changes() {
+    on_old_and_new(|machine: Machine| async move {
+        if matches!(machine.runtime, Runtime::Python(version) if version.0 < 7) {
+            return;
+        }
+        let source = |name: &str| {
+            format!(
+                "from _bugle import loader\ndef handler(event, context):\n    \
+                 return ['{name}', len(loader.prepared)]\n"
+            )
+        };
+        let function = machine.function(&source("first"));
+        for name in ["first", "other"] {
+            std::fs::write(function.code().join("main.py"), source(name)).unwrap();
+            // To compile takes the time that nobody else wants.
+            let mut compiled = false;
+            for _ in 0..MANY_STARTS {
+                let instance = function.clone().start().await.unwrap();
+                let answer = instance.answer("{}").await;
+                compiled = answer == format!(r#"["{name}", 1]"#);
+                if compiled {
+                    break;
+                }
+                assert_eq!(answer, format!(r#"["{name}", 0]"#));
+            }
+            assert!(compiled, "{name}");
+        }
+    });
+}
+
+/// More than are made while a handler is compiled on a busy machine.
+const MANY_STARTS: usize = 2000;

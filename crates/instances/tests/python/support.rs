@@ -125,6 +125,7 @@ pub(crate) struct Machine {
 }
 
 /// A function that is about to be started.
+#[derive(Clone)]
 pub(crate) struct Function<'a> {
     machine: &'a Machine,
     pub(crate) spec: FunctionSpec,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::interpreters;
+use crate::support::{Machine, interpreters, on_every_interpreter};
 
 fn sources() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../runtimes/python");
@@ -37,4 +37,17 @@ fn the_sources_are_python_of_the_oldest_version() {
             interpreter.full_version
         );
     }
+}
+
+#[test]
+fn the_python_side_is_compiled_for_each_interpreter() {
+    on_every_interpreter(|machine: Machine| async move {
+        let source = "import sys\ndef handler(event, context):\n    \
+                      return sys.implementation.cache_tag\n";
+        let instance = machine.start(source).await.unwrap();
+        let tag = instance.answer("{}").await;
+        let name = format!("instance.{}.pyc", tag.trim_matches('"'));
+        let folder = machine.dir.path().join("run/python/_bugle/__pycache__");
+        assert!(folder.join(name).is_file());
+    });
 }

@@ -2,7 +2,7 @@
 //!
 //! etcd puts one request on its disks after the other, and a request costs it about as much as what
 //! is in it. So while one is under way the next ones gather, and are sent as one transaction, each
-//! with its own conditions and its own outcome ([`write`]). They only go together where none touches
+//! with its own conditions and its own outcome ([`mod@write`]). They only go together where none touches
 //! what another touches, so that it is as if they were run one after the other.
 
 use std::collections::{HashSet, VecDeque};

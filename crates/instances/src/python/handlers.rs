@@ -5,12 +5,13 @@
 //! frame. It counts for the file as it was, so whoever changes the file is served the change.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bugle_artifacts::open_directory;
 use bugle_types::PythonVersion;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -112,13 +113,12 @@ impl Handlers {
             return Found::default();
         };
         let path = code.join(format!("{module}.py"));
-        let Ok(metadata) = fs::symlink_metadata(&path) else {
-            return Found::default();
-        };
-        if !metadata.is_file() || metadata.len() > MAX_SOURCE {
-            return Found::default();
+        match open(&path, OFlags::PATH).and_then(|file| file.metadata()) {
+            Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_SOURCE => {
+                self.look_up((path, version), Stamp::of(&metadata))
+            }
+            _ => Found::default(),
         }
-        self.look_up((path, version), Stamp::of(&metadata))
     }
 
     fn look_up(self: &Arc<Self>, file: (PathBuf, PythonVersion), stamp: Stamp) -> Found {
@@ -182,8 +182,7 @@ impl Claim {
     pub(super) fn source(&self) -> io::Result<(String, Vec<u8>)> {
         let path = &self.file.0;
         let name = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
         let mut source = Vec::new();
         (&file).take(MAX_SOURCE + 1).read_to_end(&mut source)?;
         if Stamp::of(&file.metadata()?) != self.stamp {
@@ -213,8 +212,22 @@ impl Claim {
     }
 }
 
+/// Opens a file, or a link itself, without following links on the way: what lies below a root is not
+/// what lies elsewhere, whoever changes folders meanwhile.
+fn open(path: &Path, flags: OFlags) -> io::Result<File> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    };
+    let folder = open_directory(folder)?;
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&folder, name, flags, Mode::empty())?;
+    Ok(File::from(file))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const VERSION: PythonVersion = PythonVersion(11);
@@ -272,6 +285,22 @@ mod tests {
                 let found = handlers.find(code.path(), handler, VERSION);
                 assert!(found.claim.is_none(), "{handler}");
             }
+        }
+    }
+
+    #[test]
+    fn a_folder_that_becomes_a_link_leads_nowhere() {
+        let (handlers, code) = (Arc::new(Handlers::default()), folder("x = 1"));
+        let elsewhere = folder("secret = 2");
+        let inside = code.path().join("app");
+        std::os::unix::fs::symlink(elsewhere.path(), &inside).unwrap();
+        for _ in 0..3 {
+            assert!(
+                handlers
+                    .find(&inside, "main.handler", VERSION)
+                    .claim
+                    .is_none()
+            );
         }
     }
 

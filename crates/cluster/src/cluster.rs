@@ -1,58 +1,40 @@
 //! The place of this gateway among the members, and what it knows of them.
 
+mod members;
+mod place;
+mod question;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bugle_node::{GATEWAY, GatewayTls};
-use bugle_store::{Error as StoreError, EtcdFailure, Membership, Place, Store};
-use bugle_types::{FunctionId, report};
+use bugle_node::GatewayTls;
+use bugle_store::{EtcdFailure, Membership, Store};
+use bugle_types::FunctionId;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Incoming};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::fence::Fence;
 use crate::peers::{Outgoing, Peers, Unanswered};
 use crate::port::BoxError;
 use crate::view::{Member, View};
-
-/// How often the lease is renewed, and how long a renewal may take.
-const RENEW: Duration = Duration::from_millis(500);
-const RENEWAL: Duration = Duration::from_millis(300);
-
-/// How soon a renewal that failed is tried again.
-const AGAIN: Duration = Duration::from_millis(100);
+use question::{answer_of, lost, question_of};
 
 /// The path of the question whether a member cannot reach etcd either.
 pub const WITNESS: &str = "/witness";
 
-/// How much earlier than etcd this gateway believes its place to be over: the two clocks need not run
-/// at quite the same pace.
-const MARGIN: Duration = Duration::from_millis(200);
-
-/// How long a place that etcd confirmed counts here.
-const COUNTS: Duration = Membership::LASTS.saturating_sub(MARGIN);
-
-/// How often the fence is looked at.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// The pause before a store or an etcd that does not answer is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
-
-/// The most members that are read.
-const MOST: usize = 1000;
-
-/// The longest answer to a question, in bytes.
-const LONGEST: usize = 4 << 20;
 
 /// With what a gateway joins.
 pub struct Joining {
@@ -318,278 +300,5 @@ impl Cluster {
             (told.fenced)();
         }
         outcome
-    }
-}
-
-fn lost(error: &impl ToString) -> Unanswered {
-    Unanswered::Lost(error.to_string())
-}
-
-/// A question as a request.
-fn question_of(path: &str, question: Vec<u8>) -> Result<Request<Outgoing>, Unanswered> {
-    let body = Full::new(Bytes::from(question)).map_err(|never| match never {});
-    Request::builder()
-        .method(Method::POST)
-        .uri(format!("https://{GATEWAY}{path}"))
-        .body(Outgoing::new(body))
-        .map_err(|error| lost(&error))
-}
-
-/// What a member answered to a question.
-async fn answer_of<A: DeserializeOwned>(response: Response<Incoming>) -> Result<A, Unanswered> {
-    if response.status() != StatusCode::OK {
-        return Err(Unanswered::Lost(format!(
-            "it answered {}",
-            response.status()
-        )));
-    }
-    let body = Limited::new(response.into_body(), LONGEST).collect().await;
-    let body = body.map_err(|error| lost(&error))?.to_bytes();
-    serde_json::from_slice(&body).map_err(|error| lost(&error))
-}
-
-/// Never.
-enum Never {}
-
-impl Shared {
-    /// Makes a view the one that counts.
-    fn install(&self, mut view: View, told: &Told) {
-        view.me.clone_from(&self.me.lock());
-        let view = Arc::new(view);
-        // Whoever acts on the view before holds it until it is done.
-        *self.view.write() = Arc::clone(&view);
-        (told.changed)(&view);
-        self.peers.keep(|id| view.member(id).is_some());
-        self.applied.send_replace(view.revision);
-    }
-
-    fn set_me(&self, me: Option<Arc<str>>, told: &Told) {
-        *self.me.lock() = me;
-        let view = View::clone(&self.view.read());
-        self.install(view, told);
-    }
-
-    /// Keeps the view.
-    async fn follow(&self, told: &Told) -> Refused {
-        loop {
-            match self.follow_once(told).await {
-                StoreError::Closed => return Refused::Closed,
-                StoreError::Compacted { .. } => {}
-                error => {
-                    tracing::warn!(error = report(&error), "the members cannot be read");
-                    sleep(PAUSE).await;
-                }
-            }
-        }
-    }
-
-    async fn follow_once(&self, told: &Told) -> StoreError {
-        let prefix = Membership::PREFIX.as_bytes();
-        let range = match self.store.range(prefix, None, MOST).await {
-            Ok(range) => range,
-            Err(error) => return error,
-        };
-        let mut view = View::default();
-        for item in &range.items {
-            view.put(item);
-        }
-        let before = self.view.read().revision;
-        view.revision = view.revision.max(before).max(1);
-        self.install(view.clone(), told);
-        let mut watch = match self.store.watch(prefix, range.revision).await {
-            Ok(watch) => watch,
-            Err(error) => return error,
-        };
-        loop {
-            let batch = match watch.next().await {
-                Ok(batch) => batch,
-                Err(error) => return error,
-            };
-            for change in &batch.changes {
-                view.apply(change);
-            }
-            if !batch.changes.is_empty() {
-                self.keep_promises(&view).await;
-                self.install(view.clone(), told);
-            }
-        }
-    }
-
-    /// Waits until nobody who is not in the view counts on this gateway as a witness.
-    async fn keep_promises(&self, view: &View) {
-        let promised = self.promised.lock().clone();
-        let gone = promised.iter().filter(|(id, _)| view.member(id).is_none());
-        if let Some(until) = gone.map(|(_, until)| *until).max() {
-            tokio::time::sleep_until(until).await;
-        }
-    }
-
-    /// Whether none of the others can reach etcd either. Then no lease runs out, and nobody takes over
-    /// what another one has.
-    async fn is_away_for_all(&self, id: &str) -> bool {
-        let view = Arc::clone(&self.view.read());
-        let asked = view.others().map(|(other, member)| async {
-            let question = serde_json::to_vec(id).unwrap_or_default();
-            let request = question_of(WITNESS, question)?;
-            let answer = self.peers.send(other, &member.address, request).await?;
-            answer_of::<bool>(answer).await
-        });
-        let answers = timeout(RENEWAL, futures_util::future::join_all(asked)).await;
-        answers.is_ok_and(|answers| answers.into_iter().all(|answer| answer == Ok(true)))
-    }
-
-    /// Takes a place, and another one whenever it is lost.
-    async fn keep_places(&self, told: &Told) -> Refused {
-        self.until(1).await;
-        while !self.retiring.is_cancelled() {
-            if let Err(refused) = self.admissible(u64::MAX) {
-                return refused;
-            }
-            let id: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
-            let sent = Instant::now();
-            let place = match self.join(&id).await {
-                Ok(place) => place,
-                Err(failure @ EtcdFailure::Mixed { .. }) => return Refused::Etcd(failure),
-                Err(failure) => {
-                    tracing::warn!(reason = report(&failure), "this gateway cannot join yet");
-                    sleep(PAUSE).await;
-                    continue;
-                }
-            };
-            // Two that joined at the same moment: the later one goes.
-            self.until(place.revision.0).await;
-            if let Err(refused) = self.admissible(place.revision.0) {
-                self.membership.leave(place).await;
-                return refused;
-            }
-            self.fence.extend(sent, COUNTS);
-            self.set_me(Some(Arc::clone(&id)), told);
-            tracing::info!(member = &*id, "joined the gateways");
-            let keeping = async {
-                tokio::select! {
-                    biased;
-                    () = self.leaving.cancelled() => true,
-                    () = self.keep(place, &id, told) => false,
-                    never = self.retire(place, &id) => match never {},
-                }
-            };
-            if keeping.await {
-                self.membership.leave(place).await;
-                break;
-            }
-            tracing::error!(
-                member = &*id,
-                "this gateway lost its place among the gateways"
-            );
-            self.fence.fall();
-            (told.fenced)();
-            self.set_me(None, told);
-            if self.retiring.is_cancelled() {
-                break;
-            }
-        }
-        self.retired.cancel();
-        self.left.cancel();
-        std::future::pending().await
-    }
-
-    /// Tells the others that this gateway takes no functions any more, when that is so.
-    async fn retire(&self, place: Place, id: &str) -> Never {
-        self.retiring.cancelled().await;
-        let member = Member {
-            leaving: true,
-            ..self.member.clone()
-        };
-        let value = Bytes::from(serde_json::to_vec(&member).unwrap_or_default());
-        loop {
-            match self.membership.rewrite(place, id, value.clone()).await {
-                Ok(revision) => {
-                    self.until(revision.0).await;
-                    self.retired.cancel();
-                    return std::future::pending().await;
-                }
-                Err(failure) => {
-                    tracing::warn!(reason = report(&failure), "the others cannot be told yet");
-                    sleep(PAUSE).await;
-                }
-            }
-        }
-    }
-
-    async fn join(&self, id: &str) -> Result<Place, EtcdFailure> {
-        // The shape has no keys that are not text.
-        let value = serde_json::to_vec(&self.member).unwrap_or_default();
-        self.membership.join(id, value.into()).await
-    }
-
-    async fn until(&self, revision: u64) {
-        let mut applied = self.applied.subscribe();
-        let _ = applied.wait_for(|applied| *applied >= revision).await;
-    }
-
-    /// Whether all who joined before `since` are like this gateway.
-    fn admissible(&self, since: u64) -> Result<(), Refused> {
-        let view = self.view.read();
-        let Some(other) = view.stranger(&self.member, since) else {
-            return Ok(());
-        };
-        let other = Box::new(other.clone());
-        Err(if other.build == self.member.build {
-            Refused::Key { other }
-        } else {
-            Refused::Build {
-                other,
-                ours: self.member.build.clone(),
-            }
-        })
-    }
-
-    /// Renews a place until it is lost.
-    async fn keep(&self, place: Place, id: &str, told: &Told) {
-        let mut pause = RENEW;
-        loop {
-            sleep(pause).await;
-            let held = self.fence.holds();
-            let mut sent = Instant::now();
-            let confirmed = match timeout(RENEWAL, self.membership.renew(place)).await {
-                Ok(Ok(true)) => {
-                    self.cut_off.store(false, Ordering::Release);
-                    pause = RENEW;
-                    true
-                }
-                Ok(Ok(false)) => return,
-                // Nobody knows; the others may, and else the fence decides.
-                Ok(Err(_)) | Err(_) => {
-                    self.cut_off.store(true, Ordering::Release);
-                    pause = AGAIN;
-                    sent = Instant::now();
-                    held && self.is_away_for_all(id).await
-                }
-            };
-            if confirmed {
-                self.fence.extend(sent, COUNTS);
-            }
-            if confirmed && !held {
-                // What was let go of meanwhile is taken over again.
-                let view = View::clone(&self.view.read());
-                self.install(view, told);
-            }
-        }
-    }
-
-    /// Tells when the place was not confirmed for too long.
-    async fn watch_fence(&self, told: &Told) -> Never {
-        let mut held = false;
-        loop {
-            sleep(LOOK).await;
-            let holds = self.fence.holds();
-            if held && !holds && self.me.lock().is_some() {
-                tracing::error!(
-                    "etcd did not confirm the place of this gateway in time; its functions end here"
-                );
-                (told.fenced)();
-            }
-            held = holds;
-        }
     }
 }

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod choice;
+mod gateways;
 mod growth;
 mod kubelet;
 mod stage;

@@ -50,6 +50,33 @@ pub(crate) fn pool(id: &str, fields: Value) -> Value {
     pool
 }
 
+/// What makes a platform use the cluster.
+pub(crate) fn options(site: &Site, cluster: &Cluster) -> StartOptions {
+    let kubeconfig = site.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, cluster.server.kubeconfig()).unwrap();
+    StartOptions::default()
+        .config("pools", "backend", "kubernetes")
+        .config("nodes", "listen", "127.0.0.1:0")
+        .config("kubernetes", "kubeconfig", kubeconfig.to_str().unwrap())
+        .config("kubernetes", "lease_seconds", "2")
+        .config("kubernetes", "drain_seconds", "10")
+}
+
+/// A platform that does not mind what happens to its Pods.
+pub(crate) async fn started(site: &Site, options: &StartOptions) -> Platform {
+    let mut platform = site.start_with(options).await;
+    let expected = ["connection", "Pod", "node", "instance"];
+    let of_outages = [
+        "kube_client",
+        "an operation for a pool",
+        "what workers join",
+    ];
+    for expected in expected.into_iter().chain(of_outages) {
+        platform.tolerate(expected);
+    }
+    platform
+}
+
 impl<'a> Stage<'a> {
     pub(crate) async fn start(site: &'a Site) -> Self {
         Self::start_with(site, |options| options).await
@@ -61,26 +88,23 @@ impl<'a> Stage<'a> {
         settings: impl FnOnce(StartOptions) -> StartOptions,
     ) -> Self {
         let cluster = Cluster::start(site).await;
-        let kubeconfig = site.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, cluster.server.kubeconfig()).unwrap();
-        let options = StartOptions::default()
-            .config("pools", "backend", "kubernetes")
-            .config("nodes", "listen", "127.0.0.1:0")
-            .config("kubernetes", "kubeconfig", kubeconfig.to_str().unwrap())
-            .config("kubernetes", "lease_seconds", "2")
-            .config("kubernetes", "drain_seconds", "10");
-        let options = settings(options);
-        let mut platform = site.start_with(&options).await;
-        // Pods come and go here.
-        let expected = ["connection", "Pod", "node", "instance"];
-        let of_outages = [
-            "kube_client",
-            "an operation for a pool",
-            "what workers join",
-        ];
-        for expected in expected.into_iter().chain(of_outages) {
-            platform.tolerate(expected);
+        let options = settings(options(site, &cluster));
+        let platform = started(site, &options).await;
+        Self {
+            platform,
+            cluster,
+            site,
+            options,
         }
+    }
+
+    /// The stage of a platform that was started by somebody else, with these options.
+    pub(crate) fn of(
+        platform: Platform,
+        cluster: Cluster,
+        site: &'a Site,
+        options: StartOptions,
+    ) -> Self {
         Self {
             platform,
             cluster,

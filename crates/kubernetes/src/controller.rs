@@ -94,7 +94,8 @@ pub enum GrowError {
     /// The pool does not grow.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Another process makes pools real, or none yet; ask that one, or again.
+    /// As far as is known here the pool may grow, but another process makes pools real, or none yet; ask that one, or
+    /// again.
     #[error("failed to scale up pod: the process {0:?} makes the pools' Pods")]
     Elsewhere(String),
 }
@@ -107,16 +108,15 @@ impl Handle {
     /// [`GrowError`].
     pub fn grow(&self, pool: &PoolId, request: &str) -> Result<(), GrowError> {
         let shared = &self.shared;
-        let observed = shared
-            .caches
-            .observed()
-            .filter(|_| shared.leadership.check().is_ok());
-        let Some(observed) = observed else {
-            let holder = shared.leadership.subscribe().borrow().clone();
-            return Err(GrowError::Elsewhere(holder));
-        };
+        let elsewhere = || GrowError::Elsewhere(shared.leadership.subscribe().borrow().clone());
+        let observed = shared.caches.observed().ok_or_else(elsewhere)?;
         let pools = shared.pools.borrow().clone().unwrap_or_default();
         let pool = pools.get(pool).ok_or(Refusal::Unknown)?;
+        if !self.leads() {
+            // What waits there already is not known here: that one has the last word.
+            decide::ask(pool, &observed, &mut Memory::default(), request)?;
+            return Err(elsewhere());
+        }
         decide::ask(pool, &observed, &mut shared.memory.lock(), request)?;
         shared.asked.send_modify(|times| *times += 1);
         Ok(())

@@ -54,6 +54,8 @@ pub enum Operation {
         name: String,
         /// Its uid.
         uid: String,
+        /// Why, for the log.
+        why: &'static str,
     },
     /// Delete the autoscaler of that name.
     DeleteAutoscaler(String),

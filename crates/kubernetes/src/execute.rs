@@ -132,17 +132,12 @@ impl Executor {
                 tracing::info!(pod = name, why, "a Pod of a pool is deleted");
                 ("delete_pod", self.delete_worker(name, uid).await)
             }
-            Operation::RecycleWorker { name, uid } => match &self.workers {
-                Some(workers) if workers.retire(name) => {
-                    tracing::info!(pod = name, "a Pod of a pool is deleted, it has been idle");
-                    let deleted = self.delete_worker(name, uid).await;
-                    if deleted.is_err() {
-                        workers.restore(name);
-                    }
-                    ("recycle_pod", deleted)
-                }
-                _ => return Ok(()),
-            },
+            Operation::RecycleWorker { name, uid, why } => {
+                let Some(outcome) = self.recycle(name, uid, why).await else {
+                    return Ok(());
+                };
+                ("recycle_pod", outcome)
+            }
             Operation::DeleteAutoscaler(name) => {
                 ("delete_autoscaler", self.delete_autoscaler(name).await)
             }
@@ -382,6 +377,20 @@ impl Executor {
             }
         }
         Err(unanswered)
+    }
+
+    /// Deletes a Pod that has no instance; none if it has one.
+    async fn recycle(&self, name: &str, uid: &str, why: &str) -> Option<Result<(), Failure>> {
+        let workers = self.workers.as_ref()?;
+        if !workers.retire(name).await {
+            return None;
+        }
+        tracing::info!(pod = name, why, "a Pod of a pool is deleted");
+        let deleted = self.delete_worker(name, uid).await;
+        if deleted.is_err() {
+            workers.restore(name).await;
+        }
+        Some(deleted)
     }
 
     async fn delete_worker(&self, name: &str, uid: &str) -> Result<(), Failure> {

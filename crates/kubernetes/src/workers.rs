@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bugle_types::pool::PoolId;
 use tokio::time::Instant;
 
+use crate::controller::BoxFuture;
+
 /// What a Pod does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
@@ -22,9 +24,10 @@ pub trait Workers: Send + Sync + 'static {
     /// What each Pod that has joined does, by its name. One that is not here is not idle.
     fn uses(&self) -> BTreeMap<String, Use>;
 
-    /// Lets a Pod have no further instance if it has none; false if it has one.
-    fn retire(&self, pod: &str) -> bool;
+    /// Lets a Pod have no further instance, whoever wants one there, if it has none; false if it has one, or does not
+    /// say so.
+    fn retire<'a>(&'a self, pod: &'a str) -> BoxFuture<'a, bool>;
 
     /// Lets a Pod have instances again, because it could not be deleted.
-    fn restore(&self, pod: &str);
+    fn restore<'a>(&'a self, pod: &'a str) -> BoxFuture<'a, ()>;
 }

@@ -6,6 +6,7 @@
 //! have sent them elsewhere: what runs for it is ended.
 
 mod calls;
+mod closing;
 mod ledger;
 mod news;
 mod orders;
@@ -253,6 +254,8 @@ impl Shared {
             "/take" => self.take(link, body, respond).await,
             "/leave" => self.leave(link, body, respond).await,
             "/gateways" => self.gateways(link, body, respond).await,
+            "/close" => self.close(respond),
+            "/open" => self.open(respond),
             "/news" => self.tell_news(link, respond).await,
             _ => refuse(respond),
         };
@@ -302,9 +305,14 @@ impl Shared {
         send(&mut stream, json_part(Kind::Hello, &hello)).await?;
         let mut changed = self.news.changed.subscribe();
         let (sender, mut news) = mpsc::channel(NEWS);
-        let orphans = self.news.quietly(|desk| desk.attach(link, sender));
+        let (orphans, closed) = self
+            .news
+            .quietly(|desk| (desk.attach(link, sender), desk.ledger.is_closed()));
         for orphan in orphans {
             send(&mut stream, orphan).await?;
+        }
+        if closed {
+            send(&mut stream, part(Kind::Closed, &[])).await?;
         }
         if self.draining.is_cancelled() {
             send(&mut stream, part(Kind::Draining, &[])).await?;

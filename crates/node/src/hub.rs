@@ -305,6 +305,17 @@ impl Hub {
         Ok(())
     }
 
+    /// Closes a node that is to go, so that no gateway places anything there, if none has anything there. False if one
+    /// has, and if the node does not say so in time. It opens again by itself unless it ends soon.
+    pub async fn close(&self, node: &NodeId) -> bool {
+        self.0.close(node).await
+    }
+
+    /// Takes [`Hub::close`] back.
+    pub async fn open_again(&self, node: &NodeId) {
+        self.0.open(node).await;
+    }
+
     /// Forgets a node: all gateways break their connections to it off, and its certificate is worth
     /// nothing any more.
     ///

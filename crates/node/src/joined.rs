@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked whether a drain is done.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often it is looked for instances that nobody wants.
+/// How often it is looked for instances that nobody wants, and whether the node should have ended.
 const SWEEP: Duration = Duration::from_millis(500);
 
 /// What instances get to end in, also when moving the others took all the time.
@@ -72,10 +72,11 @@ pub async fn serve(identity: Identity, host: Host, terms: Terms, stop: Cancellat
         .await;
 }
 
-/// Ends what no gateway wants, for ever.
+/// Ends what no gateway wants, and takes back what did not come about, for ever.
 async fn sweep(host: &Host, terms: Terms) {
     loop {
         sleep(SWEEP).await;
+        host.reopen_overdue();
         host.end_orphans(terms.orphan, terms.grace).await;
     }
 }

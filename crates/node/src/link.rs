@@ -269,4 +269,6 @@ pub(crate) const KILL: &str = "http://node/kill";
 pub(crate) const TAKE: &str = "http://node/take";
 pub(crate) const LEAVE: &str = "http://node/leave";
 pub(crate) const GATEWAYS: &str = "http://node/gateways";
+pub(crate) const CLOSE: &str = "http://node/close";
+pub(crate) const OPEN: &str = "http://node/open";
 const NEWS: &str = "http://node/news";

@@ -48,9 +48,13 @@ pub(crate) enum Kind {
     Log,
     /// The node wants to end.
     Draining,
+    /// The node takes nothing more, as nobody has anything there.
+    Closed,
+    /// It does again.
+    Open,
 }
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 16] = [
     Kind::Message,
     Kind::StreamHead,
     Kind::Events,
@@ -65,6 +69,8 @@ const KINDS: [Kind; 14] = [
     Kind::Gone,
     Kind::Others,
     Kind::Told,
+    Kind::Closed,
+    Kind::Open,
 ];
 
 /// One part.

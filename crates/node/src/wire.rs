@@ -2,8 +2,8 @@
 //!
 //! The node opens the connection, and then the platform asks over it: `/start`, `/call`, `/exchange`,
 //! `/stop`, `/kill` and `/news`; where several gateways share the node, also `/take` and `/leave` for
-//! instances that change hands, and `/gateways` to say who they are. What goes on the way of a call is bytes ([`crate::parts`]); the rest
-//! is JSON. Both are of the same build or they do not speak ([`PROTOCOL`]).
+//! instances that change hands, and `/gateways` to say who they are. `/close` and `/open` are about a node that nobody
+//! uses and that is to go. What goes on the way of a call is bytes ([`crate::parts`]); the rest is JSON. Both are of the same build or they do not speak ([`PROTOCOL`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::parts::{Fields, Garbage, Kind, Part, Writer, json_part, part};
 
 /// Changes whenever a shape in this crate does.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;
 
 /// The protocol of a connection over which the platform asks.
 pub(crate) const ALPN_NODE: &[u8] = b"bugle-node/1";

@@ -9,7 +9,7 @@ mod placed;
 mod tests;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,8 +91,8 @@ struct State {
     drivers: BTreeMap<NodeId, Arc<dyn Driver>>,
     /// Since when nodes have had no instance.
     idle: BTreeMap<NodeId, Instant>,
-    /// Nodes that get nothing more because they were idle.
-    retired: BTreeSet<NodeId>,
+    /// Nodes that get nothing more because they were idle, and what they are if that is taken back.
+    closed: BTreeMap<NodeId, Health>,
     /// What is counted has a number of its own: an instance that is taken in again after its node was
     /// lost must not be given back by those that still hold it as lost.
     next: u128,
@@ -102,6 +102,16 @@ impl State {
     fn number(&mut self) -> InstanceId {
         self.next += 1;
         InstanceId(self.next)
+    }
+
+    fn close(&mut self, id: &NodeId) {
+        if let Some(node) = self.placement.find(id)
+            && !self.closed.contains_key(id)
+        {
+            let health = node.view.health;
+            self.closed.insert(id.clone(), health);
+            self.placement.set_health(id, Health::Draining);
+        }
     }
 
     /// Remembers since when a node has had no instance.
@@ -144,7 +154,7 @@ impl Fleet {
             placement: Placement::new(config.tenancy),
             drivers: BTreeMap::new(),
             idle: BTreeMap::new(),
-            retired: BTreeSet::new(),
+            closed: BTreeMap::new(),
             next: 0,
         };
         Self(Arc::new(Shared {
@@ -161,7 +171,7 @@ impl Fleet {
         let id = view.id.clone();
         state.drivers.insert(id.clone(), driver);
         state.placement.join(view);
-        state.retired.remove(&id);
+        state.closed.remove(&id);
         state.look_at(&id);
         drop(state);
         self.0.made_room();
@@ -181,9 +191,15 @@ impl Fleet {
         self.0.made_room();
     }
 
-    /// Says whether a node gets instances.
+    /// Says whether a node gets instances. One that is closed gets none before it is opened again.
     pub fn set_health(&self, id: &NodeId, health: Health) {
-        self.0.state.lock().placement.set_health(id, health);
+        let mut state = self.0.state.lock();
+        if let Some(later) = state.closed.get_mut(id) {
+            *later = health;
+            return;
+        }
+        state.placement.set_health(id, health);
+        drop(state);
         self.0.made_room();
     }
 
@@ -192,30 +208,30 @@ impl Fleet {
         let mut state = self.0.state.lock();
         state.placement.leave(id);
         state.drivers.remove(id);
-        state.retired.remove(id);
+        state.closed.remove(id);
         state.look_at(id);
     }
 
-    /// Lets a node have no further instance if it has none; false if it has one. A node that is not here has none.
+    /// Closes a node if it is here and has no instance; whether it has.
     pub fn retire(&self, id: &NodeId) -> bool {
         let mut state = self.0.state.lock();
-        let health = match state.placement.find(id) {
-            None => return true,
-            Some(node) if !is_empty(&node) => return false,
-            Some(node) => node.view.health,
-        };
-        if health == Health::Live {
-            state.retired.insert(id.clone());
-            state.placement.set_health(id, Health::Draining);
+        let idle = state.placement.find(id).is_some_and(|node| is_empty(&node));
+        if idle {
+            state.close(id);
         }
-        true
+        idle
     }
 
-    /// Takes [`Fleet::retire`] back.
-    pub fn restore(&self, id: &NodeId) {
+    /// Lets a node have no further instance; those it has stay.
+    pub fn close(&self, id: &NodeId) {
+        self.0.state.lock().close(id);
+    }
+
+    /// Lets a node that was closed have instances again.
+    pub fn open(&self, id: &NodeId) {
         let mut state = self.0.state.lock();
-        if state.retired.remove(id) {
-            state.placement.set_health(id, Health::Live);
+        if let Some(health) = state.closed.remove(id) {
+            state.placement.set_health(id, health);
             drop(state);
             self.0.made_room();
         }

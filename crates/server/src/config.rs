@@ -5,6 +5,8 @@
 //! Only this module turns layers into a [`Config`], and only the binary reads the environment and
 //! hands it in.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -247,7 +249,7 @@ pub fn load(layers: &Layers) -> Result<Effective, Error> {
     }
     let place = |origin, key: &str| place(origin, key, layers.file.as_deref());
     let config = typed(&merged, &defaults, &origins, &place)?;
-    check(&config)?;
+    check::check(&config)?;
     Ok(Effective { config, origins })
 }
 
@@ -465,81 +467,6 @@ fn typed(
         place: "a layer".to_owned(),
         message: all.message().to_owned(),
     })
-}
-
-fn check(config: &Config) -> Result<(), Error> {
-    let server = &config.server;
-    for (key, address) in [
-        ("server.control_listen", server.control_listen),
-        ("server.gateway_listen", server.gateway_listen),
-    ] {
-        if !address.ip().is_loopback() && !server.insecure_listen_without_authentication {
-            return Err(Error::NotLoopback { key, address });
-        }
-    }
-    if let Err(error) = config.nodes.address() {
-        return Err(Error::WrongValue {
-            key: "nodes.listen".to_owned(),
-            place: "the configuration".to_owned(),
-            message: format!("{error}; it is an address and a port, or empty"),
-        });
-    }
-    if config.pools.backend == bugle_pools::Backend::Kubernetes {
-        let wrong = |key: &str, message: &str| Error::WrongValue {
-            key: key.to_owned(),
-            place: "the configuration".to_owned(),
-            message: message.to_owned(),
-        };
-        let Ok(Some(address)) = config.nodes.address() else {
-            let message = "it is empty, and pools.backend is kubernetes: Pods of pools join the \
-                           platform there, for instance 0.0.0.0:31183";
-            return Err(wrong("nodes.listen", message));
-        };
-        if address.ip().is_unspecified() && config.kubernetes.join_address.is_empty() {
-            let message = "it is empty, and nodes.listen is every address of this machine: Pods \
-                           have to be told one, such as the name of a Service with its port";
-            return Err(wrong("kubernetes.join_address", message));
-        }
-    }
-    if let Ok(Some(address)) = config.nodes.address()
-        && address.ip().is_unspecified()
-        && !config.cluster.listen.is_empty()
-        && config.nodes.advertise.is_empty()
-    {
-        return Err(Error::WrongValue {
-            key: "nodes.advertise".to_owned(),
-            place: "the configuration".to_owned(),
-            message: "nodes cannot reach every address: set the one under which they reach this \
-                      gateway, as they have a connection to each"
-                .to_owned(),
-        });
-    }
-    if let Err((key, message)) = config.cluster.check(config.store.kind) {
-        return Err(Error::WrongValue {
-            key: key.to_owned(),
-            place: "the configuration".to_owned(),
-            message,
-        });
-    }
-    let (first, last) = (config.programs.first_port, config.programs.last_port);
-    if first == 0 || first > last {
-        return Err(Error::NoPorts { first, last });
-    }
-    config
-        .kubernetes
-        .check()
-        .map_err(|rule| Error::WrongValue {
-            key: "kubernetes".to_owned(),
-            place: "the configuration".to_owned(),
-            message: rule,
-        })?;
-    for path in &server.code_roots {
-        std::fs::read_dir(path).map_err(|source| Error::CodeRoot {
-            path: path.clone(),
-            source,
-        })?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

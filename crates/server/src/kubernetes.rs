@@ -1,12 +1,16 @@
 //! Pools on Kubernetes: the controller, and the records of pools as it wants to see them.
 
+mod elsewhere;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_instances::InstanceId;
-use bugle_kubernetes::{BoxFuture, Controller, Handle, Metrics, PoolMap, Records, Use, Workers};
+use bugle_kubernetes::{
+    BoxFuture, Controller, GrowError, Handle, Metrics, PoolMap, Records, Use, Workers,
+};
 use bugle_node::Hub;
 use bugle_pools::{Backend, PoolWatch, Pools};
 use bugle_scheduler::{Fleet, Growth};
@@ -18,6 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::nodes::Nodes;
+use crate::sharing::Sharing;
+
+use elsewhere::Elsewhere;
+
+pub(crate) use elsewhere::Wish;
 
 /// How often it is looked whether Pods of nodes are gone.
 const LOOK: Duration = Duration::from_secs(2);
@@ -71,18 +80,50 @@ pub(crate) struct Cluster {
     records: Arc<Stored>,
     /// Set when the configuration has led to a cluster.
     handle: SetOnce<Handle>,
+    /// Where other gateways may be the ones that make Pods.
+    elsewhere: Option<Elsewhere>,
 }
 
 impl Cluster {
     /// None where pools are not made on a cluster.
-    pub(crate) fn new(config: &Config, pools: &Pools) -> Option<Arc<Self>> {
-        let records = Arc::new(Stored {
-            pools: pools.clone(),
-            current: watch::Sender::new(None),
+    pub(crate) fn new(
+        config: &Config,
+        pools: &Pools,
+        sharing: Option<&Sharing>,
+    ) -> Option<Arc<Self>> {
+        if config.pools.backend != Backend::Kubernetes {
+            return None;
+        }
+        let cluster = Arc::new(Self {
+            records: Arc::new(Stored {
+                pools: pools.clone(),
+                current: watch::Sender::new(None),
+            }),
+            handle: SetOnce::new(),
+            elsewhere: sharing.cloned().map(Elsewhere::new),
         });
-        let handle = SetOnce::new();
-        let here = config.pools.backend == Backend::Kubernetes;
-        here.then(|| Arc::new(Self { records, handle }))
+        if let Some(sharing) = sharing {
+            let asked = Arc::downgrade(&cluster);
+            sharing.grow_with(Box::new(move |wishes| {
+                let asked = asked.upgrade();
+                asked.is_some_and(|cluster| cluster.grow_for_others(wishes))
+            }));
+        }
+        Some(cluster)
+    }
+
+    /// Makes pools grow for another gateway, as far as they do; false if this one does not make Pods.
+    fn grow_for_others(&self, wishes: &[Wish]) -> bool {
+        let Some(handle) = self.handle.get().filter(|handle| handle.leads()) else {
+            return false;
+        };
+        for (pool, request) in wishes {
+            if let Err(refused) = handle.grow(pool, request) {
+                // The other one sees the same Pods, and says why to whoever waits.
+                tracing::debug!(%pool, %refused, "a pool does not grow for another gateway");
+            }
+        }
+        true
     }
 
     /// The pool of a Pod, for whoever says that it is that Pod.
@@ -93,6 +134,10 @@ impl Cluster {
         let connecting = || "the platform has no connection to its cluster".to_owned();
         let handle = self.handle.get().ok_or_else(connecting)?;
         handle.pool_of(pod, uid).await
+    }
+
+    fn leads(&self) -> bool {
+        self.handle.get().is_some_and(Handle::leads)
     }
 
     fn pool(&self, id: &PoolId) -> Option<Arc<Pool>> {
@@ -120,8 +165,14 @@ impl Growth for Cluster {
         let Some(handle) = self.handle.get() else {
             return Err("the platform has no connection to its cluster".to_owned());
         };
-        let Err(error) = handle.grow(pool, &instance.to_string()) else {
-            return Ok(());
+        let request = instance.to_string();
+        let error = match (handle.grow(pool, &request), &self.elsewhere) {
+            (Ok(()), _) => return Ok(()),
+            (Err(GrowError::Elsewhere(_)), Some(elsewhere)) => {
+                elsewhere.tell(pool, &request);
+                return Ok(());
+            }
+            (Err(error), _) => error,
         };
         let status = self.pool(pool).map(|pool| pool.state.status);
         let begins = matches!(status, Some(Pending | Creating | PendingUpdate | Updating));
@@ -135,7 +186,11 @@ impl Growth for Cluster {
     fn trouble(&self, pool: &PoolId) -> Option<String> {
         let state = &self.pool(pool)?.state;
         let well = state.msg.chars().all(char::is_alphabetic);
-        (!well || state.status == PoolStatus::Failed).then(|| state.msg.clone())
+        let own = (!well || state.status == PoolStatus::Failed).then(|| state.msg.clone());
+        let makes = self.elsewhere.as_ref();
+        let makes = makes.filter(|_| !self.leads()).and_then(Elsewhere::trouble);
+        let parts: Vec<String> = own.into_iter().chain(makes).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
     }
 }
 
@@ -162,14 +217,22 @@ impl Workers for Hosting {
             .collect()
     }
 
-    fn retire(&self, pod: &str) -> bool {
-        pod.parse().is_ok_and(|node| self.fleet.retire(&node))
+    fn retire<'a>(&'a self, pod: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            match pod.parse() {
+                Ok(node) => self.hub.close(&node).await,
+                // What is no name of a node has never joined.
+                Err(_) => false,
+            }
+        })
     }
 
-    fn restore(&self, pod: &str) {
-        if let Ok(node) = pod.parse() {
-            self.fleet.restore(&node);
-        }
+    fn restore<'a>(&'a self, pod: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Ok(node) = pod.parse() {
+                self.hub.open_again(&node).await;
+            }
+        })
     }
 }
 
@@ -208,7 +271,12 @@ pub(crate) fn controller(
             tokio::join!(controller.run(stop.clone()), forget);
         };
         let follow = stop.run_until_cancelled(follow(watch, Arc::clone(&cluster.records)));
-        tokio::join!(makes, follow);
+        let told = async {
+            if let Some(elsewhere) = &cluster.elsewhere {
+                stop.run_until_cancelled(elsewhere.run()).await;
+            }
+        };
+        tokio::join!(makes, follow, told);
     }
 }
 

@@ -284,7 +284,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     )?;
     let open_environment = opener(Arc::clone(&keyring));
     let pools = Pools::new(Arc::clone(&store) as _);
-    let cluster = kubernetes::Cluster::new(&config, &pools);
+    let cluster = kubernetes::Cluster::new(&config, &pools, sharing.as_ref());
     let Planes {
         scheduler,
         drivers,

@@ -13,6 +13,7 @@ mod packages;
 mod port;
 mod routes;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -39,6 +40,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::applied::Applied;
+use crate::kubernetes::Wish;
 use crate::logs::LogStore;
 use crate::nodes::{BUILD, Nodes, Sealed};
 
@@ -113,6 +115,7 @@ pub(crate) struct Sharing {
     /// The nodes, once they are known.
     nodes: Arc<OnceLock<Nodes>>,
     cancels: Arc<OnceLock<Cancel>>,
+    grows: Arc<OnceLock<Grow>>,
 }
 
 /// Where this gateway is reached.
@@ -125,6 +128,9 @@ pub(crate) struct Addresses {
 
 /// Cancels an invocation of a function that waits or runs here, by its request id; whether there is one.
 pub(crate) type Cancel = Box<dyn Fn(&FunctionId, &str) -> bool + Send + Sync>;
+
+/// Makes pools of Pods grow for other gateways; false if this one does not make Pods.
+pub(crate) type Grow = Box<dyn Fn(&[Wish]) -> bool + Send + Sync>;
 
 impl std::fmt::Debug for Sharing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -174,6 +180,7 @@ impl Sharing {
             runtime,
             left: Arc::default(),
             cancels: Arc::default(),
+            grows: Arc::default(),
             nodes: Arc::default(),
         }
     }
@@ -314,6 +321,25 @@ impl Sharing {
     pub(crate) fn cancel_with(&self, cancel: Cancel) {
         // Said once, at the start.
         let _ = self.cancels.set(cancel);
+    }
+
+    /// How pools grow that this gateway makes real.
+    pub(crate) fn grow_with(&self, grow: Grow) {
+        // Said once, at the start.
+        let _ = self.grows.set(grow);
+    }
+
+    /// Asks the other gateways for Pods, one of which makes them; false if none says that it does.
+    pub(crate) async fn grow(&self, wishes: &BTreeSet<Wish>) -> bool {
+        let view = self.cluster.view();
+        let asked = view.others().map(|(id, _)| async {
+            let told = self.cluster.ask(id, port::GROW, wishes, FOLLOWING).await;
+            told.unwrap_or_else(|error| {
+                tracing::debug!(%error, member = &**id, "a gateway was not asked for Pods");
+                false
+            })
+        });
+        futures_util::future::join_all(asked).await.contains(&true)
     }
 
     /// Cancels an invocation that waits or runs at another gateway: mostly the one that has the function,

@@ -276,7 +276,8 @@ impl World {
                 }
                 self.memory.setbacks.remove(&id);
             }
-            Operation::DeleteWorker { name, uid, .. } | Operation::RecycleWorker { name, uid } => {
+            Operation::DeleteWorker { name, uid, .. }
+            | Operation::RecycleWorker { name, uid, .. } => {
                 for state in [&mut self.cluster, &mut self.seen] {
                     if state
                         .workers

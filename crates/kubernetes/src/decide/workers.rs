@@ -92,6 +92,7 @@ impl Decision<'_> {
                 self.operations.push(Operation::RecycleWorker {
                     name: name.clone(),
                     uid: worker.uid.clone(),
+                    why: "it has been idle",
                 });
             }
         }

@@ -180,11 +180,14 @@ impl Workers for Hosting {
         self.0.lock().clone()
     }
 
-    fn retire(&self, pod: &str) -> bool {
-        !matches!(self.0.lock().get(pod), Some(Use::Busy(_)))
+    fn retire<'a>(&'a self, pod: &'a str) -> BoxFuture<'a, bool> {
+        let idle = !matches!(self.0.lock().get(pod), Some(Use::Busy(_)));
+        Box::pin(async move { idle })
     }
 
-    fn restore(&self, _: &str) {}
+    fn restore<'a>(&'a self, _: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// A cluster with records.

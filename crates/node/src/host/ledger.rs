@@ -44,6 +44,8 @@ pub(crate) struct Ledger {
     /// place.
     room: Placement,
     entries: HashMap<InstanceId, Entry>,
+    /// Until when nothing more is taken, because a gateway wants the node to go.
+    closed: Option<Instant>,
 }
 
 /// The name of the node to itself.
@@ -75,7 +77,10 @@ impl Ledger {
         alone: bool,
     ) -> Result<(), Full> {
         let mut others = self.entries.values();
-        if self.entries.contains_key(&id) || alone && others.any(|entry| entry.tenant != *tenant) {
+        if self.is_closed()
+            || self.entries.contains_key(&id)
+            || alone && others.any(|entry| entry.tenant != *tenant)
+        {
             return Err(Full);
         }
         let placed = self.room.place(&Request {
@@ -97,6 +102,30 @@ impl Ledger {
         };
         self.entries.insert(id, entry);
         Ok(())
+    }
+
+    /// Takes nothing more until then, if there is nothing here; whether there is not.
+    pub(crate) fn close(&mut self, until: Instant) -> bool {
+        let empty = self.entries.is_empty();
+        if empty {
+            self.closed = Some(until);
+        }
+        empty
+    }
+
+    /// Takes something again.
+    pub(crate) fn reopen(&mut self) {
+        self.closed = None;
+    }
+
+    /// Whether nothing is taken.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// Whether it was to go and is there still.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.closed.is_some_and(|until| until <= now)
     }
 
     /// It takes calls from now on. False if its link was lost meanwhile: then nobody has heard of it.
@@ -288,6 +317,23 @@ mod tests {
         let order = (&other, &small);
         assert_eq!(ledger.reserve(TWO, InstanceId(2), order, true), Err(Full));
         ledger.reserve(TWO, InstanceId(2), order, false).unwrap();
+    }
+
+    #[test]
+    fn a_node_is_closed_only_while_nobody_has_anything_there() {
+        let mut ledger = ledger(8000);
+        let now = Instant::now();
+        let soon = now + std::time::Duration::from_secs(1);
+        start(&mut ledger, ONE, 1).unwrap();
+        assert!(!ledger.close(soon) && !ledger.is_closed());
+        ledger.lose(ONE, now);
+        assert!(!ledger.close(soon), "somebody may want the orphan");
+        ledger.gone(InstanceId(1));
+        assert!(ledger.close(soon) && ledger.is_closed());
+        assert_eq!(start(&mut ledger, TWO, 2), Err(Full));
+        assert!(!ledger.is_overdue(now) && ledger.is_overdue(soon));
+        ledger.reopen();
+        start(&mut ledger, TWO, 2).unwrap();
     }
 
     #[test]

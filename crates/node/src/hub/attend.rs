@@ -203,6 +203,8 @@ impl Shared {
                     let Told { revision } = wire::json(&payload)?;
                     link.told(revision);
                 }
+                Kind::Closed => self.fleet.close(&link.node),
+                Kind::Open => self.fleet.open(&link.node),
                 Kind::Log => self.logs.line(line(wire::json(&payload)?)),
                 Kind::Draining => {
                     link.end();

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bugle_scheduler::placement::{Health, NodeId};
 use bugle_types::report;
-use tokio::time::{Instant, sleep};
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{PAUSE, Shared};
-use crate::link::{GATEWAYS, Link};
+use crate::link::{CLOSE, GATEWAYS, Link, OPEN};
 use crate::members::Error;
 
 /// How long nodes have to come to a gateway that is new, before functions start instances as if they
@@ -18,6 +19,9 @@ const GATHERING: Duration = Duration::from_millis(800);
 
 /// How often it is looked whether they have come.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a node may take to say whether it can be closed.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// How often all that is kept of nodes is looked through, beside the changes.
 const LOOK_THROUGH: Duration = Duration::from_secs(30);
@@ -44,6 +48,37 @@ impl Shared {
         // First no new ones, then the old ones away.
         self.fleet.set_health(node, health);
         link.drain(draining);
+    }
+
+    /// Has a node take nothing more, whoever wants something there, if nobody has anything. False also for one that
+    /// does not answer.
+    pub(super) async fn close(&self, node: &NodeId) -> bool {
+        let Some(link) = self.links.lock().get(node).cloned() else {
+            return false;
+        };
+        // No gateway places anything there while the node is asked, if it is this one.
+        if !self.fleet.retire(node) {
+            return false;
+        }
+        let asked = timeout(ANSWER, link.ask_small(CLOSE, Bytes::new())).await;
+        let closed = matches!(&asked, Ok(Ok(answer)) if **answer == [1]);
+        if !closed {
+            self.fleet.open(node);
+        }
+        if asked.is_err() {
+            // It may have done it.
+            link.post(OPEN, Bytes::new());
+        }
+        closed
+    }
+
+    /// Has a node take instances again.
+    pub(super) async fn open(&self, node: &NodeId) {
+        let link = self.links.lock().get(node).cloned();
+        if let Some(link) = link {
+            // One that does not answer is about to be lost, and opens by itself.
+            _ = timeout(ANSWER, link.ask_small(OPEN, Bytes::new())).await;
+        }
     }
 
     /// Breaks the connection to a node off.
@@ -119,7 +154,7 @@ impl Shared {
                 sleep(LOOK).await;
             }
         };
-        _ = tokio::time::timeout(GATHERING, all_are_here).await;
+        _ = timeout(GATHERING, all_are_here).await;
         self.gathered.send_replace(true);
     }
 

@@ -150,3 +150,22 @@ async fn a_drain_and_a_removal_are_known_to_every_gateway() {
     two.hub.remove(&name).await.unwrap();
     eventually(|| one.fleet.nodes().is_empty() && two.fleet.nodes().is_empty()).await;
 }
+
+#[tokio::test]
+async fn a_node_is_closed_for_every_gateway_and_only_while_none_has_anything_there() {
+    let (_members, one, two, _node) = pair().await;
+    let name: NodeId = "a".parse().unwrap();
+    let Started { instance, .. } = one.start_one(7).await.unwrap();
+    assert!(!two.hub.close(&name).await, "the other one uses it");
+    two.until(&name, Health::Live).await;
+    instance.kill();
+    drop(instance);
+    eventually(|| two.fleet.nodes()[0].instances == 0).await;
+    assert!(two.hub.close(&name).await);
+    one.until(&name, Health::Draining).await;
+    two.hub.open_again(&name).await;
+    one.until(&name, Health::Live).await;
+    two.until(&name, Health::Live).await;
+    assert!(one.start_one(8).await.is_ok());
+    assert!(!one.hub.close(&"b".parse().unwrap()).await);
+}

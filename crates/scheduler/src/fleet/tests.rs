@@ -176,6 +176,30 @@ async fn an_idle_node_is_known_since_when_and_can_be_retired_while_it_is() {
         fleet.start(request(2, None)).await.is_err(),
         "it is retired"
     );
-    fleet.restore(&id);
+    fleet.open(&id);
     assert!(fleet.start(request(3, None)).await.is_ok());
+    assert!(
+        !fleet.retire(&"b".parse().unwrap()),
+        "nobody knows that one"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_closed_and_drained_meanwhile_stays_drained_when_it_is_opened() {
+    let fleet = Fleet::new(FleetConfig::default(), None);
+    let id: NodeId = "a".parse().unwrap();
+    fleet.join(node("a", 1000), driver());
+    let first = fleet.start(request(1, None)).await;
+    fleet.close(&id);
+    fleet.set_health(&id, Health::Live);
+    assert!(fleet.start(request(2, None)).await.is_err(), "it is closed");
+    drop(first);
+    fleet.set_health(&id, Health::Draining);
+    fleet.open(&id);
+    assert!(
+        fleet.start(request(3, None)).await.is_err(),
+        "it is drained"
+    );
+    fleet.set_health(&id, Health::Live);
+    assert!(fleet.start(request(4, None)).await.is_ok());
 }

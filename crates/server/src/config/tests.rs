@@ -136,4 +136,11 @@ fn pods_of_pools_need_a_port_that_they_can_be_told() {
         )))
         .is_ok()
     );
+    let several = "[store]\nkind = 'etcd'\n[cluster]\nlisten = '10.0.0.1:31184'\n";
+    let own = format!("{pods}{several}[nodes]\nlisten = '10.0.0.1:31183'\n");
+    let (key, message) = wrong(&own);
+    assert_eq!(key, "kubernetes.join_address");
+    assert!(message.contains("several gateways"), "{message}");
+    let one = format!("{own}[kubernetes]\njoin_address = 'bugle:31183'\n");
+    assert!(load(&flags(&one)).is_ok());
 }

@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 use super::census::OPEN;
 use super::logs::{self, LOGS};
 use super::packages::{PACKAGES, Peers};
-use super::{Cancel, Parts, Sharing};
+use super::{Cancel, Grow, Parts, Sharing};
 use crate::applied::Applied;
+use crate::kubernetes::Wish;
 use crate::logs::LogStore;
 
 /// Whether a function is the asked gateway's.
@@ -39,6 +40,8 @@ pub(super) const STATUS: &str = "/status";
 pub(super) const EVENTS: &str = "/events";
 /// An invocation that nobody waits for is to be cancelled, if it waits or runs there.
 pub(super) const CANCEL: &str = "/cancel";
+/// Instances wait for Pods of pools, which the asked gateway may be the one to make.
+pub(super) const GROW: &str = "/grow";
 
 /// The longest question, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -105,6 +108,7 @@ struct Answers {
     logs: Arc<LogStore>,
     left: Arc<Notify>,
     cancels: Arc<OnceLock<Cancel>>,
+    grows: Arc<OnceLock<Grow>>,
     closing: CancellationToken,
 }
 
@@ -114,6 +118,7 @@ pub(super) fn serve(sharing: &Sharing, parts: &Parts) -> Serve {
         cluster: sharing.cluster.clone(),
         left: Arc::clone(&sharing.left),
         cancels: Arc::clone(&sharing.cancels),
+        grows: Arc::clone(&sharing.grows),
         logs: Arc::clone(&parts.logs),
         closing: parts.closing.clone(),
         gateway: parts.gateway.clone(),
@@ -160,6 +165,13 @@ impl Answers {
             CANCEL => {
                 let cancel = async |one: Cancelled| self.cancel(&one);
                 self.told(request, cancel).await
+            }
+            GROW => {
+                let grow = async |wishes: Vec<Wish>| {
+                    let grow = self.grows.get();
+                    grow.is_some_and(|grow| grow(&wishes))
+                };
+                self.told(request, grow).await
             }
             LOGS => match question(request).await {
                 Some(wanted) => {

@@ -120,7 +120,7 @@ pub struct Memory {
     pub idle: BTreeMap<String, Instant>,
     /// When the operator was told about a Pod last, by uid.
     pub alarmed: BTreeMap<String, Instant>,
-    /// Since when Pods that are made otherwise today have not been ready, by uid.
+    /// Since when Pods that would be made otherwise today have not been ready, by uid.
     pub outdated: BTreeMap<String, Instant>,
 }
 
@@ -350,7 +350,9 @@ impl Decision<'_> {
             return;
         }
         if let Some(workload) = workload {
-            self.replace_outdated(&digests.deployment);
+            if current {
+                self.replace_outdated(&digests.deployment);
+            }
             self.workers(workload, waits, random);
         }
         self.alarms();

@@ -25,6 +25,10 @@ enum Event {
     Ready(usize),
     Lose(usize),
     Evict(usize),
+    /// Some Pod has an instance from now on, or none.
+    Use(usize, bool),
+    /// Pods are made otherwise from now on.
+    Change,
     /// Somebody deletes the Deployment.
     Sabotage(usize),
     Pass,
@@ -46,6 +50,8 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (0..16_usize).prop_map(Event::Ready),
         1 => (0..16_usize).prop_map(Event::Lose),
         1 => (0..16_usize).prop_map(Event::Evict),
+        2 => (0..16_usize, any::<bool>()).prop_map(|(at, busy)| Event::Use(at, busy)),
+        1 => Just(Event::Change),
         1 => pool.prop_map(Event::Sabotage),
         8 => Just(Event::Pass),
         2 => (0..4_usize, any::<bool>()).prop_map(|(at, refused)| Event::Fail(at, refused)),
@@ -67,6 +73,10 @@ struct World {
     requests: Vec<(PoolId, String)>,
     /// How many Pods were made for each request.
     made: BTreeMap<String, u32>,
+    /// What Pods are made from, by number.
+    template: u32,
+    /// The Pods with instances.
+    busy: BTreeSet<String>,
 }
 
 impl World {
@@ -81,6 +91,8 @@ impl World {
             number: 0,
             requests: Vec::new(),
             made: BTreeMap::new(),
+            template: 0,
+            busy: BTreeSet::new(),
         }
     }
 
@@ -145,6 +157,13 @@ impl World {
                     self.cluster.workers.remove(&name);
                 }
             }
+            Event::Use(at, busy) => {
+                if let Some(name) = self.cluster.workers.keys().nth(*at) {
+                    self.busy.remove(name);
+                    self.busy.extend(busy.then(|| name.clone()));
+                }
+            }
+            Event::Change => self.template += 1,
             Event::Sabotage(pool) => {
                 let name = names::deployment(&Self::id(*pool));
                 self.cluster.deployments.remove(&name);
@@ -191,7 +210,7 @@ impl World {
                 pool.spec.size
             };
             Ok(Digests {
-                deployment: format!("{}-{replicas}", pool.spec.id),
+                deployment: format!("{}-{replicas}", self.template),
                 autoscaler: None,
             })
         };
@@ -202,6 +221,9 @@ impl World {
     }
 
     fn decide(&mut self) -> Vec<Operation> {
+        let ready = self.cluster.workers.iter().filter(|(_, pod)| pod.ready);
+        let idle = ready.filter(|(name, _)| !self.busy.contains(*name));
+        self.memory.idle = idle.map(|(name, _)| (name.clone(), self.now)).collect();
         let (pools, digests) = (self.records.clone(), self.digests());
         let number = &mut self.number;
         let wanted = Wanted {
@@ -216,7 +238,9 @@ impl World {
 
     /// One pass. Operations from the given one on fail.
     fn pass(&mut self, failing: usize, refused: bool) {
-        for (at, operation) in self.decide().into_iter().enumerate() {
+        let operations = self.decide();
+        self.nobody_loses_what_it_uses(&operations);
+        for (at, operation) in operations.into_iter().enumerate() {
             if at < failing {
                 self.carry_out(operation);
             } else if let Operation::ApplyDeployment(id) | Operation::CreateWorker(id, ..) =
@@ -333,6 +357,11 @@ impl World {
     }
 
     fn add(&mut self, id: &PoolId, plan: &PodPlan) {
+        let scalable = self.records.get(id).is_some_and(|pool| pool.spec.scalable);
+        let digest = self.digests().remove(id).and_then(Result::ok);
+        let digest = digest
+            .filter(|_| scalable)
+            .map(|digests| digests.deployment);
         let worker = Worker {
             pool: id.to_string(),
             uid: plan.name.clone(),
@@ -342,7 +371,7 @@ impl World {
             counted: true,
             trouble: None,
             request: plan.request.clone(),
-            digest: None,
+            digest,
             idle: IdleTime::Unset,
             threshold: Duration::from_mins(2),
             first_seen: self.now,
@@ -361,7 +390,8 @@ impl World {
     fn controllers(&mut self) {
         let workloads: Vec<_> = self.cluster.deployments.values().cloned().collect();
         for workload in workloads {
-            let (pool, replicas) = workload.digest.rsplit_once('-').unwrap();
+            let pool = workload.pool.as_str();
+            let (_, replicas) = workload.digest.rsplit_once('-').unwrap();
             let replicas: usize = replicas.parse().unwrap();
             let id: PoolId = pool.parse().unwrap();
             if POOLS
@@ -391,6 +421,25 @@ impl World {
             for name in live.iter().skip(replicas) {
                 self.cluster.workers.remove(name);
             }
+        }
+    }
+
+    /// Pods that would be made otherwise today go one after the other, and none that has an instance.
+    fn nobody_loses_what_it_uses(&self, operations: &[Operation]) {
+        let mut recycled = BTreeSet::new();
+        for operation in operations {
+            let Operation::RecycleWorker { name, .. } = operation else {
+                continue;
+            };
+            assert!(!self.busy.contains(name), "{name} is in use");
+            let pool = self.seen.workers[name].pool.clone();
+            let current = self.seen.deployments[&format!("{}{pool}", names::PREFIX)].clone();
+            let mut pods = self.seen.of(&pool).map(|(_, pod)| pod);
+            let on_its_way = pods.find(|pod| {
+                pod.is_live() && !pod.ready && pod.digest.as_ref() == Some(&current.digest)
+            });
+            assert!(on_its_way.is_none(), "{pool}: {on_its_way:?}");
+            assert!(recycled.insert(pool.clone()), "two at once: {operations:?}");
         }
     }
 
@@ -452,6 +501,15 @@ proptest! {
         for (id, pool) in &world.records {
             let live: Vec<_> = world.cluster.of(id.as_str()).collect();
             prop_assert!(live.iter().all(|(_, worker)| worker.is_live()), "what has ended is left");
+            let outdated = |worker: &Worker| {
+                let current = world.cluster.deployments.get(&names::deployment(id));
+                worker.digest.is_some() && worker.digest != current.map(|current| current.digest.clone())
+            };
+            let spared = live.iter().filter(|(_, worker)| outdated(worker));
+            prop_assert!(
+                spared.clone().all(|(name, _)| world.busy.contains(*name)),
+                "an idle Pod was not replaced"
+            );
             let count = u32::try_from(live.len()).unwrap();
             prop_assert_eq!(pool.state.ready_count, count);
             if pool.state.status == PoolStatus::Failed {

@@ -283,6 +283,39 @@ fn a_pod_of_an_earlier_build_is_replaced_when_it_does_not_become_ready() {
 }
 
 #[test]
+fn pods_that_would_be_made_otherwise_today_are_replaced_one_by_one_while_they_are_idle() {
+    let mut pool = Situation::new(PoolStatus::Running, 2, 5)
+        .with_deployment()
+        .with_workers(3, |worker| worker.digest = Some("former".into()));
+    let replaced = |pool: &mut Situation| {
+        let mut recycled = Vec::new();
+        for operation in pool.decide() {
+            if let Operation::RecycleWorker { name, .. } = operation {
+                recycled.push(name);
+            }
+        }
+        recycled
+    };
+    assert!(replaced(&mut pool).is_empty(), "all are busy");
+    for idle in ["w1", "w2"] {
+        pool.memory.idle.insert(idle.into(), pool.now);
+    }
+    assert_eq!(replaced(&mut pool), ["w1"]);
+    let new = pool.observed.workers.get_mut("w1").unwrap();
+    (new.digest, new.ready) = (Some("d".into()), false);
+    assert!(replaced(&mut pool).is_empty(), "the new one is not ready");
+    pool.observed.workers.get_mut("w1").unwrap().ready = true;
+    assert_eq!(replaced(&mut pool), ["w2"]);
+    pool.observed.workers.remove("w2");
+    assert!(replaced(&mut pool).is_empty(), "the last one has instances");
+    pool.observed.workers.remove("w0");
+    assert!(
+        replaced(&mut pool).is_empty(),
+        "and the new one is as it is to be"
+    );
+}
+
+#[test]
 fn a_pod_that_stays_pending_is_told_of_every_fifteen_seconds_and_in_the_message() {
     let stuck = |worker: &mut Worker| {
         (worker.phase, worker.ready) = (Phase::Pending, false);

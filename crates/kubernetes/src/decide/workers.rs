@@ -12,7 +12,7 @@ use crate::observed::{Phase, Worker, Workload};
 /// How long a Pod that was made for a request may take to start.
 const START_TIME: Duration = Duration::from_mins(5);
 
-/// How long a Pod that is made otherwise today may be not ready before another takes its place.
+/// How long a Pod that would be made otherwise today may be not ready before another takes its place.
 const OUTDATED_TIME: Duration = Duration::from_mins(1);
 
 impl Decision<'_> {
@@ -37,6 +37,14 @@ impl Decision<'_> {
         });
     }
 
+    fn recycle_one(&mut self, name: &str, worker: &Worker, why: &'static str) {
+        self.operations.push(Operation::RecycleWorker {
+            name: name.to_owned(),
+            uid: worker.uid.clone(),
+            why,
+        });
+    }
+
     /// What has ended is in nobody's way, but it is nobody's either.
     fn clear_away(&mut self) {
         let observed = self.observed;
@@ -55,25 +63,40 @@ impl Decision<'_> {
         }
     }
 
-    /// A Pod that was made for an earlier build of the platform cannot join the one of today, and nobody else replaces
-    /// those of a scalable pool. One that is ready stays as it is.
+    /// Replaces Pods that would be made otherwise today, which nobody else does for those of a scalable pool. One that
+    /// does not become ready goes after a while, as it may be of an earlier build of the platform and never be. Of
+    /// those that are ready one goes at a time, when nobody uses it and the pool is whole: what Pods are made from
+    /// today may be worse.
     pub(super) fn replace_outdated(&mut self, digest: &str) {
         let observed = self.observed;
+        let workers = || observed.of(self.id.as_str());
+        let live = workers().filter(|(_, worker)| worker.is_live()).count();
+        let mut changes = self.memory.setbacks.contains_key(self.id)
+            || u32::try_from(live).unwrap_or(u32::MAX) < self.pool.spec.size
+            || workers().any(|(_, worker)| {
+                let current = worker.digest.as_deref() == Some(digest);
+                worker.terminating || current && worker.is_live() && !worker.ready
+            });
         for (name, worker) in observed.of(self.id.as_str()) {
-            let other = worker
-                .digest
-                .as_ref()
-                .is_some_and(|made_as| made_as != digest);
-            if !other || worker.ready || worker.phase != Phase::Running || worker.terminating {
+            let made_as = worker.digest.as_deref();
+            let outdated = made_as.is_some_and(|made_as| made_as != digest);
+            if !outdated || worker.ready || !worker.is_live() {
                 self.memory.outdated.remove(&worker.uid);
+            }
+            if !outdated || !worker.is_live() {
                 continue;
             }
-            let since = *self
-                .memory
-                .outdated
-                .entry(worker.uid.clone())
-                .or_insert(self.now);
+            if worker.ready {
+                if !changes && self.memory.idle.contains_key(name) {
+                    changes = true;
+                    self.recycle_one(name, worker, "it was made otherwise and is idle");
+                }
+                continue;
+            }
+            let outdated = &mut self.memory.outdated;
+            let since = *outdated.entry(worker.uid.clone()).or_insert(self.now);
             if self.now >= since + OUTDATED_TIME {
+                changes = true;
                 self.delete(name, worker, "it was made otherwise and is not ready");
             }
         }
@@ -89,11 +112,7 @@ impl Decision<'_> {
             let since = self.memory.idle.get(name);
             let due = since.is_some_and(|since| self.now >= *since + limit);
             if due && worker.phase == Phase::Running && !worker.terminating {
-                self.operations.push(Operation::RecycleWorker {
-                    name: name.clone(),
-                    uid: worker.uid.clone(),
-                    why: "it has been idle",
-                });
+                self.recycle_one(name, worker, "it has been idle");
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A platform and nodes as processes of their own: placement, death, drain, restart, who may join.
 #![cfg(test)]
 
+mod packages;
 mod upgrades;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -284,6 +284,10 @@ pub(crate) fn controller(
 async fn forget_pods(hub: &Hub, handle: &Handle) {
     loop {
         tokio::time::sleep(LOOK).await;
+        if !handle.leads() {
+            // One of several gateways does it for all.
+            continue;
+        }
         let Ok(members) = hub.list().await else {
             continue;
         };

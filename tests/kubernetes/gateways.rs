@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bugle_testkit::{Etcd, Platform, Registered, Site, StartOptions, eventually, node_token};
 use parking_lot::Mutex;

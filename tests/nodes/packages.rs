@@ -105,7 +105,10 @@ async fn a_node_keeps_the_packages_that_were_used_last_and_fetches_others_again(
     assert!(find(&folder, &second_object).is_some());
     assert_eq!(find(&folder, &first_object), None, "there is room for one");
     call(&platform, &first, "1").await;
-    assert!(find(&folder, &first_object).is_some(), "it was fetched again");
+    assert!(
+        find(&folder, &first_object).is_some(),
+        "it was fetched again"
+    );
     node.finish().await;
     platform.finish().await;
 }

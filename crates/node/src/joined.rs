@@ -19,9 +19,10 @@ use crate::host::Host;
 use crate::identity::{CONNECT, Error, Identity};
 use crate::stream::{CONNECTION_WINDOW, FRAME, STREAM_WINDOW, STREAMS};
 
-/// The pause before a connection is tried again, longer with each failure up to the longest.
+/// The pause before a connection is tried again, longer with each failure up to the longest. That is shorter than a
+/// gateway that comes back waits for its nodes.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(600);
 
 /// How often it is looked whether a drain is done.
 const LOOK: Duration = Duration::from_millis(50);

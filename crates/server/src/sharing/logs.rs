@@ -24,7 +24,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{FOLLOWING, Sharing, port};
+use super::questions::FOLLOWING;
+use super::{Sharing, port};
 use crate::logs::{LogKey, LogStore};
 
 /// The path of logs at other gateways.

@@ -132,6 +132,7 @@ def check_several(manifests):
     environment = {one["name"]: one.get("value") for one in container["env"]}
     assert environment["BUGLE_CLUSTER__ADVERTISE"] == "$(POD_IP):31184"
     assert environment["BUGLE_NODES__ADVERTISE"] == "$(POD_IP):31183"
+    assert container["lifecycle"]["preStop"]["sleep"]["seconds"] > 0
     assert len(pod["topologySpreadConstraints"]) == 2
     assert pod["initContainers"][0]["volumeMounts"][0]["name"] == "key"
     config = by_kind["ConfigMap"][0]["data"]["bugle.toml"]

@@ -197,7 +197,7 @@ impl Controller {
         };
         self.digest(pools);
         let now = Instant::now();
-        let idle = self.executor.idle();
+        let (idle, busy) = self.executor.uses();
         let (operations, next) = {
             let digests = self
                 .digests
@@ -209,7 +209,7 @@ impl Controller {
                 digests: &digests,
             };
             let mut memory = self.handle.shared.memory.lock();
-            memory.idle = idle;
+            (memory.idle, memory.busy) = (idle, busy);
             let operations = decide::decide(now, wanted, &observed, &mut memory, &mut || {
                 uuid::Uuid::new_v4().as_u128()
             });
@@ -330,6 +330,7 @@ impl Controller {
             Operation::CreateWorker(..)
                 | Operation::DeleteWorker { .. }
                 | Operation::RecycleWorker { .. }
+                | Operation::RankWorker { .. }
         );
         let mut memory = self.handle.shared.memory.lock();
         let former = memory.setbacks.get(&id);

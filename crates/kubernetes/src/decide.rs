@@ -8,7 +8,7 @@ mod grow;
 mod message;
 mod workers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::manifest::PodPlan;
 use crate::names;
-use crate::observed::{Observed, Workload};
+use crate::observed::{Observed, Turn, Workload};
 
 pub use grow::{Refusal, ask};
 
@@ -56,6 +56,13 @@ pub enum Operation {
         uid: String,
         /// Why, for the log.
         why: &'static str,
+    },
+    /// Say when the Pod's turn is if the cluster has to take some.
+    RankWorker {
+        /// Its name.
+        name: String,
+        /// When.
+        turn: Turn,
     },
     /// Delete the autoscaler of that name.
     DeleteAutoscaler(String),
@@ -118,6 +125,10 @@ pub struct Memory {
     pub served: BTreeMap<String, Instant>,
     /// Since when Pods have had no instance, by name.
     pub idle: BTreeMap<String, Instant>,
+    /// The names of Pods with instances.
+    pub busy: BTreeSet<String>,
+    /// When the cluster was told of a Pod's turn last, by uid.
+    pub ranked: BTreeMap<String, Instant>,
     /// When the operator was told about a Pod last, by uid.
     pub alarmed: BTreeMap<String, Instant>,
     /// Since when Pods that would be made otherwise today have not been ready, by uid.
@@ -172,6 +183,7 @@ pub fn decide(
     memory
         .outdated
         .retain(|uid, _| known.contains(&uid.as_str()));
+    memory.ranked.retain(|uid, _| known.contains(&uid.as_str()));
     let mut operations = orphans(wanted, observed);
     for (id, pool) in wanted.pools {
         if pool.state.status == PoolStatus::PendingDeletion {

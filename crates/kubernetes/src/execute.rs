@@ -2,7 +2,7 @@
 
 mod pods;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,6 +131,7 @@ impl Executor {
                 };
                 ("recycle_pod", outcome)
             }
+            Operation::RankWorker { name, turn } => ("rank_pod", self.rank(name, *turn).await),
             Operation::DeleteAutoscaler(name) => {
                 ("delete_autoscaler", self.delete_autoscaler(name).await)
             }
@@ -174,14 +175,16 @@ impl Executor {
             .await
     }
 
-    /// Since when Pods have had no instance.
-    pub(crate) fn idle(&self) -> BTreeMap<String, Instant> {
-        let uses = self.workers.iter().flat_map(|workers| workers.uses());
-        uses.filter_map(|(pod, what)| match what {
-            Use::IdleSince(since) => Some((pod, since)),
-            Use::Busy(_) => None,
-        })
-        .collect()
+    /// Since when Pods have had no instance, and those that have one.
+    pub(crate) fn uses(&self) -> (BTreeMap<String, Instant>, BTreeSet<String>) {
+        let (mut idle, mut busy) = (BTreeMap::new(), BTreeSet::new());
+        for (pod, what) in self.workers.iter().flat_map(|workers| workers.uses()) {
+            match what {
+                Use::IdleSince(since) => _ = idle.insert(pod, since),
+                Use::Busy(_) => _ = busy.insert(pod),
+            }
+        }
+        (idle, busy)
     }
 
     /// What a pool's Pods need before they are there, and then the pool itself.

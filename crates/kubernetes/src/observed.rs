@@ -65,6 +65,27 @@ pub enum Phase {
     Unknown,
 }
 
+/// Which Pods of a Deployment the cluster takes when there are to be fewer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Turn {
+    /// Before others.
+    #[default]
+    First,
+    /// After others.
+    Last,
+}
+
+impl Turn {
+    /// As the cluster has it.
+    fn of(object: &ObjectMeta) -> Self {
+        let cost = annotation(object, names::COST);
+        match cost.and_then(|cost| cost.parse::<i32>().ok()) {
+            Some(1..) => Self::Last,
+            _ => Self::First,
+        }
+    }
+}
+
 /// A Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Worker {
@@ -86,6 +107,8 @@ pub struct Worker {
     pub request: Option<String>,
     /// What its pool was when it was made, on Pods that are made one by one.
     pub digest: Option<String>,
+    /// When the cluster takes it, if it has to take some.
+    pub turn: Turn,
     /// How long it may idle.
     pub idle: IdleTime,
     /// How long it may be pending.
@@ -175,6 +198,7 @@ impl Worker {
             trouble: trouble(object),
             request: annotation(metadata, names::REQUEST),
             digest: annotation(metadata, names::DIGEST),
+            turn: Turn::of(metadata),
             idle: IdleTime::from_label(&label(metadata, IDLE_LABEL)),
             threshold: seconds.map_or(DEFAULT_PENDING_THRESHOLD, Duration::from_secs),
             first_seen,

@@ -336,6 +336,7 @@ impl World {
             }
             Operation::ApplyAutoscaler(_)
             | Operation::DeleteAutoscaler(_)
+            | Operation::RankWorker { .. }
             | Operation::Alarm { .. } => {}
         }
     }
@@ -372,6 +373,7 @@ impl World {
             trouble: None,
             request: plan.request.clone(),
             digest,
+            turn: Turn::First,
             idle: IdleTime::Unset,
             threshold: Duration::from_mins(2),
             first_seen: self.now,

@@ -67,6 +67,7 @@ impl Situation {
                 trouble: None,
                 request: None,
                 digest: None,
+                turn: Turn::First,
                 idle: IdleTime::Unset,
                 threshold: Duration::from_mins(2),
                 first_seen: self.now,
@@ -422,6 +423,31 @@ fn what_belongs_to_no_pool_goes() {
         uid: "x".into(),
     };
     assert!(pool.decide().contains(&gone));
+}
+
+#[test]
+fn an_autoscaler_is_told_which_pods_are_busy_and_not_too_often() {
+    let mut pool = Situation::new(PoolStatus::Running, 2, 2)
+        .with_deployment()
+        .with_workers(2, |_| ());
+    let ranked = |pool: &mut Situation| {
+        let mut ranked = Vec::new();
+        for operation in pool.decide() {
+            if let Operation::RankWorker { name, turn } = operation {
+                pool.observed.workers.get_mut(&name).unwrap().turn = turn;
+                ranked.push((name, turn));
+            }
+        }
+        ranked
+    };
+    pool.memory.busy.insert("w0".into());
+    assert!(ranked(&mut pool).is_empty(), "nobody else takes Pods away");
+    pool.pool.spec.autoscaler = Some(json!({"minReplicas": 1, "maxReplicas": 4}));
+    assert_eq!(ranked(&mut pool), [("w0".to_owned(), Turn::Last)]);
+    pool.memory.busy = ["w1".to_owned()].into();
+    assert_eq!(ranked(&mut pool), [("w1".to_owned(), Turn::Last)]);
+    pool.now += Duration::from_secs(30);
+    assert_eq!(ranked(&mut pool), [("w0".to_owned(), Turn::First)]);
 }
 
 #[test]

@@ -7,10 +7,13 @@ use bugle_types::pool::{IdleTime, Origin};
 use super::{ALARM_EVERY, Decision, Operation};
 use crate::manifest::PodPlan;
 use crate::names;
-use crate::observed::{Phase, Worker, Workload};
+use crate::observed::{Phase, Turn, Worker, Workload};
 
 /// How long a Pod that was made for a request may take to start.
 const START_TIME: Duration = Duration::from_mins(5);
+
+/// How often the cluster is told of one Pod's turn: instances come and go faster than autoscalers decide.
+const RANK_EVERY: Duration = Duration::from_secs(30);
 
 /// How long a Pod that would be made otherwise today may be not ready before another takes its place.
 const OUTDATED_TIME: Duration = Duration::from_mins(1);
@@ -24,6 +27,7 @@ impl Decision<'_> {
     ) {
         self.clear_away();
         self.recycle();
+        self.rank();
         if self.pool.spec.scalable && !waits {
             self.grow(workload, random);
         }
@@ -113,6 +117,31 @@ impl Decision<'_> {
             let due = since.is_some_and(|since| self.now >= *since + limit);
             if due && worker.phase == Phase::Running && !worker.terminating {
                 self.recycle_one(name, worker, "it has been idle");
+            }
+        }
+    }
+
+    /// Has the cluster take Pods without instances first where an autoscaler says how many are to go, as that knows
+    /// nothing of instances.
+    fn rank(&mut self) {
+        if self.pool.spec.autoscaler.is_none() {
+            return;
+        }
+        let observed = self.observed;
+        for (name, worker) in observed.of(self.id.as_str()) {
+            let turn = if self.memory.busy.contains(name) {
+                Turn::Last
+            } else {
+                Turn::First
+            };
+            let told = self.memory.ranked.get(&worker.uid);
+            let lately = told.is_some_and(|told| self.now < *told + RANK_EVERY);
+            if turn != worker.turn && worker.is_live() && !lately {
+                self.memory.ranked.insert(worker.uid.clone(), self.now);
+                self.operations.push(Operation::RankWorker {
+                    name: name.clone(),
+                    turn,
+                });
             }
         }
     }

@@ -15,6 +15,7 @@ use serde_json::json;
 use super::{Answer, Executor, Failure, failed, is_gone, is_ours, of_uid, refused};
 use crate::manifest::{self, PodPlan};
 use crate::names;
+use crate::observed::Turn;
 use crate::workers::Use;
 
 /// How often a write that got no answer is repeated before its pool waits.
@@ -38,27 +39,39 @@ impl Executor {
             return Ok(());
         }
         let uses = workers.uses();
-        let api = self.cluster.api::<Pod>();
         let costs = stream::iter(live)
             .map(|name| {
                 let cost = match uses.get(&name) {
                     Some(Use::Busy(instances)) => *instances,
                     _ => 0,
                 };
-                let patch = json!({"metadata": {"annotations": {names::COST: cost.to_string()}}});
-                let api = api.clone();
-                async move {
-                    let parameters = PatchParams::default();
-                    let patch = Patch::Merge(&patch);
-                    match self.send(api.patch(&name, &parameters, &patch)).await? {
-                        Ok(_) => Ok(()),
-                        Err(error) if is_gone(&error) => Ok(()),
-                        Err(error) => Err(failed("Patch Pod", &error)),
-                    }
-                }
+                async move { self.set_cost(&name, cost).await }
             })
             .buffer_unordered(AT_ONCE);
         costs.try_collect().await
+    }
+
+    /// Says when the turn of a Pod is if the cluster has to take some.
+    pub(super) async fn rank(&self, name: &str, turn: Turn) -> Result<(), Failure> {
+        let cost = match turn {
+            Turn::First => 0,
+            Turn::Last => 1,
+        };
+        self.set_cost(name, cost).await
+    }
+
+    async fn set_cost(&self, name: &str, cost: u32) -> Result<(), Failure> {
+        let patch = json!({"metadata": {"annotations": {names::COST: cost.to_string()}}});
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        let api = self.cluster.api::<Pod>();
+        match self.send(api.patch(name, &parameters, &patch)).await? {
+            Ok(patched) => {
+                self.caches.wrote_worker(&patched);
+                Ok(())
+            }
+            Err(error) if is_gone(&error) => Ok(()),
+            Err(error) => Err(failed("Patch Pod", &error)),
+        }
     }
 
     /// Creates a Pod under its name, and asks again under the same name until it is known whether it is there.

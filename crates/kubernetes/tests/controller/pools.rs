@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bugle_kubernetes::decide::{Refusal, VANISHED};
-use bugle_kubernetes::{GrowError, Use};
+use bugle_kubernetes::{GrowError, Use, names};
 use bugle_types::pool::{IdleRecycle, IdleTime, PoolSpec, PoolStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
 use kube::ResourceExt as _;
-use kube::api::{DeleteParams, EvictParams, ListParams, PostParams};
+use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -125,6 +125,43 @@ async fn a_fixed_pool_that_becomes_smaller_loses_its_idle_pods() {
     stage.until_pods(|pods| pods.len() == 2).await;
     let left: Vec<_> = stage.pods().await.iter().map(Pod::name_any).collect();
     assert_eq!(left, [pods[0].name_any(), pods[2].name_any()]);
+    running.stop().await;
+    stage.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_pods_of_an_autoscaled_pool_the_idle_ones_go_first() {
+    let stage = Stage::new().await;
+    let running = stage.start("one").await;
+    let mut spec = pool("scaled", 1, 1);
+    spec.autoscaler = Some(json!({"minReplicas": 1, "maxReplicas": 3}));
+    stage.records.create(spec);
+    stage.records.running("scaled", 1).await;
+    // As an autoscaler does.
+    let scale = async |replicas: usize| {
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        let (deployments, parameters) = (stage.api::<Deployment>(), PatchParams::default());
+        let patched = deployments.patch("function-agent-scaled", &parameters, &patch);
+        let _scaled = patched.await.unwrap();
+        stage.until_pods(|pods| pods.len() == replicas).await;
+    };
+    scale(3).await;
+    let pods = stage.pods().await;
+    let busy = [pods[0].name_any(), pods[2].name_any()];
+    for busy in &busy {
+        stage.hosting.set(busy, Use::Busy(1));
+    }
+    let told = |pod: &&Pod| {
+        pod.annotations()
+            .get(names::COST)
+            .is_some_and(|cost| cost == "1")
+    };
+    stage
+        .until_pods(|pods| pods.iter().filter(told).count() == 2)
+        .await;
+    scale(2).await;
+    let left: Vec<_> = stage.pods().await.iter().map(Pod::name_any).collect();
+    assert_eq!(left, busy);
     running.stop().await;
     stage.leave().await;
 }

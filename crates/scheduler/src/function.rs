@@ -402,7 +402,12 @@ impl Inner {
             None => return self.on(Event::Exited(key)),
             Some(Err(error)) => {
                 self.shared.metrics.start_failed();
-                tracing::info!(%function, instance = %id, %error, "an instance did not start");
+                // Calls that wait are told of it in the end; meanwhile it is tried again and again.
+                if matches!(error, StartError::NoRoom(_)) {
+                    tracing::debug!(%function, instance = %id, %error, "an instance has no room yet");
+                } else {
+                    tracing::info!(%function, instance = %id, %error, "an instance did not start");
+                }
                 return self.on(Event::StartFailed(key, error));
             }
             Some(Ok(started)) => started,

@@ -18,6 +18,11 @@ const PLATFORM_ATTEMPTS: u32 = 3;
 /// The pause before such a start is tried again, twice as long each time.
 const PLATFORM_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
+/// The pause after a start found no room while something of its set lives, twice as long each time up to
+/// the longest. Room comes when others end, of which nobody tells.
+const ROOM_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const LONGEST_ROOM_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The last failure of a set.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
@@ -35,9 +40,12 @@ pub(super) enum Cause {
     Passing,
     /// A start, for good as far as we know: calls are told until the next attempt.
     Start(StartError),
-    /// What cannot run here or has no room on any node, which is found out again at no cost: each call is an attempt, so that
+    /// What cannot run here, which is found out again at no cost: each call is an attempt, so that
     /// the operator sees a repair with the next one. Only the minimum waits.
     Unsupported,
+    /// There was no room. Calls wait for an instance that there is or that comes up, and now and then for
+    /// room; where there is none, each call is an attempt.
+    NoRoom,
     /// An instance that came up ended before its first answer. Only the minimum waits; a call is
     /// worth an attempt.
     Crash,
@@ -48,23 +56,28 @@ impl Cause {
     fn holds_everyone(&self) -> bool {
         match self {
             Self::Passing | Self::Start(_) => true,
-            Self::Unsupported | Self::Crash => false,
+            Self::Unsupported | Self::NoRoom | Self::Crash => false,
         }
-    }
-}
-
-impl Failure {
-    /// Whether it keeps `why` from starting another instance now.
-    fn holds(&self, why: Why, now: Instant) -> bool {
-        now < self.retry_at && (why == Why::Minimum || self.cause.holds_everyone())
     }
 }
 
 impl Core {
     /// When a start of `set` may be tried, if not now.
     pub(super) fn held_until(&self, set: &Set, why: Why, now: Instant) -> Option<Instant> {
-        let failure = self.failures.get(set)?;
-        failure.holds(why, now).then_some(failure.retry_at)
+        let failure = self
+            .failures
+            .get(set)
+            .filter(|known| now < known.retry_at)?;
+        let held = why == Why::Minimum
+            || failure.cause.holds_everyone()
+            || (failure.cause == Cause::NoRoom && self.has_hope(set));
+        held.then_some(failure.retry_at)
+    }
+
+    /// Whether an instance lives or comes up that can serve calls of `set`.
+    fn has_hope(&self, set: &Set) -> bool {
+        let mut instances = self.instances.values();
+        instances.any(|instance| self.could_serve(instance, set))
     }
 
     /// The failure that calls are told without a new attempt: it is too early for the next, and
@@ -77,9 +90,7 @@ impl Core {
         let Cause::Start(error) = &failure.cause else {
             return None;
         };
-        let mut instances = self.instances.values();
-        let hopeful = instances.any(|instance| self.could_serve(instance, set));
-        (!hopeful).then(|| error.clone())
+        (!self.has_hope(set)).then(|| error.clone())
     }
 
     pub(super) fn start_failed(
@@ -109,14 +120,18 @@ impl Core {
         }
         let cause = match error {
             // Each further call looks again: what is missing may have come.
-            StartError::Unsupported(_) | StartError::NoRoom(_) => Cause::Unsupported,
+            StartError::Unsupported(_) => Cause::Unsupported,
+            StartError::NoRoom(_) => Cause::NoRoom,
             _ => Cause::Start(error.clone()),
         };
+        let is_full = cause == Cause::NoRoom;
         self.hold(set, cause, now);
         // New code that does not come up must not hide behind the old one.
         self.switch(actions);
         let served = self.instances.values().any(|instance| {
-            matches!(instance.state, State::Ready { .. }) && self.could_serve(instance, set)
+            // Others that come up have found room; why this one failed is likely to be theirs otherwise.
+            let is_up = matches!(instance.state, State::Ready { .. });
+            (is_up || is_full) && self.could_serve(instance, set)
         });
         if !served {
             for ticket in self.queue.take_set(set) {
@@ -130,6 +145,7 @@ impl Core {
         let count = self.failures_in_a_row(set, now);
         let pause = match cause {
             Cause::Passing => PLATFORM_PAUSE * (1 << (count - 1)),
+            Cause::NoRoom => (ROOM_PAUSE * (1 << (count - 1).min(4))).min(LONGEST_ROOM_PAUSE),
             _ => self.config.retry(count),
         };
         let mut retry_at = after(now, pause);

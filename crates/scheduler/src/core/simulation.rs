@@ -308,6 +308,7 @@ impl World {
             let error = match self.dice.below(5) {
                 0 | 1 => StartError::Platform("no process".to_owned()),
                 2 => StartError::Unsupported("no interpreter".to_owned()),
+                3 => StartError::NoRoom("no worker".to_owned()),
                 _ => StartError::Initialization {
                     message: "boom".to_owned(),
                     trace: None,
@@ -328,7 +329,7 @@ impl World {
             return;
         };
         let pause = match error {
-            StartError::Unsupported(_) => None,
+            StartError::Unsupported(_) | StartError::NoRoom(_) => None,
             StartError::Platform(_) => Some(Duration::from_millis(200)),
             _ => Some(Duration::from_secs(1)),
         };

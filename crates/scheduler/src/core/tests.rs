@@ -65,7 +65,11 @@ impl World {
     }
 
     fn pass(&mut self, seconds: u64) -> Vec<Action> {
-        self.now += Duration::from_secs(seconds);
+        self.pass_millis(seconds * 1000)
+    }
+
+    fn pass_millis(&mut self, millis: u64) -> Vec<Action> {
+        self.now += Duration::from_millis(millis);
         self.on(Event::Tick)
     }
 

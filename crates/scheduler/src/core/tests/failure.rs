@@ -7,7 +7,7 @@ use bugle_instances::StartError;
 use bugle_types::{CpuMillis, Resources};
 
 use super::super::{Action, Event, Rejection, Set, Ticket};
-use super::{World, init_error, started, starts};
+use super::{World, assigned, init_error, started, starts};
 use crate::testing::spec;
 
 #[test]
@@ -139,6 +139,45 @@ fn what_cannot_run_here_is_said_at_once_and_tried_with_each_call() {
         let rejection = Rejection::Start(error.clone());
         assert_eq!(told, [Action::Reject(Ticket(number), rejection)]);
     }
+}
+
+#[test]
+fn what_finds_no_room_waits_for_the_instance_that_there_is() {
+    let mut world = World::new(spec("f", "1", 1, 0, 5));
+    let first = world.call();
+    let key = world.up(&first);
+    let error = StartError::NoRoom("all workers are taken".to_owned());
+    let second = world.call();
+    let told = world.on(Event::StartFailed(started(&second), error.clone()));
+    assert_eq!(told, [], "neither told nor tried again at once");
+    assert_eq!(starts(&world.pass_millis(99)), []);
+    let again = started(&world.pass_millis(1));
+    assert_eq!(world.on(Event::StartFailed(again, error.clone())), []);
+    assert_eq!(starts(&world.pass_millis(199)), []);
+    let again = started(&world.pass_millis(1));
+    assert_eq!(world.on(Event::StartFailed(again, error)), []);
+    assert_eq!(assigned(&world.on(Event::Answered(key))), key);
+}
+
+#[test]
+fn what_finds_no_room_waits_for_those_that_come_up() {
+    let mut world = World::new(spec("f", "1", 1, 0, 5));
+    let (first, second) = (world.call(), world.call());
+    let error = StartError::NoRoom("all workers are taken".to_owned());
+    let told = world.on(Event::StartFailed(started(&first), error.clone()));
+    assert_eq!(told, [], "the other one has room");
+    let told = world.on(Event::StartFailed(started(&second), error.clone()));
+    let rejected = |ticket| Action::Reject(Ticket(ticket), Rejection::Start(error.clone()));
+    assert_eq!(
+        told,
+        [rejected(1), rejected(2)],
+        "nothing is left to wait for"
+    );
+    assert_eq!(
+        starts(&world.call()).len(),
+        1,
+        "each call is an attempt then"
+    );
 }
 
 #[test]

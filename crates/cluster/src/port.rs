@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_node::is_gateway;
+use bugle_node::{Strangers, is_gateway};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -16,16 +16,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::peers::{CONNECTION_WINDOW, STREAM_WINDOW};
-
-/// Connections that are not yet known to be a member's.
-const STRANGERS: usize = 256;
 
 /// How long whoever connects may take to say who it is.
 const INTRODUCTION: Duration = Duration::from_secs(5);
@@ -55,20 +51,22 @@ pub async fn serve_port(
     stop: CancellationToken,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let strangers = Strangers::default();
     let connections = TaskTracker::new();
     let accepting = async {
         loop {
-            let Ok(slot) = Arc::clone(&strangers).acquire_owned().await else {
-                return;
-            };
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
+                    let stranger = strangers.admit(from.ip());
                     let (acceptor, serve) = (acceptor.clone(), Arc::clone(&serve));
                     let stop = stop.clone();
                     connections.spawn(async move {
-                        let known = introduce(&acceptor, stream).await;
-                        drop(slot);
+                        let known = tokio::select! {
+                            biased;
+                            () = stranger.sent_away() => None,
+                            known = introduce(&acceptor, stream) => known,
+                        };
+                        drop(stranger);
                         if let Some(stream) = known {
                             converse(stream, serve, stop).await;
                         }

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
-use bugle_instances::BoxFuture;
+use bugle_instances::{Awake, BoxFuture};
 use bugle_scheduler::{Function, Scheduler};
 use bugle_types::FunctionId;
 use bytes::Bytes;
@@ -26,7 +26,6 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::awake::Awake;
 use crate::body::{Budget, Inbound};
 use crate::connection::{Connection, Connections, Order, Phase, Socket};
 use crate::function_graph::Route;
@@ -217,7 +216,7 @@ impl Gateway {
         let window = Duration::from_micros(shared.config.awake_micros.into());
         tokio::spawn({
             let (awake, shutdown) = (Arc::clone(&shared.awake), shutdown.clone());
-            async move { awake.run(window, shutdown).await }
+            async move { shutdown.run_until_cancelled(awake.run(window)).await }
         });
         tokio::select! {
             biased;

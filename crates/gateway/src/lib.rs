@@ -23,7 +23,6 @@
 //! ```
 
 mod answer;
-mod awake;
 mod body;
 mod call;
 mod config;

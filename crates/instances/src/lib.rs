@@ -10,6 +10,7 @@
 //! instance made of them, and `python` the driver that brings processes up. A program in any other
 //! language is a process that serves HTTP (`docs/programs.md`): that is all in `program`.
 
+mod awake;
 mod call;
 mod child;
 mod confinement;
@@ -28,6 +29,7 @@ mod python;
 mod socket;
 mod stream;
 
+pub use awake::{Awake, UnderWay};
 pub use call::{CallError, CallRequest, Reply, ReplyBody, StreamPart, StreamSink};
 pub use confinement::{
     Config as ConfinementConfig, Confinement, Level, Measure, Network, Processor, Surroundings,

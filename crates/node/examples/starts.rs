@@ -113,6 +113,7 @@ async fn node(folder: &std::path::Path, address: &str, token: &JoinToken, name: 
     let terms = Terms {
         orphan: Duration::from_mins(1),
         grace: Duration::from_secs(1),
+        awake: Duration::ZERO,
     };
     let identity = joined.expect("the token is good");
     tokio::spawn(serve(identity, host, terms, CancellationToken::new()));

@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_instances::{Driver, StartError};
+use bugle_instances::{Awake, Driver, StartError};
 use bugle_scheduler::placement::Capacity;
 use bugle_types::FunctionSpec;
 use bytes::Bytes;
@@ -78,6 +78,7 @@ struct Shared {
     news: Arc<News>,
     tasks: TaskTracker,
     draining: CancellationToken,
+    awake: Arc<Awake>,
 }
 
 impl Host {
@@ -96,6 +97,7 @@ impl Host {
             news,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
+            awake: Arc::default(),
         }))
     }
 
@@ -124,6 +126,11 @@ impl Host {
     /// Instances that are here.
     pub fn count(&self) -> usize {
         self.0.news.quietly(|desk| desk.hosted.len())
+    }
+
+    /// Keeps the thread awake between calls that follow one another.
+    pub(crate) async fn stay_awake(&self, window: Duration) {
+        self.0.awake.run(window).await;
     }
 
     /// Ends what has been nobody's for so long; the idle ones at once where the node is to end.

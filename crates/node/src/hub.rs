@@ -19,19 +19,17 @@ use bytes::Bytes;
 use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::link::Link;
 use crate::members::{Error, Member, Members, Pod, Seal};
+use crate::strangers::Strangers;
 use crate::token::JoinToken;
 use crate::wire::Roster;
 use orphans::Orphans;
-
-/// Connections that are not yet known to be of a node.
-const STRANGERS: usize = 256;
 
 /// How long an instance that nobody wants any more may take to end.
 const UNWANTED_GRACE: Duration = Duration::from_secs(30);
@@ -200,15 +198,13 @@ impl Hub {
 
     /// Serves nodes until `stop`. What runs on them goes on running there.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let strangers = Arc::new(Semaphore::new(STRANGERS));
+        let strangers = Strangers::default();
         let serve = async {
             loop {
-                let Ok(slot) = Arc::clone(&strangers).acquire_owned().await else {
-                    return;
-                };
                 match listener.accept().await {
-                    Ok((stream, _)) => {
-                        let connection = Arc::clone(&self.0).connection(stream, slot);
+                    Ok((stream, from)) => {
+                        let stranger = strangers.admit(from.ip());
+                        let connection = Arc::clone(&self.0).connection(stream, stranger);
                         self.0.tasks.spawn(connection);
                     }
                     Err(error) => {

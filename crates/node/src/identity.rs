@@ -301,6 +301,15 @@ impl Identity {
         })
     }
 
+    /// Whether the platform says that this node is none of its. False if it cannot be asked.
+    pub async fn is_refused(&self) -> bool {
+        let asked = async {
+            let platform = Asking::connect(&self.platform(), self.client(ALPN_PLATFORM)?).await?;
+            platform.ask("/known", Bytes::new()).await
+        };
+        matches!(asked.await, Err(Error::Refused(_)))
+    }
+
     /// A connection over which the gateway at `address` asks.
     pub(crate) async fn connect(&self, address: &str) -> Result<TlsStream<TcpStream>, Error> {
         connect(address, self.client(ALPN_NODE)?).await

@@ -40,12 +40,18 @@ pub struct Terms {
     pub orphan: Duration,
     /// How long a node that ends waits for its instances to be moved.
     pub grace: Duration,
+    /// How long its thread looks for the next event after each, instead of sleeping.
+    pub awake: Duration,
 }
 
 /// Serves the platform until `stop`, then has everything moved elsewhere and ends.
 pub async fn serve(identity: Identity, host: Host, terms: Terms, stop: CancellationToken) {
     let mut serving = Box::pin(async {
-        tokio::join!(stay_connected(&identity, &host), sweep(&host, terms));
+        tokio::join!(
+            stay_connected(&identity, &host),
+            sweep(&host, terms),
+            host.stay_awake(terms.awake),
+        );
     });
     tokio::select! {
         biased;
@@ -138,6 +144,11 @@ async fn keep(identity: Identity, host: Host, address: String) -> String {
                     reason,
                     "there is no connection to a gateway"
                 );
+                if identity.is_refused().await {
+                    tracing::warn!(
+                        "the platform does not know this node any more; start it with `--join` and a new `--token`"
+                    );
+                }
             }
         }
         sleep(pause).await;

@@ -24,9 +24,11 @@ mod identity;
 mod joined;
 mod link;
 mod members;
+mod orders;
 mod parts;
 mod remote;
 mod requests;
+mod strangers;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -40,5 +42,6 @@ pub use hub::{Dependencies, Gateways, Hub, Keeper, MemberInfo, PackageBytes, Pac
 pub use identity::{Error as IdentityError, Identity, PackageSource, PackageStream};
 pub use joined::{Terms, serve};
 pub use members::{Error as MemberError, LOCAL, Member, Pod, Seal, gateway_tls};
+pub use strangers::{Stranger, Strangers};
 pub use token::{JoinToken, NoRandomness, NoToken};
 pub use wire::{GatewayAddress, Roster};

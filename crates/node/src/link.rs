@@ -1,13 +1,14 @@
 //! One connection to a node, as the platform has it: questions are asked over it, and the ends of the
 //! instances behind it are told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bugle_instances::{EnvironmentOpener, Exit, ExitCause, InstanceId};
 use bugle_scheduler::placement::NodeId;
+use bugle_types::FunctionId;
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
@@ -17,21 +18,35 @@ use tokio::runtime::Handle;
 use tokio::sync::{SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::orders::OrderKey;
 use crate::parts::Garbage;
 use crate::stream::{Broken, Incoming};
-use crate::wire::Ended;
+use crate::wire::{Ended, StartOrder};
 
 /// The answer to an order or to a stop.
 const SMALL_ANSWER: usize = 1024 * 1024;
 
 type Ends = HashMap<InstanceId, watch::Sender<Option<Exit>>>;
 
+/// Instances that are over, of which lines may still be on their way.
+const OVER: usize = 1024;
+
+/// Whose lines the node may send.
+#[derive(Debug, Default)]
+struct Writers {
+    functions: HashMap<InstanceId, FunctionId>,
+    /// The older ones first.
+    over: VecDeque<InstanceId>,
+}
+
 /// One connection to a node.
 pub(crate) struct Link {
     pub(crate) node: NodeId,
     sender: SendRequest<Bytes>,
     open_environment: EnvironmentOpener,
+    orders: OrderKey,
     ends: Mutex<Ends>,
+    writers: Mutex<Writers>,
     /// Cancelled when the connection is gone.
     lost: CancellationToken,
     draining: watch::Sender<bool>,
@@ -61,13 +76,16 @@ impl Link {
         node: NodeId,
         sender: SendRequest<Bytes>,
         open_environment: EnvironmentOpener,
+        orders: OrderKey,
         is_shared: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
             node,
             sender,
             open_environment,
+            orders,
             ends: Mutex::default(),
+            writers: Mutex::default(),
             lost: CancellationToken::new(),
             draining: watch::Sender::new(false),
             is_shared,
@@ -116,6 +134,40 @@ impl Link {
     /// An instance is not waited for any more.
     pub(crate) fn forget(&self, id: InstanceId) {
         self.ends.lock().remove(&id);
+        self.over(id);
+    }
+
+    /// Puts the platform's mark on an order to this node.
+    pub(crate) fn mark(&self, order: &mut StartOrder) {
+        self.orders.mark(&self.node, order);
+    }
+
+    /// Whether the platform gave that order to this node.
+    pub(crate) fn has_ordered(&self, order: &StartOrder) -> bool {
+        self.orders.has_marked(&self.node, order)
+    }
+
+    /// Takes the lines that an instance of `function` writes from now on.
+    pub(crate) fn take_lines_of(&self, id: InstanceId, function: &FunctionId) {
+        let mut writers = self.writers.lock();
+        writers.functions.insert(id, function.clone());
+    }
+
+    /// Whether a line is from whom the node says.
+    pub(crate) fn takes_lines_of(&self, id: InstanceId, function: &FunctionId) -> bool {
+        self.writers.lock().functions.get(&id) == Some(function)
+    }
+
+    /// An instance is over; its last lines may come still.
+    pub(crate) fn over(&self, id: InstanceId) {
+        let mut writers = self.writers.lock();
+        writers.over.push_back(id);
+        if writers.over.len() > OVER
+            && let Some(oldest) = writers.over.pop_front()
+            && !self.ends.lock().contains_key(&oldest)
+        {
+            writers.functions.remove(&oldest);
+        }
     }
 
     /// Sends what nobody waits for.
@@ -183,13 +235,20 @@ impl Link {
 
     /// An instance ended.
     pub(crate) fn ended(&self, ended: Ended) {
-        if let Some(end) = self.ends.lock().remove(&ended.id) {
+        let end = self.ends.lock().remove(&ended.id);
+        if let Some(end) = end {
+            self.over(ended.id);
             end.send_replace(Some(ended.exit));
         }
     }
 
     /// Where the end of an instance will be told. What is told of it from now on is not missed.
-    pub(crate) fn expect(&self, id: InstanceId) -> watch::Receiver<Option<Exit>> {
+    pub(crate) fn expect(
+        &self,
+        id: InstanceId,
+        function: &FunctionId,
+    ) -> watch::Receiver<Option<Exit>> {
+        self.take_lines_of(id, function);
         let mut ends = self.ends.lock();
         let end = ends.entry(id).or_insert_with(|| watch::Sender::new(None));
         let receiver = end.subscribe();

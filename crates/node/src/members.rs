@@ -17,6 +17,7 @@ use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use crate::authority::{self, Authority, GatewayTls};
+use crate::orders::OrderKey;
 use crate::token::{JoinToken, NoRandomness, hex, sha256};
 
 const AUTHORITY: &str = "/bugle/nodes/authority";
@@ -125,6 +126,7 @@ pub(crate) struct Members {
     authority: Authority,
     /// What tokens of pools are made from.
     root: hmac::Key,
+    orders: OrderKey,
 }
 
 impl fmt::Debug for Members {
@@ -179,6 +181,7 @@ impl Members {
                     store,
                     authority,
                     root,
+                    orders: OrderKey::new(&pem),
                 });
             }
             let (_, certificate, pem) = Authority::make()?;
@@ -193,6 +196,11 @@ impl Members {
             };
             store.txn(create).await?;
         }
+    }
+
+    /// What orders to nodes are marked with.
+    pub(crate) fn orders(&self) -> &OrderKey {
+        &self.orders
     }
 
     pub(crate) fn authority(&self) -> &Authority {

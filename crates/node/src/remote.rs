@@ -12,7 +12,7 @@ use bugle_instances::{
     HttpReplyBody, Instance, InstanceId, NoReply, Reply, StartError, StartRequest, Started,
 };
 use bugle_scheduler::Fleet;
-use bugle_types::SealedEnvironment;
+use bugle_types::{FunctionId, SealedEnvironment};
 use bytes::{BufMut as _, Bytes};
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
@@ -45,13 +45,15 @@ impl RemoteDriver {
         let variables = open.map_err(StartError::Platform)?;
         let variables = serde_json::to_string(&variables);
         spec.environment = SealedEnvironment(variables.unwrap_or_default());
-        let order = StartOrder {
+        let mut order = StartOrder {
             id: request.id,
             spec,
             resources: request.resources,
             label: request.label,
             alone: self.fleet.keeps_tenants_apart(),
+            mark: String::new(),
         };
+        link.mark(&mut order);
         let order = serde_json::to_vec(&order).map_err(|error| {
             StartError::Platform(format!("the order cannot be written: {error}"))
         })?;
@@ -61,7 +63,7 @@ impl RemoteDriver {
             id: request.id,
             is_up: false,
         };
-        let exit = link.expect(request.id);
+        let exit = link.expect(request.id, &request.spec.id);
         let lost = || StartError::Exited(link.cause());
         let answer = tokio::select! {
             biased;
@@ -141,11 +143,16 @@ impl fmt::Debug for RemoteInstance {
 const COPIED: usize = 16 * 1024;
 
 impl RemoteInstance {
-    pub(crate) fn new(link: &Arc<Link>, id: InstanceId, pid: Option<u32>) -> Self {
+    pub(crate) fn new(
+        link: &Arc<Link>,
+        function: &FunctionId,
+        id: InstanceId,
+        pid: Option<u32>,
+    ) -> Self {
         Self {
             id,
             pid,
-            exit: link.expect(id),
+            exit: link.expect(id, function),
             link: Arc::clone(link),
         }
     }

@@ -82,6 +82,9 @@ impl Shared {
             Ok(node) => node,
             Err(error) => return reply(respond, Err(report(&error))),
         };
+        if path == "/known" {
+            return reply(respond, Ok(Vec::new()));
+        }
         if path == "/renew" {
             let renewed = self.members.renew(&node, &body).await;
             return reply(respond, self.shown(renewed));

@@ -19,14 +19,14 @@ use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::parts::{Kind, json_part, part};
-use crate::wire::{Hello, PROTOCOL};
+use crate::wire::{Found, Hello, PROTOCOL, StartOrder};
 use crate::*;
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -288,6 +288,7 @@ impl Node {
         let host = Host::new(Arc::clone(&driver) as _, prepare, offer, Arc::clone(&news));
         let stop = CancellationToken::new();
         let terms = Terms {
+            awake: Duration::ZERO,
             orphan: Duration::from_mins(1),
             grace: Duration::from_secs(10),
         };
@@ -473,6 +474,7 @@ async fn a_removed_node_is_cut_off_and_does_not_come_back() {
         .open(&"t".parse().unwrap(), "known")
         .await;
     assert!(matches!(refused, Err(IdentityError::Refused(_))));
+    assert!(identity.is_refused().await);
 }
 
 #[tokio::test]
@@ -534,18 +536,23 @@ async fn packages_come_over_the_same_port_for_nodes_alone() {
 async fn lines_of_user_code_come_to_the_platform() {
     let platform = Platform::start(&store(), "127.0.0.1:0").await;
     let node = platform.node("a").await;
-    let line = LogLine {
-        function: Arc::new(spec("f", "1", 1, 0, 1).id),
-        instance: InstanceId(1),
+    let Started { instance, .. } = platform.start_one(1).await.unwrap();
+    let line = |function: &str, text: &str| LogLine {
+        function: Arc::new(spec(function, "1", 1, 0, 1).id),
+        instance: instance.id(),
         request: None,
         stream: bugle_instances::LogStream::Stdout,
-        text: "hello".to_owned(),
+        text: text.to_owned(),
     };
-    eventually(|| {
-        node.news.line(line.clone());
-        platform.lines.0.lock().iter().any(|text| text == "hello")
-    })
-    .await;
+    node.news.line(line("bank", "forged"));
+    node.news.line(line("f", "hello"));
+    eventually(|| !platform.lines.0.lock().is_empty()).await;
+    let lines = platform.lines.0.lock().clone();
+    assert_eq!(
+        lines,
+        ["hello"],
+        "no line of a function that it does not run"
+    );
 }
 
 /// A node that has joined and then does what it should not.
@@ -637,6 +644,53 @@ async fn a_node_that_breaks_the_protocol_is_given_up_and_harms_nobody() {
         let reply = instance.call(call("1")).await.unwrap();
         assert_eq!(json(&reply), b"1", "the good node does not notice");
     }
+}
+
+#[tokio::test]
+async fn a_node_that_offers_what_was_never_ordered_is_given_up() {
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let liar = hostile(&platform, "liar", |path, respond| match path {
+        "/news" => {
+            let spec = spec("bank", "1", 1, 0, 9);
+            let order = StartOrder {
+                id: InstanceId(7),
+                resources: spec.resources.clone(),
+                spec,
+                label: None,
+                alone: false,
+                mark: "0".repeat(64),
+            };
+            let found = Found {
+                order,
+                pid: None,
+                busy: false,
+            };
+            let mut stream = hello(respond);
+            let offer = json_part(Kind::Found, &found);
+            stream.send_data(offer, false).unwrap();
+            Some(stream)
+        }
+        "/take" => answer(respond, Bytes::from_static(&[1])),
+        _ => None,
+    })
+    .await;
+    let connection = timeout(BOUND, liar).await;
+    assert!(connection.is_ok(), "it is cut off");
+    assert!(
+        platform.adopted.lock().is_empty(),
+        "nobody's calls go there"
+    );
+}
+
+#[tokio::test]
+async fn a_flood_of_connections_keeps_no_node_away() {
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let mut flood = Vec::new();
+    for _ in 0..600 {
+        flood.push(TcpStream::connect(&platform.address).await.unwrap());
+    }
+    let joined = timeout(Duration::from_secs(5), platform.node("a")).await;
+    assert!(joined.is_ok(), "it waits for none of them");
 }
 
 #[tokio::test]

@@ -40,6 +40,9 @@ pub(crate) struct StartOrder {
     /// Whether its tenant shares the node with no other.
     #[serde(default)]
     pub(crate) alone: bool,
+    /// The platform's mark on it ([`crate::orders`]).
+    #[serde(default)]
+    pub(crate) mark: String,
 }
 
 impl StartOrder {

@@ -379,7 +379,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
 
     let gateway_stop = CancellationToken::new();
     let serving = Gateway::new(
-        config.gateway.clone(),
+        config.nodes.gateway(&config.gateway),
         scheduler.clone(),
         bugle_gateway::Metrics::register(&mut metrics),
         load(functions.clone()),

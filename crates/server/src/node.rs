@@ -149,6 +149,7 @@ pub async fn run(
     let terms = Terms {
         orphan: Duration::from_secs(config.nodes.orphan_seconds),
         grace: Duration::from_secs(config.server.shutdown_grace_seconds),
+        awake: Duration::from_micros(config.nodes.awake(config.gateway.awake_micros).into()),
     };
     let host = Host::new(Arc::new(drivers), prepare, offer, news);
     health.tell_of(&host);
@@ -186,7 +187,7 @@ async fn identity(folder: &Path, options: &NodeOptions) -> Result<Identity, Node
     if let Some(pod) = &options.pod {
         return Ok(joined_pod(folder, options, pod).await?);
     }
-    if let Some(known) = known(folder, options)? {
+    if let Some(known) = known(folder, options).await? {
         return Ok(known);
     }
     let (Some(address), Some(token)) = (&options.platform, &options.token) else {
@@ -195,8 +196,9 @@ async fn identity(folder: &Path, options: &NodeOptions) -> Result<Identity, Node
     Ok(Identity::join(folder, address, token, &options.name, None).await?)
 }
 
-/// Who the node is already, and where its platform is now.
-fn known(folder: &Path, options: &NodeOptions) -> Result<Option<Identity>, IdentityError> {
+/// Who the node is already, and where its platform is now. With a token of another platform, or where it was removed, it is
+/// nobody.
+async fn known(folder: &Path, options: &NodeOptions) -> Result<Option<Identity>, IdentityError> {
     let Some(known) = Identity::load(folder)? else {
         return Ok(None);
     };
@@ -204,6 +206,12 @@ fn known(folder: &Path, options: &NodeOptions) -> Result<Option<Identity>, Ident
         && *address != known.platform()
     {
         known.move_to(address)?;
+    }
+    if let Some(token) = &options.token
+        && (!known.is_of(token) || known.is_refused().await)
+    {
+        tracing::info!("the platform of this token does not know this node; it joins anew");
+        return Ok(None);
     }
     Ok(Some(known))
 }
@@ -244,7 +252,10 @@ async fn join_pod(
     let token: JoinToken = text
         .parse()
         .map_err(|error| refused(format!("{shown}: {error}")))?;
-    if let Some(known) = known(folder, options)?.filter(|known| known.is_of(&token)) {
+    if let Some(known) = known(folder, options)
+        .await?
+        .filter(|known| known.is_of(&token))
+    {
         return Ok(known);
     }
     let address = options.platform.as_deref().unwrap_or_default();

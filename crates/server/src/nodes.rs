@@ -60,6 +60,9 @@ pub struct NodesConfig {
     pub place_seconds: u64,
     /// How long instances of a node live without a platform, in seconds. Counts on the node.
     pub orphan_seconds: u64,
+    /// What `gateway.awake_micros` is at least for calls over nodes, in microseconds, because they have a
+    /// longer way. Counts on a node and on a platform that waits for nodes.
+    pub awake_micros: u32,
 }
 
 impl Default for NodesConfig {
@@ -71,6 +74,7 @@ impl Default for NodesConfig {
             tenancy: Tenancy::Shared,
             place_seconds: 5,
             orphan_seconds: 60,
+            awake_micros: 250,
         }
     }
 }
@@ -90,6 +94,25 @@ impl NodesConfig {
             return bound.map(|address| address.to_string()).unwrap_or_default();
         }
         self.advertise.clone()
+    }
+
+    /// How the gateway serves where calls go to nodes, if they do.
+    pub(crate) fn gateway(&self, gateway: &bugle_gateway::Config) -> bugle_gateway::Config {
+        let mut gateway = gateway.clone();
+        if !self.listen.is_empty() {
+            gateway.awake_micros = self.awake(gateway.awake_micros);
+        }
+        gateway
+    }
+
+    /// How long a thread looks for calls over nodes that looks for others so long, in microseconds.
+    pub(crate) fn awake(&self, micros: u32) -> u32 {
+        // Who turned it off wants none at all.
+        if micros == 0 {
+            0
+        } else {
+            micros.max(self.awake_micros)
+        }
     }
 
     /// What instances are started with: the drivers of this machine, or a fleet that has them as one

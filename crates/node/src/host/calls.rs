@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bugle_instances::{
     BrokenBody, CallError, ExitCause, HttpBody, HttpExchange, HttpReplyBody, InstanceId, NoReply,
+    UnderWay,
 };
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -32,7 +33,12 @@ impl Shared {
             let hosted = desk.hosted.get(&id).cloned()?;
             desk.ledger.begin(link, id).then_some(hosted)
         })?;
-        Some((hosted, Running { shared: self, id }))
+        let running = Running {
+            shared: self,
+            id,
+            _under_way: self.awake.call(),
+        };
+        Some((hosted, running))
     }
 
     pub(super) async fn call(
@@ -148,6 +154,7 @@ impl Shared {
 struct Running<'a> {
     shared: &'a Shared,
     id: InstanceId,
+    _under_way: UnderWay,
 }
 
 impl Drop for Running<'_> {

@@ -18,6 +18,7 @@ use crate::link::Link;
 use crate::members::Error;
 use crate::parts::{Garbage, Kind, Part};
 use crate::remote::RemoteDriver;
+use crate::strangers::Stranger;
 use crate::stream::{Broken, CONNECTION_WINDOW, FRAME, STREAM_WINDOW, STREAMS};
 use crate::wire::{self, ALPN_NODE, Gone, Hello, Line, Told};
 
@@ -35,14 +36,15 @@ const LABELS: usize = 256;
 const LABEL: usize = 512;
 
 impl Shared {
-    pub(super) async fn connection(
-        self: Arc<Self>,
-        stream: TcpStream,
-        slot: tokio::sync::OwnedSemaphorePermit,
-    ) {
+    pub(super) async fn connection(self: Arc<Self>, stream: TcpStream, stranger: Stranger) {
         // A socket that is gone already fails below.
         let _ = stream.set_nodelay(true);
-        let accepted = tokio::time::timeout(INTRODUCTION, self.acceptor.accept(stream)).await;
+        let accepting = tokio::time::timeout(INTRODUCTION, self.acceptor.accept(stream));
+        let accepted = tokio::select! {
+            biased;
+            () = stranger.sent_away() => return,
+            accepted = accepting => accepted,
+        };
         let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
@@ -59,21 +61,26 @@ impl Shared {
             .map(|certificate| certificate.clone().into_owned());
         if !is_node {
             // A package may take its time; a stranger has one thing to say.
-            let limit = match &certificate {
-                Some(_) => FETCHING,
-                None => INTRODUCTION,
-            };
-            let stranger = certificate.is_none().then_some(slot);
+            let is_stranger = certificate.is_none();
+            let limit = if is_stranger { INTRODUCTION } else { FETCHING };
             let served = tokio::time::timeout(limit, self.serve_requests(stream, certificate));
-            _ = served.await;
-            drop(stranger);
+            if is_stranger {
+                tokio::select! {
+                    biased;
+                    () = stranger.sent_away() => {}
+                    _ = served => {}
+                }
+            } else {
+                drop(stranger);
+                _ = served.await;
+            }
             return;
         }
         let known = match &certificate {
             Some(certificate) => self.who(certificate).await,
             None => Err(Error::Certificate),
         };
-        drop(slot);
+        drop(stranger);
         match known {
             Ok(node) => self.attend(node, stream).await,
             Err(error) => {
@@ -111,7 +118,8 @@ impl Shared {
         };
         let beat = until_silent(connection.ping_pong(), OF_GATEWAYS);
         let open = Arc::clone(&self.open_environment);
-        let link = Link::new(node, sender, open, self.gateways.is_some());
+        let orders = self.members.orders().clone();
+        let link = Link::new(node, sender, open, orders, self.gateways.is_some());
         let lost = link.lost().clone();
         let broken = tokio::spawn({
             let lost = lost.clone();
@@ -205,7 +213,12 @@ impl Shared {
                 }
                 Kind::Closed => self.fleet.close(&link.node),
                 Kind::Open => self.fleet.open(&link.node),
-                Kind::Log => self.logs.line(line(wire::json(&payload)?)),
+                Kind::Log => {
+                    let line: Line = wire::json(&payload)?;
+                    if link.takes_lines_of(line.instance, &line.function) {
+                        self.logs.line(self::line(line));
+                    }
+                }
                 Kind::Draining => {
                     link.end();
                     self.set_draining(&link.node, true);

@@ -145,10 +145,14 @@ impl Shared {
     /// A node has an instance that is nobody's.
     pub(super) fn found(self: &Arc<Self>, link: &Arc<Link>, found: Found) -> Result<(), Garbage> {
         let Found { order, pid, busy } = found;
+        if !link.has_ordered(&order) {
+            return Err(Garbage("an instance that was never ordered"));
+        }
         if self.closing.is_cancelled() {
             return Ok(());
         }
         let (function, id) = (order.spec.id.clone(), order.id);
+        link.take_lines_of(id, &function);
         let orphan = Orphan {
             link: Arc::clone(link),
             order,
@@ -176,6 +180,7 @@ impl Shared {
             known.then(|| of.remove(&id))
         });
         if removed.is_some() {
+            link.over(id);
             link.orphans.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -235,7 +240,7 @@ impl Shared {
     /// An instance is this gateway's now.
     fn take_in(self: &Arc<Self>, link: &Arc<Link>, order: &StartOrder, pid: Option<u32>) {
         let (function, id) = (&order.spec.id, order.id);
-        let remote = Arc::new(RemoteInstance::new(link, id, pid));
+        let remote = Arc::new(RemoteInstance::new(link, function, id, pid));
         let request = StartRequest {
             id,
             spec: Arc::new(order.spec.clone()),

@@ -1,10 +1,12 @@
-//! Keeps the thread of the data plane awake for a moment after it has done something.
+//! Keeps a thread that has instances called awake for a moment after it has done something: the data
+//! plane's of a platform, and that of a node.
 //!
 //! A thread that waits for the kernel takes 15 microseconds and more to wake up, as long as all the
 //! rest of a short call. Where one call follows the other, the thread would go to sleep twice for
 //! each: while the instance works, and until the client sends its next request. Instead, it looks
 //! for a while whether something has come. It does so only while at most one call is under way, and
 //! rests where looking was in vain: for handlers that take longer, and clients that come seldom.
+//! Whoever else waits for the processor, such as the instance, goes first.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,7 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 /// The length of a rest after this many vain looks, one after the other; it doubles with each
 /// further one up to the longest.
@@ -20,12 +21,16 @@ const VAIN: u32 = 3;
 const FIRST_REST: Duration = Duration::from_millis(5);
 const LONGEST_REST: Duration = Duration::from_millis(200);
 
+/// Between two looks no more time than this goes by, unless others have much use for the processor. Then
+/// it is quicker to sleep: who wakes up goes before them.
+const TAKEN: Duration = Duration::from_millis(1);
+
 /// Turns of the processor between two looks, so that it leaves its resources to the instance.
 const TURNS: u32 = 24;
 
 /// What the calls tell the task that keeps the thread awake.
 #[derive(Debug, Default)]
-pub(crate) struct Awake {
+pub struct Awake {
     under_way: AtomicUsize,
     /// How often a call has begun or ended.
     steps: AtomicU64,
@@ -36,11 +41,11 @@ pub(crate) struct Awake {
 
 /// A call that is under way, until dropped.
 #[derive(Debug)]
-pub(crate) struct UnderWay(Arc<Awake>);
+pub struct UnderWay(Arc<Awake>);
 
 impl Awake {
     /// Takes note of a call that has begun.
-    pub(crate) fn call(self: &Arc<Self>) -> UnderWay {
+    pub fn call(self: &Arc<Self>) -> UnderWay {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         self.note();
         UnderWay(Arc::clone(self))
@@ -54,28 +59,23 @@ impl Awake {
         }
     }
 
-    /// Keeps the runtime it is called in awake for `window` after each step, until `end`.
-    pub(crate) async fn run(&self, window: Duration, end: CancellationToken) {
+    /// Keeps the runtime it is called in awake for `window` after each call's begin and end, until it is
+    /// dropped. With a window of zero, and on a machine with one processor, it does nothing.
+    pub async fn run(&self, window: Duration) {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         // With one processor, looking would keep the instance from working.
         if window.is_zero() || cores == 1 {
             return;
         }
         let mut vain = 0;
-        let looking = async {
-            loop {
-                self.wants.store(true, Ordering::Relaxed);
-                self.step.notified().await;
-                vain = if self.look(window).await { 0 } else { vain + 1 };
-                if vain >= VAIN {
-                    let rest = FIRST_REST * 2_u32.pow((vain - VAIN).min(8));
-                    tokio::time::sleep(rest.min(LONGEST_REST)).await;
-                }
+        loop {
+            self.wants.store(true, Ordering::Relaxed);
+            self.step.notified().await;
+            vain = if self.look(window).await { 0 } else { vain + 1 };
+            if vain >= VAIN {
+                let rest = FIRST_REST * 2_u32.pow((vain - VAIN).min(8));
+                tokio::time::sleep(rest.min(LONGEST_REST)).await;
             }
-        };
-        tokio::select! {
-            () = looking => {}
-            () = end.cancelled() => {}
         }
     }
 
@@ -83,17 +83,24 @@ impl Awake {
     async fn look(&self, window: Duration) -> bool {
         let mut seen = self.steps.load(Ordering::Relaxed);
         let mut since = Instant::now();
+        let mut before = since;
         let mut found = false;
         while self.under_way.load(Ordering::Relaxed) <= 1 {
             for _ in 0..TURNS {
                 std::hint::spin_loop();
             }
+            std::thread::yield_now();
+            let now = Instant::now();
+            if now.duration_since(before) >= TAKEN {
+                return false;
+            }
             // The runtime asks the kernel what has come, and runs what that concerns.
             tokio::task::yield_now().await;
+            before = Instant::now();
             let steps = self.steps.load(Ordering::Relaxed);
             if steps != seen {
-                (seen, since, found) = (steps, Instant::now(), true);
-            } else if since.elapsed() >= window {
+                (seen, since, found) = (steps, before, true);
+            } else if before.duration_since(since) >= window {
                 return found;
             }
         }
@@ -110,6 +117,9 @@ impl Drop for UnderWay {
 
 #[cfg(test)]
 mod tests {
+    use rustix::thread::{CpuSet, sched_setaffinity};
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     const WINDOW: Duration = Duration::from_millis(2);
@@ -144,11 +154,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_ends_when_it_is_told_to_and_when_there_is_no_window() {
-        let awake = Arc::<Awake>::default();
+    async fn nobody_looks_while_others_keep_the_processor_busy() {
+        let here = rustix::thread::sched_getcpu();
+        let stay = move || {
+            let mut only = CpuSet::new();
+            only.set(here);
+            sched_setaffinity(None, &only).unwrap();
+        };
+        stay();
         let end = CancellationToken::new();
-        awake.run(Duration::ZERO, end.clone()).await;
+        let busy = std::thread::spawn({
+            let end = end.clone();
+            move || {
+                stay();
+                while !end.is_cancelled() {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        let awake = Arc::<Awake>::default();
+        let _call = awake.call();
+        assert!(!awake.look(Duration::MAX).await);
         end.cancel();
-        awake.run(WINDOW, end).await;
+        busy.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_a_window_there_is_nothing_to_do() {
+        Awake::default().run(Duration::ZERO).await;
     }
 }

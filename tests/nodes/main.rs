@@ -64,7 +64,8 @@ async fn instances_are_spread_over_the_nodes() {
     let one = Node::join(&site, &platform, "one").await;
     let two = Node::join(&site, &platform, "two").await;
     let who = function(&site, &platform, "who", "8").await;
-    let calls = (0..4).map(|_| platform.invoke(&who, "1"));
+    // Longer than the first starts of two nodes take.
+    let calls = (0..4).map(|_| platform.invoke(&who, "3"));
     let answers = join_all(calls).await.into_iter();
     let ids: BTreeSet<String> = answers.map(|answer| answer.expect(200).text()).collect();
     assert_eq!(ids.len(), 4, "each call had an instance of its own");

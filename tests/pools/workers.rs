@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use bugle_testkit::{
-    FunctionSpec, Platform, Site, StartOptions, children_of, eventually, is_running, kill,
+    FunctionSpec, Node, Platform, Site, StartOptions, children_of, eventually, is_running, kill,
+    with_nodes,
 };
+use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::{POOLS, created, goes, pool, runs};
@@ -82,6 +84,33 @@ async fn a_full_pool_refuses_and_a_pool_that_grows_takes_more() {
     // Instances go after a second without a call, and so do their workers.
     runs(&platform, "growing", 0).await;
     platform.finish().await;
+}
+
+#[tokio::test]
+async fn what_names_a_pool_runs_there_one_after_the_other_although_a_node_has_room() {
+    let site = Site::new();
+    let options = with_nodes(StartOptions::default()).config("nodes", "local", "true");
+    let platform = site.start_with(&options).await;
+    let node = Node::join(&site, &platform, "one").await;
+    created(&platform, &[pool("fixed", json!({}))]).await;
+    runs(&platform, "fixed", 1).await;
+    let code = site.write_code("process", "index.py", PROCESS);
+    let function = FunctionSpec::python("0@test@process", &code)
+        .with("poolId", "fixed")
+        .with("concurrentNum", "1");
+    let function = platform.register(&function).await;
+    // There is room for one instance: it serves whoever finds none.
+    let calls = (0..3).map(|_| platform.invoke(&function, r#"{"sleep": 0.2}"#));
+    for answer in join_all(calls).await {
+        let _ = answer.expect(200);
+    }
+    let list = platform.control.get("/bugle/v1/nodes").await.expect(200);
+    let list = list.json();
+    let of_node = list["nodes"].as_array().expect("a list").iter();
+    let mut of_node = of_node.filter(|listed| listed["name"] == "one");
+    assert_eq!(of_node.next().expect("the node")["instances"], 0);
+    platform.finish().await;
+    node.finish().await;
 }
 
 #[tokio::test]

@@ -619,12 +619,17 @@ fn data_plane(
     let drivers = drivers(config, foundation)?;
     let machine = pools::machine(config, &drivers.python, data.handle().clone());
     let all: Arc<dyn Driver> = Arc::new(drivers.clone());
-    let here = match &machine {
-        Some(machine) => Arc::new(machine.driver(all)),
-        None => all,
-    };
+    let pooled = machine
+        .as_ref()
+        .filter(|_| config.nodes.has_local())
+        .map(|machine| machine.driver(Arc::clone(&all)));
     let pool_wait = Duration::from_secs(config.pools.wait_seconds);
-    let (driver, fleet) = config.nodes.driver(here, growth, pool_wait);
+    let (driver, fleet) = config.nodes.driver(all, growth, pool_wait);
+    // What names a pool of this machine is not placed on others.
+    let driver = match pooled {
+        Some(pooled) => Arc::new(pooled.before(driver)),
+        None => driver,
+    };
     let acquire = Duration::from_secs(config.scheduler.acquire_seconds);
     let driver = match sharing {
         Some(sharing) => sharing.fence(driver, packages),

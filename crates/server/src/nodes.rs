@@ -80,6 +80,11 @@ impl Default for NodesConfig {
 }
 
 impl NodesConfig {
+    /// Whether this machine hosts instances.
+    pub(crate) fn has_local(&self) -> bool {
+        self.local || self.listen.is_empty()
+    }
+
     /// Where to listen, if at all.
     pub(crate) fn address(&self) -> Result<Option<SocketAddr>, std::net::AddrParseError> {
         match &*self.listen {

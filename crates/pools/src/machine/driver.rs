@@ -11,11 +11,14 @@ use super::core::Placing;
 use super::workers::WorkerId;
 
 /// Places each instance on a worker before it starts. Instances of functions that name neither pool
-/// nor group pass through.
+/// nor group pass through, and so do those whose pools are not this machine's.
 #[derive(Clone)]
 pub struct PooledDriver {
     machine: Arc<Machine>,
-    inner: Arc<dyn Driver>,
+    /// Starts what has a worker.
+    here: Arc<dyn Driver>,
+    /// Starts what has none.
+    others: Arc<dyn Driver>,
 }
 
 impl fmt::Debug for PooledDriver {
@@ -27,23 +30,44 @@ impl fmt::Debug for PooledDriver {
 impl Driver for PooledDriver {
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Started, StartError>> {
         if request.spec.pool.is_empty() {
-            return self.inner.start(request);
+            return self.others.start(request);
         }
         Box::pin(self.start_on_worker(request))
     }
 }
 
 impl PooledDriver {
-    pub(super) fn new(machine: Arc<Machine>, inner: Arc<dyn Driver>) -> Self {
-        Self { machine, inner }
+    pub(super) fn new(machine: Arc<Machine>, here: Arc<dyn Driver>) -> Self {
+        let others = Arc::clone(&here);
+        Self {
+            machine,
+            here,
+            others,
+        }
+    }
+
+    /// Has what gets no worker of this machine started by `others`, which may have other machines.
+    #[must_use]
+    pub fn before(self, others: Arc<dyn Driver>) -> Self {
+        Self { others, ..self }
+    }
+
+    /// Whether an instance may run on other machines than this one because of its groups.
+    fn names_others(&self, request: &StartRequest) -> bool {
+        !request.spec.pool.groups.is_empty() && !Arc::ptr_eq(&self.here, &self.others)
     }
 
     async fn start_on_worker(&self, request: StartRequest) -> Result<Started, StartError> {
-        let Some((worker, seat)) = self.machine.seat(&request).await? else {
-            return self.inner.start(request).await;
+        let seated = match self.machine.seat(&request).await {
+            // Groups are of other machines, too.
+            Err(StartError::NoRoom(_)) if self.names_others(&request) => None,
+            seated => seated?,
+        };
+        let Some((worker, seat)) = seated else {
+            return self.others.start(request).await;
         };
         let lent = self.machine.lend(worker, &request);
-        let started = self.inner.start(request).await;
+        let started = self.here.start(request).await;
         drop(lent);
         let started = started?;
         self.machine.occupy(seat, &started.instance);

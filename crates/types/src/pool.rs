@@ -170,6 +170,7 @@ impl PoolResources {
                 mistakes.push(format!("resource {name}: {amount} is no whole number"));
             }
         }
+        self.check_pages(&mut mistakes);
         for (name, request) in &self.requests {
             let Some(limit) = self.limits.get(name) else {
                 continue;
@@ -178,13 +179,36 @@ impl PoolResources {
                 mistakes.push(format!(
                     "resource {name}: the request {request} is more than the limit {limit}"
                 ));
-            } else if names::is_extended(name) && request.nanos() != limit.nanos() {
+            } else if (names::is_extended(name) || names::page_size(name).is_some())
+                && request.nanos() != limit.nanos()
+            {
                 mistakes.push(format!(
                     "resource {name}: the request {request} must be the limit {limit}"
                 ));
             }
         }
         mistakes
+    }
+
+    /// Huge pages come whole, and with one of the ordinary resources.
+    fn check_pages(&self, mistakes: &mut Vec<String>) {
+        let all = || self.requests.iter().chain(&self.limits);
+        let mut pages = false;
+        for (name, amount) in all() {
+            let Some(page) = names::page_size(name) else {
+                continue;
+            };
+            pages = true;
+            if amount.nanos() % page.nanos() != 0 {
+                mistakes.push(format!(
+                    "resource {name}: {amount} is no multiple of the page, {page}"
+                ));
+            }
+        }
+        let ordinary = all().any(|(name, _)| matches!(name.as_str(), "cpu" | "memory"));
+        if pages && !ordinary {
+            mistakes.push("huge pages need cpu or memory beside them".to_owned());
+        }
     }
 
     /// The limits, and the request of each resource that has none.
@@ -379,7 +403,16 @@ mod tests {
         assert!(good.mistakes().is_empty());
         assert_eq!(good.effective_limits()["memory"].mebi(), 1024);
         assert_eq!(good.effective_limits()["cpu"].millis(), 1000);
+        let pages = resources(&[("cpu", "1")], &[("hugepages-2Mi", "4Mi")]);
+        assert!(pages.mistakes().is_empty(), "{:?}", pages.mistakes());
         for bad in [
+            resources(&[("hugepages-2Mi", "2Mi")], &[]),
+            resources(&[("cpu", "1"), ("hugepages-2Mi", "3Mi")], &[]),
+            resources(
+                &[("cpu", "1"), ("hugepages-2Mi", "2Mi")],
+                &[("hugepages-2Mi", "4Mi")],
+            ),
+            resources(&[("cpu", "1"), ("hugepages-0", "0")], &[]),
             resources(&[("cpu", "2")], &[("cpu", "1")]),
             resources(&[("gpu", "1")], &[]),
             resources(&[("a.com/gpu", "0.5")], &[]),

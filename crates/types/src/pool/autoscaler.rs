@@ -200,6 +200,9 @@ impl Metric {
         if let Some(external) = &self.external {
             external.metric.check(at, findings);
             external.target.check(at, EVERY, findings);
+            if external.target.value.is_some() && external.target.average_value.is_some() {
+                findings.refuse(at, "value and averageValue exclude each other in a target");
+            }
         }
     }
 }
@@ -239,6 +242,12 @@ impl Target {
         };
         if !given {
             findings.refuse(at, &format!("target type {kind} needs its amount, above 0"));
+        }
+        if self.average_utilization.is_some() && self.average_value.is_some() {
+            findings.refuse(
+                at,
+                "averageUtilization and averageValue exclude each other in a target",
+            );
         }
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Two things can be wrong with one. What cannot be *read* (no JSON, no list, an entry without its
 //! name or of an unknown kind) is left out, as the documents promise, and [`Parsed::ignored`] says
-//! so. What can be read and breaks a rule of Kubernetes is [`Parsed::refused`]: the API server would
-//! refuse the Pod, long after the user was told that all is well. What comes out holds known fields
-//! only, so nothing passes to Kubernetes that was not looked at.
+//! so; so is a field that there is none of. What can be read and breaks a rule of Kubernetes is
+//! [`Parsed::refused`]: the API server would refuse the Pod, long after the user was told that all is
+//! well. What comes out holds known fields only, so nothing passes to Kubernetes that was not looked
+//! at.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +17,9 @@ use super::volume::{Volume, VolumeMount};
 
 /// The most entries of a list, far beyond what a Pod has.
 const MOST_ENTRIES: usize = 256;
+
+/// The most unknown fields that are told of one text.
+const MOST_TOLD: usize = 20;
 
 /// What became of a field.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,35 +144,48 @@ pub fn topology_spread(text: &str) -> Parsed<Vec<Value>> {
 /// Reads `affinities`.
 pub fn affinities(text: &str) -> Parsed<Option<Value>> {
     let mut findings = Findings::default();
-    let affinity = match object::<Affinity>(text) {
-        Ok(affinity) => affinity,
+    let (affinity, unknown) = match object::<Affinity>("affinities", text) {
+        Ok(read) => read,
         Err(reason) => {
             findings.ignore("affinities", &reason);
             return findings.with(None);
         }
     };
+    for field in told(unknown) {
+        findings.ignore(&field, UNKNOWN);
+    }
     affinity.check("affinities", &mut findings);
     findings.with(Some(value(&affinity)))
 }
 
-/// Reads `horizontal_pod_autoscaler_spec`. One that cannot be read is refused: a pool that does not
-/// scale as asked is not the pool that was asked for.
+/// Reads `horizontal_pod_autoscaler_spec`. One that cannot be read, or has a field that is not known, is
+/// refused: a pool that does not scale as asked is not the pool that was asked for.
 pub fn autoscaler(text: &str) -> Parsed<Option<Value>> {
     let at = "horizontal_pod_autoscaler_spec";
     let mut findings = Findings::default();
-    let autoscaler = match object::<Autoscaler>(text) {
-        Ok(autoscaler) => autoscaler,
+    let (autoscaler, unknown) = match object::<Autoscaler>(at, text) {
+        Ok(read) => read,
         Err(reason) => {
             findings.refuse(at, &reason);
             return findings.with(None);
         }
     };
+    // Its target is the pool, whatever it says.
+    let target = format!("{at}.scaleTargetRef");
+    let unknown = unknown.into_iter().filter(|field| *field != target);
+    for field in told(unknown.collect()) {
+        findings.refuse(&field, UNKNOWN);
+    }
     autoscaler.check(at, &mut findings);
     findings.with(Some(value(&autoscaler)))
 }
 
 /// The entries of the list in `text` that can be read.
-fn list<T: DeserializeOwned>(field: &str, text: &str, findings: &mut Findings) -> Vec<T> {
+fn list<T: DeserializeOwned + Serialize>(
+    field: &str,
+    text: &str,
+    findings: &mut Findings,
+) -> Vec<T> {
     let entries = match serde_json::from_str::<Value>(text) {
         Ok(Value::Array(entries)) => entries,
         Ok(Value::Null) => return Vec::new(),
@@ -185,25 +202,85 @@ fn list<T: DeserializeOwned>(field: &str, text: &str, findings: &mut Findings) -
         findings.refuse(field, &format!("it has more than {MOST_ENTRIES} entries"));
         return Vec::new();
     }
-    let mut read = Vec::new();
+    let (mut read, mut unknown) = (Vec::new(), Vec::new());
     for (index, entry) in entries.into_iter().enumerate() {
-        match serde_json::from_value(without_nulls(entry)) {
-            Ok(entry) => read.push(entry),
-            Err(error) => findings.ignore(&format!("{field}[{index}]"), &error.to_string()),
+        let at = format!("{field}[{index}]");
+        let entry = without_nulls(entry);
+        match T::deserialize(&entry) {
+            Ok(known) => {
+                lost(&entry, &value(&known), &at, &mut unknown);
+                read.push(known);
+            }
+            Err(error) => findings.ignore(&at, &error.to_string()),
         }
+    }
+    for field in told(unknown) {
+        findings.ignore(&field, UNKNOWN);
     }
     read
 }
 
-/// The object in `text`, or why there is none.
-fn object<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+/// The object in `text` and the paths of its unknown fields, or why there is none.
+fn object<T: DeserializeOwned + Serialize>(
+    at: &str,
+    text: &str,
+) -> Result<(T, Vec<String>), String> {
     match serde_json::from_str::<Value>(text) {
-        Ok(value @ Value::Object(_)) => {
-            serde_json::from_value(without_nulls(value)).map_err(|error| error.to_string())
+        Ok(given @ Value::Object(_)) => {
+            let given = without_nulls(given);
+            let known = T::deserialize(&given).map_err(|error| error.to_string())?;
+            let mut unknown = Vec::new();
+            lost(&given, &value(&known), at, &mut unknown);
+            Ok((known, unknown))
         }
         Ok(_) => Err("it is not a JSON object".to_owned()),
         Err(error) => Err(format!("it is not JSON: {error}")),
     }
+}
+
+/// What is said of a field that there is none of.
+const UNKNOWN: &str = "there is no such field";
+
+/// Finds the fields of `given` that are not in `kept`, which is what was read of it. One that holds
+/// nothing says nothing.
+fn lost(given: &Value, kept: &Value, at: &str, unknown: &mut Vec<String>) {
+    match (given, kept) {
+        (Value::Object(given), Value::Object(kept)) => {
+            for (name, value) in given {
+                let at = format!("{at}.{name}");
+                match kept.get(name) {
+                    Some(kept) => lost(value, kept, &at, unknown),
+                    None if is_empty(value) => {}
+                    None => unknown.push(at),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(kept)) => {
+            for (index, (given, kept)) in given.iter().zip(kept).enumerate() {
+                lost(given, kept, &format!("{at}[{index}]"), unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.is_empty(),
+        Value::Array(entries) => entries.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+/// The first of many unknown fields.
+fn told(mut unknown: Vec<String>) -> Vec<String> {
+    let more = unknown.len().saturating_sub(MOST_TOLD);
+    unknown.truncate(MOST_TOLD);
+    if more > 0 {
+        unknown.push(format!("{more} other fields"));
+    }
+    unknown
 }
 
 /// The value with every field that is null left out: to Kubernetes both are the same.

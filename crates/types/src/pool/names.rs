@@ -87,12 +87,7 @@ pub fn image_reference(text: &str) -> Rule {
 /// The rule that it breaks.
 pub fn container_resource(text: &str) -> Rule {
     let good = match text.split_once('/') {
-        None => {
-            matches!(text, "cpu" | "memory" | "ephemeral-storage")
-                || text
-                    .strip_prefix("hugepages-")
-                    .is_some_and(|size| size.parse::<super::Quantity>().is_ok())
-        }
+        None => matches!(text, "cpu" | "memory" | "ephemeral-storage") || page_size(text).is_some(),
         Some((domain, _)) => {
             label_key(text).is_ok()
                 && !domain.starts_with("requests.")
@@ -104,6 +99,13 @@ pub fn container_resource(text: &str) -> Rule {
         good,
         "must be cpu, memory, ephemeral-storage, hugepages-{size} or a name with a domain of its own",
     )
+}
+
+/// The size of a page, of huge pages.
+pub(super) fn page_size(resource: &str) -> Option<super::Quantity> {
+    let size = resource.strip_prefix("hugepages-")?;
+    let size: super::Quantity = size.parse().ok()?;
+    Some(size).filter(|size| size.nanos() > 0)
 }
 
 /// Whether a resource is one of a domain, of which there is no part and no overcommitment.

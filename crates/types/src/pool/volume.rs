@@ -101,7 +101,7 @@ struct Source {
     #[serde(rename = "downwardAPI", skip_serializing_if = "Option::is_none")]
     downward_api: Option<Downward>,
     /// Read to be refused: user code must not speak for the platform.
-    #[serde(skip_serializing)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     service_account_token: Option<serde_json::Value>,
 }
 
@@ -239,6 +239,15 @@ impl Projected {
             let at = format!("{at}.projected.sources[{index}]");
             if source.service_account_token.is_some() {
                 findings.refuse(&at, "the token of a service account cannot be mounted");
+            }
+            let kinds = [
+                source.config_map.is_some(),
+                source.secret.is_some(),
+                source.downward_api.is_some(),
+                source.service_account_token.is_some(),
+            ];
+            if kinds.into_iter().filter(|given| *given).count() != 1 {
+                findings.refuse(&at, "it must be one of configMap, secret and downwardAPI");
             }
             for object in source.config_map.iter().chain(&source.secret) {
                 findings.demand(

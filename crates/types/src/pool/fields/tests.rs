@@ -33,6 +33,46 @@ fn what_cannot_be_read_is_left_out_and_said() {
 }
 
 #[test]
+fn a_field_that_there_is_none_of_is_told() {
+    let parsed = tolerations(r#"[{"key":"a","operatr":"Exists"}]"#);
+    assert_eq!(
+        parsed.ignored,
+        ["tolerations[0].operatr: there is no such field"]
+    );
+    assert_eq!(parsed.value, [json!({"key": "a"})]);
+    assert_eq!(
+        affinities(r#"{"nodeAffinty":{"x":1}}"#).ignored,
+        ["affinities.nodeAffinty: there is no such field"]
+    );
+    let found = volumes(r#"[{"name":"a","emptyDir":{"sizeLimt":"1Gi"}}]"#);
+    assert_eq!(
+        found.ignored,
+        ["volumes[0].emptyDir.sizeLimt: there is no such field"]
+    );
+    let mounts = r#"[{"name":"a","mountPath":"/a","readonly":true,"subPath":""}]"#;
+    assert_eq!(
+        volume_mounts(mounts, &found).ignored,
+        ["volume_mounts[0].readonly: there is no such field"]
+    );
+    let refused = refusals(autoscaler(r#"{"maxReplicas":3,"minReplcas":2}"#));
+    assert!(
+        refused.contains("minReplcas: there is no such field"),
+        "{refused}"
+    );
+    let spread = r#"[{"topologyKey":"z","maxSkew":1,"whenUnsatisfiable":"DoNotSchedule",
+        "labelSelector":{"matchLabels":{"any":"key"},"matchLabls":{"a":"b"}}}]"#;
+    assert_eq!(
+        topology_spread(spread).ignored,
+        ["topology_spread_constraints[0].labelSelector.matchLabls: there is no such field"]
+    );
+    let mut many: serde_json::Map<_, _> = (0..100).map(|n| (format!("k{n}"), json!(1))).collect();
+    many.insert("operator".to_owned(), json!("Exists"));
+    let parsed = tolerations(&json!([many]).to_string());
+    assert_eq!(parsed.ignored.len(), MOST_TOLD + 1);
+    assert!(parsed.ignored[MOST_TOLD].starts_with("80 other fields"));
+}
+
+#[test]
 fn an_autoscaler_that_cannot_be_read_is_refused() {
     for text in [
         "{nope",
@@ -45,6 +85,7 @@ fn an_autoscaler_that_cannot_be_read_is_refused() {
         r#"{"maxReplicas":0}"#,
         r#"{"maxReplicas":3,"metrics":[{"type":"Resource"}]}"#,
         r#"{"maxReplicas":3,"metrics":[{"type":"Resource","resource":{"name":"cpu","target":{"type":"Value","value":"1"}}}]}"#,
+        r#"{"maxReplicas":3,"metrics":[{"type":"Resource","resource":{"name":"cpu","target":{"type":"Utilization","averageUtilization":50,"averageValue":"1"}}}]}"#,
         r#"{"maxReplicas":3,"behavior":{"scaleDown":{"stabilizationWindowSeconds":3601}}}"#,
         r#"{"maxReplicas":3,"behavior":{"scaleUp":{"policies":[{"type":"Pods","value":0,"periodSeconds":60}]}}}"#,
     ] {
@@ -103,11 +144,16 @@ fn volumes_keep_the_rules_of_kubernetes() {
             r#"[{"name":"a","projected":{"sources":[{"serviceAccountToken":{"path":"token"}}]}}]"#,
             "token",
         ),
+        (
+            r#"[{"name":"a","projected":{"sources":[{"configMap":{"name":"m"},"secret":{"name":"s"}}]}}]"#,
+            "one of",
+        ),
     ] {
         let refused = refusals(volumes(text));
         assert!(refused.contains(reason), "{text}: {refused}");
     }
     let unknown = volumes(r#"[{"name":"a","emptyDir":{"sizeLimit":"1Gi","x":1},"x":2}]"#);
+    assert_eq!(unknown.ignored.len(), 2);
     assert_eq!(
         unknown.value,
         [json!({"name":"a","emptyDir":{"sizeLimit":"1Gi"}})],

@@ -43,6 +43,9 @@ pub struct Config {
     pub lease_seconds: u32,
     /// The longest that a request to the cluster may take, in seconds.
     pub request_seconds: u32,
+    /// The Pod that the platform runs in, where it runs in one. Found out, never configured.
+    #[serde(skip)]
+    pub own_pod: Option<String>,
 }
 
 impl Default for Config {
@@ -64,6 +67,7 @@ impl Default for Config {
             lease: "bugle-pools".to_owned(),
             lease_seconds: 15,
             request_seconds: 10,
+            own_pod: None,
         }
     }
 }
@@ -97,6 +101,20 @@ impl Config {
     /// Whether workers join a platform: whether they are told where it is.
     pub(crate) fn joins(&self) -> bool {
         !self.join_address.is_empty()
+    }
+
+    /// Whether a claim is one of the platform's own: a `StatefulSet` calls those of its Pod `{set}-{n}`
+    /// `{volume}-{set}-{n}`.
+    pub(crate) fn is_claim_of_ours(&self, claim: &str) -> bool {
+        let set_of = |name: &str| {
+            let (set, number) = name.rsplit_once('-')?;
+            let counted = !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit());
+            counted.then(|| set.to_owned())
+        };
+        let own = self.own_pod.as_deref().and_then(set_of);
+        let claim = set_of(claim);
+        own.zip(claim)
+            .is_some_and(|(own, claim)| claim.ends_with(&format!("-{own}")))
     }
 
     pub(crate) fn lease_time(&self) -> Duration {

@@ -378,14 +378,18 @@ fn recorded(outcome: Result<(), String>) {
     }
 }
 
-/// The pool that an operation is for, if it still has a record.
+/// The pool that an operation is for.
 fn pool_of(operation: &Operation) -> Option<PoolId> {
     match operation {
         Operation::ApplyAutoscaler(id)
         | Operation::ApplyDeployment(id)
         | Operation::CreateWorker(id, ..) => Some(id.clone()),
-        Operation::DeleteDeployment { pool, .. } => pool.parse().ok(),
-        _ => None,
+        Operation::DeleteDeployment { pool, .. }
+        | Operation::DeleteWorker { pool, .. }
+        | Operation::RecycleWorker { pool, .. }
+        | Operation::RankWorker { pool, .. }
+        | Operation::DeleteAutoscaler { pool, .. } => pool.parse().ok(),
+        Operation::Report(..) | Operation::Remove(..) | Operation::Alarm { .. } => None,
     }
 }
 

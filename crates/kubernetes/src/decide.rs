@@ -41,6 +41,8 @@ pub enum Operation {
     CreateWorker(PoolId, PodPlan, String),
     /// Delete the Pod if it is still the one with that uid.
     DeleteWorker {
+        /// The id of its pool.
+        pool: String,
         /// Its name.
         name: String,
         /// Its uid.
@@ -50,6 +52,8 @@ pub enum Operation {
     },
     /// Delete the Pod if it is still the one with that uid, and still has no instance.
     RecycleWorker {
+        /// The id of its pool.
+        pool: String,
         /// Its name.
         name: String,
         /// Its uid.
@@ -59,13 +63,20 @@ pub enum Operation {
     },
     /// Say when the Pod's turn is if the cluster has to take some.
     RankWorker {
+        /// The id of its pool.
+        pool: String,
         /// Its name.
         name: String,
         /// When.
         turn: Turn,
     },
     /// Delete the autoscaler of that name.
-    DeleteAutoscaler(String),
+    DeleteAutoscaler {
+        /// The id of its pool.
+        pool: String,
+        /// Its name.
+        name: String,
+    },
     /// Delete the Deployment if it is still the one with that uid.
     DeleteDeployment {
         /// The id of its pool.
@@ -164,7 +175,7 @@ pub fn decide(
 ) -> Vec<Operation> {
     memory
         .setbacks
-        .retain(|id, _| wanted.pools.contains_key(id));
+        .retain(|id, _| wanted.pools.contains_key(id) || observed.has(id.as_str()));
     memory.served.retain(|_, since| now < *since + REMEMBERED);
     memory
         .growing
@@ -184,7 +195,7 @@ pub fn decide(
         .outdated
         .retain(|uid, _| known.contains(&uid.as_str()));
     memory.ranked.retain(|uid, _| known.contains(&uid.as_str()));
-    let mut operations = orphans(wanted, observed);
+    let mut operations = orphans(now, wanted, observed, memory);
     for (id, pool) in wanted.pools {
         if pool.state.status == PoolStatus::PendingDeletion {
             take_down(id, pool, observed, memory, now, &mut operations);
@@ -209,16 +220,28 @@ pub fn decide(
     operations
 }
 
-/// What belongs to no pool.
-fn orphans(wanted: Wanted<'_>, observed: &Observed) -> Vec<Operation> {
+/// What belongs to no pool, unless the cluster has just kept it.
+fn orphans(
+    now: Instant,
+    wanted: Wanted<'_>,
+    observed: &Observed,
+    memory: &Memory,
+) -> Vec<Operation> {
+    let waits = |id: &PoolId| {
+        let setback = memory.setbacks.get(id);
+        setback.is_some_and(|setback| setback.until > now)
+    };
     let orphan = |pool: &String| {
         pool.parse::<PoolId>()
-            .map_or(true, |id| !wanted.pools.contains_key(&id))
+            .map_or(true, |id| !wanted.pools.contains_key(&id) && !waits(&id))
     };
     let mut operations = Vec::new();
     for (name, scaler) in &observed.autoscalers {
         if orphan(&scaler.pool) && !scaler.terminating {
-            operations.push(Operation::DeleteAutoscaler(name.clone()));
+            operations.push(Operation::DeleteAutoscaler {
+                pool: scaler.pool.clone(),
+                name: name.clone(),
+            });
         }
     }
     for (name, workload) in &observed.deployments {
@@ -229,6 +252,7 @@ fn orphans(wanted: Wanted<'_>, observed: &Observed) -> Vec<Operation> {
     for (name, worker) in &observed.workers {
         if orphan(&worker.pool) && !worker.terminating {
             operations.push(Operation::DeleteWorker {
+                pool: worker.pool.clone(),
                 name: name.clone(),
                 uid: worker.uid.clone(),
                 why: "its pool is gone",
@@ -243,6 +267,13 @@ fn delete(name: &str, workload: &Workload) -> Operation {
         pool: workload.pool.clone(),
         name: name.to_owned(),
         uid: workload.uid.clone(),
+    }
+}
+
+fn delete_autoscaler(pool: &PoolId) -> Operation {
+    Operation::DeleteAutoscaler {
+        pool: pool.to_string(),
+        name: names::autoscaler(pool),
     }
 }
 
@@ -280,13 +311,14 @@ fn take_down(
     // Pods that an instance has for itself are no longer the Deployment's.
     for (name, worker) in workers().filter(|(_, worker)| !worker.terminating) {
         operations.push(Operation::DeleteWorker {
+            pool: worker.pool.clone(),
             name: name.clone(),
             uid: worker.uid.clone(),
             why: "its pool is deleted",
         });
     }
     if scaler.is_some_and(|scaler| !scaler.terminating) {
-        operations.push(Operation::DeleteAutoscaler(names::autoscaler(id)));
+        operations.push(delete_autoscaler(id));
     }
 }
 
@@ -362,7 +394,7 @@ impl Decision<'_> {
             return;
         }
         if let Some(workload) = workload {
-            if current {
+            if current && !waits {
                 self.replace_outdated(&digests.deployment);
             }
             self.workers(workload, waits, random);
@@ -393,7 +425,7 @@ impl Decision<'_> {
         if !scaled {
             self.operations.push(match digests.autoscaler {
                 Some(_) => Operation::ApplyAutoscaler(self.id.clone()),
-                None => Operation::DeleteAutoscaler(names::autoscaler(self.id)),
+                None => delete_autoscaler(self.id),
             });
         }
         if !deployed {

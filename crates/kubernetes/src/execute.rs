@@ -121,18 +121,18 @@ impl Executor {
                 "create_pod",
                 self.create_worker(pools.get(id), plan, owner).await,
             ),
-            Operation::DeleteWorker { name, uid, why } => {
+            Operation::DeleteWorker { name, uid, why, .. } => {
                 tracing::info!(pod = name, why, "a Pod of a pool is deleted");
                 ("delete_pod", self.delete_worker(name, uid).await)
             }
-            Operation::RecycleWorker { name, uid, why } => {
+            Operation::RecycleWorker { name, uid, why, .. } => {
                 let Some(outcome) = self.recycle(name, uid, why).await else {
                     return Ok(());
                 };
                 ("recycle_pod", outcome)
             }
-            Operation::RankWorker { name, turn } => ("rank_pod", self.rank(name, *turn).await),
-            Operation::DeleteAutoscaler(name) => {
+            Operation::RankWorker { name, turn, .. } => ("rank_pod", self.rank(name, *turn).await),
+            Operation::DeleteAutoscaler { name, .. } => {
                 ("delete_autoscaler", self.delete_autoscaler(name).await)
             }
             Operation::DeleteDeployment { name, uid, .. } => {
@@ -269,6 +269,19 @@ impl Executor {
             return Ok(());
         };
         let api = self.cluster.api::<HorizontalPodAutoscaler>();
+        let name = names::autoscaler(&pool.spec.id);
+        let observed = self.caches.observed().unwrap_or_default();
+        if !observed.autoscalers.contains_key(&name) {
+            let there = self.send(api.get_opt(&name)).await?;
+            let there = there.map_err(|error| failed("Create HPA", &error))?;
+            if there.is_some_and(|there| !is_ours(&there.metadata)) {
+                return Err(Failure::Refused {
+                    message: format!(
+                        "create HPA failed: there is an HPA {name} already, of somebody else"
+                    ),
+                });
+            }
+        }
         match self.apply(&api, &object).await? {
             Ok(applied) => {
                 self.caches.wrote_autoscaler(&applied);

@@ -56,6 +56,21 @@ fn labels(pool: &PoolSpec) -> BTreeMap<String, String> {
     ])
 }
 
+/// Labels that the installed platform is selected by, and its workers must not be.
+const OF_THE_PLATFORM: [&str; 2] = ["app.kubernetes.io/name", "app.kubernetes.io/instance"];
+
+/// Refuses labels by which a Service or a policy of the platform would take a worker for the platform.
+fn check_labels(pool: &PoolSpec) -> Result<(), Error> {
+    let mut labels = pool.labels.keys();
+    match labels.find(|label| OF_THE_PLATFORM.contains(&label.as_str())) {
+        Some(label) => Err(Error::Forbidden {
+            what: format!("the label {label}"),
+            why: "Services and policies know the platform itself by it, take another",
+        }),
+        None => Ok(()),
+    }
+}
+
 /// The labels of a worker: the platform's, then the user's, then the group's; earlier ones win.
 fn worker_labels(pool: &PoolSpec) -> BTreeMap<String, String> {
     let mut all = labels(pool);
@@ -84,6 +99,7 @@ fn worker_annotations(pool: &PoolSpec) -> BTreeMap<String, String> {
 /// # Errors
 /// When the pool asks for what there is not or what is not allowed.
 pub fn deployment(config: &Config, pool: &PoolSpec) -> Result<Deployment, Error> {
+    check_labels(pool)?;
     let labels = labels(pool);
     let replicas = match pool.autoscaler {
         Some(_) => None,

@@ -120,6 +120,13 @@ pub struct Worker {
 }
 
 impl Observed {
+    /// Whether there is anything of a pool.
+    pub fn has(&self, pool: &str) -> bool {
+        self.of(pool).next().is_some()
+            || self.deployments.values().any(|known| known.pool == pool)
+            || self.autoscalers.values().any(|known| known.pool == pool)
+    }
+
     /// The Pods of a pool.
     pub fn of<'a>(&'a self, pool: &'a str) -> impl Iterator<Item = (&'a String, &'a Worker)> {
         self.workers

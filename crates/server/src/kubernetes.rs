@@ -248,6 +248,8 @@ pub(crate) fn controller(
 ) -> impl Future<Output = ()> + Send + use<> {
     let metrics = Metrics::register(metrics);
     let mut config = config.kubernetes.clone();
+    // Without a kubeconfig this is a Pod, which has its name for the name of its host.
+    config.own_pod = config.kubeconfig.is_empty().then(host);
     if let Some(address) = address.filter(|_| config.join_address.is_empty()) {
         config.join_address = address.to_string();
     }
@@ -359,6 +361,10 @@ async fn follow(mut watch: PoolWatch, records: Arc<Stored>) {
 
 /// A name for this process that no other has, and that tells where it runs.
 fn identity() -> String {
+    format!("{}-{}", host(), uuid::Uuid::new_v4().simple())
+}
+
+fn host() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}-{}", host.trim(), uuid::Uuid::new_v4().simple())
+    host.trim().to_owned()
 }

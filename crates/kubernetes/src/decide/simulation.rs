@@ -335,7 +335,7 @@ impl World {
                 }
             }
             Operation::ApplyAutoscaler(_)
-            | Operation::DeleteAutoscaler(_)
+            | Operation::DeleteAutoscaler { .. }
             | Operation::RankWorker { .. }
             | Operation::Alarm { .. } => {}
         }
@@ -539,8 +539,9 @@ fn an_autoscaler_of_no_pool_goes_like_everything_else() {
         .insert("function-agent-gone-hpa".into(), scaler);
     assert_eq!(
         world.decide(),
-        [Operation::DeleteAutoscaler(
-            "function-agent-gone-hpa".into()
-        )]
+        [Operation::DeleteAutoscaler {
+            pool: "gone".into(),
+            name: "function-agent-gone-hpa".into(),
+        }]
     );
 }

@@ -263,6 +263,28 @@ fn a_worker_goes_when_it_has_been_idle_for_as_long_as_it_may() {
 }
 
 #[test]
+fn a_time_beyond_all_clocks_harms_nothing() {
+    let endless = Duration::from_secs(i64::MAX.unsigned_abs());
+    let forever = |worker: &mut Worker| {
+        worker.idle = IdleTime::After(Duration::from_secs(u64::MAX));
+        worker.threshold = endless;
+        worker.phase = Phase::Pending;
+    };
+    let mut pool = Situation::new(PoolStatus::Running, 0, 5)
+        .with_deployment()
+        .with_workers(1, forever);
+    pool.memory.idle.insert("w0".into(), pool.now);
+    pool.now += Duration::from_hours(24);
+    for operation in pool.decide() {
+        let harmless = matches!(
+            operation,
+            Operation::Report(..) | Operation::ApplyDeployment(_)
+        );
+        assert!(harmless, "{operation:?}");
+    }
+}
+
+#[test]
 fn a_pod_of_an_earlier_build_is_replaced_when_it_does_not_become_ready() {
     let mut pool = Situation::new(PoolStatus::Running, 2, 5)
         .with_deployment()
@@ -433,7 +455,7 @@ fn an_autoscaler_is_told_which_pods_are_busy_and_not_too_often() {
     let ranked = |pool: &mut Situation| {
         let mut ranked = Vec::new();
         for operation in pool.decide() {
-            if let Operation::RankWorker { name, turn } = operation {
+            if let Operation::RankWorker { name, turn, .. } = operation {
                 pool.observed.workers.get_mut(&name).unwrap().turn = turn;
                 ranked.push((name, turn));
             }

@@ -25,16 +25,20 @@ impl Decision<'_> {
         waits: bool,
         random: &mut impl FnMut() -> u128,
     ) {
+        if waits {
+            return;
+        }
         self.clear_away();
         self.recycle();
         self.rank();
-        if self.pool.spec.scalable && !waits {
+        if self.pool.spec.scalable {
             self.grow(workload, random);
         }
     }
 
     fn delete(&mut self, name: &str, worker: &Worker, why: &'static str) {
         self.operations.push(Operation::DeleteWorker {
+            pool: worker.pool.clone(),
             name: name.to_owned(),
             uid: worker.uid.clone(),
             why,
@@ -43,6 +47,7 @@ impl Decision<'_> {
 
     fn recycle_one(&mut self, name: &str, worker: &Worker, why: &'static str) {
         self.operations.push(Operation::RecycleWorker {
+            pool: worker.pool.clone(),
             name: name.to_owned(),
             uid: worker.uid.clone(),
             why,
@@ -114,7 +119,9 @@ impl Decision<'_> {
                 continue;
             };
             let since = self.memory.idle.get(name);
-            let due = since.is_some_and(|since| self.now >= *since + limit);
+            // A time beyond all clocks never comes.
+            let until = since.and_then(|since| since.checked_add(limit));
+            let due = until.is_some_and(|until| self.now >= until);
             if due && worker.phase == Phase::Running && !worker.terminating {
                 self.recycle_one(name, worker, "it has been idle");
             }
@@ -139,6 +146,7 @@ impl Decision<'_> {
             if turn != worker.turn && worker.is_live() && !lately {
                 self.memory.ranked.insert(worker.uid.clone(), self.now);
                 self.operations.push(Operation::RankWorker {
+                    pool: worker.pool.clone(),
                     name: name.clone(),
                     turn,
                 });
@@ -211,8 +219,9 @@ impl Decision<'_> {
         if worker.terminating {
             return None;
         }
+        let alarming = worker.first_seen.checked_add(worker.threshold);
         match worker.phase {
-            Phase::Pending if self.now >= worker.first_seen + worker.threshold => {
+            Phase::Pending if alarming.is_some_and(|since| self.now >= since) => {
                 Some(format!("which has been pending since {}", worker.created))
             }
             Phase::Failed => Some("whose status is changed to Failed".to_owned()),

@@ -247,9 +247,41 @@ fn tokens_and_the_platforms_own_secret_are_out_of_reach() {
     for path in [
         "/var/run/secrets/kubernetes.io/serviceaccount",
         "/home/sn/podInfo",
+        "//run/bugle",
+        "run/./bugle/",
+        "/tmp/../run/bugle/x",
+        "/var/run/bugle",
+        "/run/secrets",
     ] {
         pool.volume_mounts = vec![json!({"name": "v", "mountPath": path})];
         assert!(deployment(&config, &pool).is_err(), "{path}");
+    }
+    pool.volume_mounts = vec![json!({"name": "v", "mountPath": "/run/bugles"})];
+    assert!(deployment(&config, &pool).is_ok());
+}
+
+#[test]
+fn the_platforms_own_claims_and_the_labels_it_is_selected_by_are_out_of_reach() {
+    let config = Config {
+        own_pod: Some("my-bugle-0".into()),
+        ..config()
+    };
+    let mut pool = testing::pool("p1", 1, 1);
+    let mut claim = |name: &str| {
+        pool.volumes = vec![json!({"name": "v", "persistentVolumeClaim": {"claimName": name}})];
+        deployment(&config, &pool)
+    };
+    for ours in ["data-my-bugle-0", "data-my-bugle-12"] {
+        assert!(claim(ours).unwrap_err().to_string().contains(ours));
+    }
+    for theirs in ["models", "data-other-0", "data-my-bugle-x", "my-bugle-0"] {
+        assert!(claim(theirs).is_ok(), "{theirs}");
+    }
+    for label in ["app.kubernetes.io/name", "app.kubernetes.io/instance"] {
+        let mut pool = testing::pool("p1", 1, 1);
+        pool.labels.insert(label.into(), "bugle".into());
+        let refused = deployment(&config, &pool).unwrap_err().to_string();
+        assert!(refused.contains(label), "{refused}");
     }
 }
 

@@ -282,6 +282,14 @@ fn allowed(config: &Config, volume: &Volume, value: &Value) -> Result<(), Error>
             );
         }
     }
+    let claim = volume.persistent_volume_claim.as_ref();
+    if let Some(claim) = claim.filter(|claim| config.is_claim_of_ours(&claim.claim_name)) {
+        let why = "the platform keeps its own data there";
+        return refuse(
+            format!("volume {name}: the claim {}", claim.claim_name),
+            why,
+        );
+    }
     // Wherever a Secret may be named: alone, or among the sources of a projection.
     let secrets = volume
         .secret
@@ -313,10 +321,10 @@ fn mounts(pool: &PoolSpec) -> Result<Vec<VolumeMount>, Error> {
         .iter()
         .map(|value| {
             let mount: VolumeMount = typed("volume_mounts", value.clone())?;
-            let path = format!("{}/", mount.mount_path.trim_end_matches('/'));
+            let path = resolved(&mount.mount_path);
             if RESERVED
                 .iter()
-                .any(|reserved| path.starts_with(&format!("{reserved}/")))
+                .any(|reserved| path.starts_with(&resolved(reserved)))
             {
                 return Err(Error::Forbidden {
                     what: format!("a mount at {}", mount.mount_path),
@@ -326,6 +334,23 @@ fn mounts(pool: &PoolSpec) -> Result<Vec<VolumeMount>, Error> {
             Ok(mount)
         })
         .collect()
+}
+
+/// The parts of a path as a machine reads it: `//run/./x/../bugle` is `/run/bugle`.
+fn resolved(path: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => _ = parts.pop(),
+            part => parts.push(part),
+        }
+    }
+    // The one is a link to the other.
+    if parts.starts_with(&["var", "run"]) {
+        parts.remove(0);
+    }
+    parts
 }
 
 fn labels_volume() -> Volume {

@@ -395,6 +395,34 @@ async fn a_deployment_of_somebody_else_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_autoscaler_of_somebody_else_is_left_alone() {
+    let stage = Stage::new().await;
+    let theirs: HorizontalPodAutoscaler = serde_json::from_value(json!({
+        "metadata": {"name": "function-agent-mine-hpa"},
+        "spec": {"maxReplicas": 9, "scaleTargetRef": {"kind": "Deployment", "name": "theirs"}},
+    }))
+    .unwrap();
+    let scalers = stage.api::<HorizontalPodAutoscaler>();
+    scalers
+        .create(&PostParams::default(), &theirs)
+        .await
+        .unwrap();
+    let running = stage.start("one").await;
+    let mut pool = pool("mine", 1, 1);
+    pool.autoscaler = Some(json!({"maxReplicas": 3}));
+    stage.records.create(pool);
+    stage.records.says("mine", "create HPA failed: ").await;
+    let found = scalers.get("function-agent-mine-hpa").await.unwrap();
+    assert_eq!(found.spec.unwrap().max_replicas, 9);
+    stage
+        .records
+        .change("mine", PoolStatus::PendingDeletion, |_| ());
+    stage.records.until("mine", |state| state.is_none()).await;
+    running.stop().await;
+    stage.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_belongs_to_no_pool_is_removed() {
     let stage = Stage::new().await;
     let first = stage.start("one").await;

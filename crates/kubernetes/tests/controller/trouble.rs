@@ -134,6 +134,25 @@ async fn an_outage_of_the_api_server_delays_everything_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_the_cluster_refuses_is_told_and_not_tried_all_the_time() {
+    let stage = stage().await;
+    let running = stage.start("one").await;
+    stage.records.create(pool("scaled", 1, 2));
+    stage.records.running("scaled", 1).await;
+    let refuse = Fault::next(3, "/pods/", Trouble::Refuse(403, None)).of("DELETE");
+    server(&stage).fail(refuse);
+    // The garbage collection of the Deployment would take the Pod along.
+    let refuse = Fault::next(3, "/deployments/", Trouble::Refuse(403, None)).of("DELETE");
+    server(&stage).fail(refuse);
+    stage
+        .records
+        .change("scaled", PoolStatus::PendingDeletion, |_| ());
+    stage.records.says("scaled", "ErrorCode is 403").await;
+    stage.records.until("scaled", |state| state.is_none()).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_namespaced_role_is_all_that_the_controller_needs() {
     let mut stage = stage().await;
     let chart = include_str!("../../../../deploy/helm/bugle/files/role.json");

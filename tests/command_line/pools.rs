@@ -86,6 +86,28 @@ async fn pools_are_made_from_a_file_and_mistakes_are_named() {
         .await
         .expect(1);
     said.complains("there is no field sizes; did you mean size?");
+    for (text, complaint) in [
+        ("", "there is no pool in it"),
+        ("pools: []\n", "there is no pool in it"),
+        (
+            "id: d\nresources: {request: {cpu: 1}}\n",
+            "pool d: there is no field resources.request; did you mean requests?",
+        ),
+        (
+            "id: d\nenvironment: {A: 5}\n",
+            "pool d: field environment.A: ",
+        ),
+    ] {
+        file(text);
+        let said = console.run(["pool", "create", "-f", "pools.yaml"]).await;
+        said.expect(1).complains(complaint);
+    }
+    file("maxReplicas: 3\n");
+    let resize = ["pool", "resize", "b", "--autoscaler", "pools.yaml"];
+    console.run(["pool", "wait", "b"]).await.expect(0);
+    console.run(resize).await.expect(0);
+    let shown = console.run(["pool", "describe", "b"]).await.expect(0);
+    assert!(shown.out.contains("{\"maxReplicas\":3}"), "{}", shown.out);
     console.run(["pool", "create"]).await.expect(2);
     console
         .run(["pool", "create", "d", "-f", "pools.yaml"])

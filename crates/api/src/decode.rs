@@ -51,9 +51,28 @@ pub(crate) fn read<T: DeserializeOwned + Shape>(body: &[u8]) -> Result<T, Error>
             )));
         }
     };
-    serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
+    decoded(Value::Object(object)).map_err(Error::body)
+}
+
+/// Reads a value that has the shape of a request.
+///
+/// # Errors
+///
+/// The field that is wrong, and what is expected there, in words for people.
+pub fn decoded<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        Error::body(format!("field {path}: {}", error.into_inner()))
+        let mut reason = error.into_inner().to_string();
+        for (ours, plain) in [
+            ("expected i64", "expected an integer"),
+            ("expected i32", "expected an integer"),
+            ("expected u64", "expected an integer that is not negative"),
+            ("expected u32", "expected an integer that is not negative"),
+            ("expected f64", "expected a number"),
+        ] {
+            reason = reason.replace(ours, plain);
+        }
+        format!("field {path}: {reason}")
     })
 }
 
@@ -150,7 +169,8 @@ mod tests {
             let error = read(text).unwrap_err();
             assert_eq!(error.code, bugle_types::Code::InvalidParamErrorCode);
             assert!(
-                error.message.starts_with(&format!("field {field}:")),
+                error.message.starts_with(&format!("field {field}:"))
+                    && !error.message.contains("i64"),
                 "{}",
                 error.message
             );

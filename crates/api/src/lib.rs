@@ -27,6 +27,7 @@ mod reservations;
 mod router;
 
 pub use container::{Violation, check_container};
+pub use decode::decoded;
 pub use error::{Class, Error, ErrorBody, Operation};
 pub use function::{
     Amounts, AutoScaleConfig, ContainerObject, CustomContainerConfig, CustomHealthCheck,
@@ -44,7 +45,8 @@ pub use graph::{
 pub use identity::Caller;
 pub use pool::{
     CreatePoolsAnswer, CreatePoolsRequest, FailedPool, FailedPools, IdleRecycleTime, PoolAnswer,
-    PoolInfo, PoolList, PoolRequest, PoolsAnswer, ResourceAmounts, Texts, UpdatePoolRequest,
+    PoolInfo, PoolList, PoolRequest, PoolsAnswer, ResourceAmounts, SCALES_TWICE, Texts,
+    UpdatePoolRequest,
 };
 pub use pools::{PoolsApi, pools_router};
 pub use query::{DeleteQuery, GetQuery, ListQuery, Page, PoolQuery, PoolSelection};

@@ -6,6 +6,8 @@
 
 mod spec;
 
+pub use spec::SCALES_TWICE;
+
 use std::collections::BTreeMap;
 
 use bugle_types::pool::{PoolState, PoolStatus};

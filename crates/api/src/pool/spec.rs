@@ -11,7 +11,7 @@ use bugle_types::pool::{
 use super::{PoolInfo, ResourceAmounts, Texts};
 
 /// What both rules of growth say (contract 5.2).
-pub(super) const SCALES_TWICE: &str =
+pub const SCALES_TWICE: &str =
     "max_size greater than size and horizontal_pod_autoscaler_spec cannot be set at the same time";
 
 const ID: &str = "pod pool id can contain only lowercase letters, digits and '-'. it cannot start or \
@@ -100,8 +100,12 @@ impl PoolInfo {
             .and_then(|text| mistakes.keep(fields::affinities(text), ignored_fields));
         let tolerations = fields::tolerations(list(&self.tolerations));
         let tolerations = mistakes.keep(tolerations, ignored_fields);
-        let autoscaler = given(&self.horizontal_pod_autoscaler_spec)
+        let mut autoscaler = given(&self.horizontal_pod_autoscaler_spec)
             .and_then(|text| mistakes.keep(fields::autoscaler(text), ignored_fields));
+        if self.scalable && autoscaler.take().is_some() {
+            // A record of somebody who did not refuse it.
+            ignored_fields.push(format!("horizontal_pod_autoscaler_spec: {SCALES_TWICE}"));
+        }
         let spread = fields::topology_spread(list(&self.topology_spread_constraints));
         let topology_spread = mistakes.keep(spread, ignored_fields);
         match (id, group) {

@@ -3,9 +3,10 @@
 mod create;
 mod file;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use bugle_api::{PoolInfo, Texts, UpdatePoolRequest};
+use bugle_api::{IdleRecycleTime, PoolInfo, Texts, UpdatePoolRequest};
 use bugle_types::pool::PoolStatus;
 use clap::{Args, Subcommand};
 use tokio::time::Instant;
@@ -45,7 +46,7 @@ enum Pool {
         /// Name of the pool.
         id: String,
     },
-    /// Changes how many workers a pool has.
+    /// Changes how many workers a pool has, or what its autoscaler is to do.
     Resize(Resize),
     /// Deletes a pool, or all pools of a group.
     Delete(Delete),
@@ -60,11 +61,15 @@ struct Resize {
     /// Name of the pool.
     id: String,
     /// How many workers it keeps.
-    #[arg(long, value_name = "N", required_unless_present = "max_size")]
+    #[arg(long, value_name = "N", required_unless_present_any = ["max_size", "autoscaler"])]
     size: Option<u32>,
     /// How many workers it grows to; only of a pool that was made to grow.
     #[arg(long, value_name = "N")]
     max_size: Option<u32>,
+    /// A YAML or JSON file with a `HorizontalPodAutoscalerSpec`; - reads standard input. Not of a pool that
+    /// was made to grow.
+    #[arg(long, value_name = "FILE")]
+    autoscaler: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -97,11 +102,17 @@ pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
             let pool = find(session, id).await?.ok_or_else(|| unknown(id))?;
             output::show(session.format, &pool, || described(&pool))
         }
-        Pool::Resize(Resize { id, size, max_size }) => {
+        Pool::Resize(Resize {
+            id,
+            size,
+            max_size,
+            autoscaler,
+        }) => {
+            let autoscaler = autoscaler.as_deref().map(file::autoscaler);
             let request = UpdatePoolRequest {
                 size: size.map(i64::from),
                 max_size: max_size.map(i64::from),
-                horizontal_pod_autoscaler_spec: None,
+                horizontal_pod_autoscaler_spec: autoscaler.transpose()?,
             };
             let resize = session.control.update_pool(id, &request);
             session.perform(resize).await?;
@@ -174,6 +185,17 @@ fn described(pool: &PoolInfo) -> String {
             .collect();
         texts.join(" ")
     };
+    let time = |seconds: i64| match seconds {
+        -1 => "never".to_owned(),
+        0 => String::new(),
+        seconds => format!("{seconds} s"),
+    };
+    let IdleRecycleTime { reserved, scaled } = pool.idle_recycle_time;
+    let idle = [("kept", reserved), ("made on demand", scaled)];
+    let idle = idle.into_iter().filter(|(_, seconds)| *seconds != 0);
+    let idle: Vec<_> = idle
+        .map(|(which, seconds)| format!("{which}: {}", time(seconds)))
+        .collect();
     let lines = [
         ("pool", pool.id.clone()),
         ("group", pool.group.clone()),
@@ -181,6 +203,9 @@ fn described(pool: &PoolInfo) -> String {
         ("message", pool.msg.clone()),
         ("ready", format!("{} of {}", pool.ready_count, pool.size)),
         ("grows to", pool.max_size.to_string()),
+        ("reuse", if pool.reuse { "yes" } else { "" }.to_owned()),
+        ("idle ones go", idle.join(", ")),
+        ("pending alarm", time(pool.pod_pending_duration_threshold)),
         ("requests", pairs(&pool.resources.requests)),
         ("limits", pairs(&pool.resources.limits)),
         ("labels", pairs(&pool.labels)),
@@ -209,13 +234,14 @@ async fn wait(session: &Session, arguments: &Wait) -> Outcome {
         deleted,
         timeout,
     } = arguments;
-    let until = Instant::now() + Duration::from_secs(*timeout);
+    // A time beyond all clocks never comes.
+    let until = Instant::now().checked_add(Duration::from_secs(*timeout));
     loop {
         let found = find(session, id).await?;
         let said = match (&found, deleted) {
             (None, true) => return Ok(()),
             (None, false) => return Err(unknown(id)),
-            (Some(pool), true) => pool.msg.clone(),
+            (Some(pool), true) => told(pool),
             (Some(pool), false) if is_complete(pool) => {
                 return output::show(session.format, pool, || {
                     format!(
@@ -227,16 +253,74 @@ async fn wait(session: &Session, arguments: &Wait) -> Outcome {
             (Some(pool), false) if pool.status == i64::from(PoolStatus::Failed.number()) => {
                 return Err(Failure::new(exit::REFUSED, format!("{id}: {}", pool.msg)));
             }
-            (Some(pool), false) => format!("{}: {}", status(pool), pool.msg),
+            (Some(pool), false) => told(pool),
         };
-        if Instant::now() + LOOK > until {
-            let text = format!("{id} is not there after {timeout} s; {said}");
+        if until.is_some_and(|until| Instant::now() + LOOK > until) {
+            let what = if *deleted {
+                "is still there"
+            } else {
+                "has not all of its workers"
+            };
+            let text = format!("{id} {what} after {timeout} s; {said}");
             return Err(Failure::new(exit::TIMEOUT, text));
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
+/// How a pool is, in words; its message mostly begins with its status.
+fn told(pool: &PoolInfo) -> String {
+    let status = status(pool);
+    match pool.msg.as_str() {
+        "" => status,
+        msg if msg.starts_with(&status) => msg.to_owned(),
+        msg => format!("{status}: {msg}"),
+    }
+}
+
 fn is_complete(pool: &PoolInfo) -> bool {
     pool.status == i64::from(PoolStatus::Running.number()) && pool.ready_count >= pool.size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_told_once() {
+        let pool = |status, msg: &str| PoolInfo {
+            status,
+            msg: msg.to_owned(),
+            ..PoolInfo::default()
+        };
+        for (pool, text) in [
+            (pool(0, ""), "Pending"),
+            (pool(1, "Creating: 0 of 1"), "Creating: 0 of 1"),
+            (pool(6, "Deleting"), "Pending Deletion: Deleting"),
+        ] {
+            assert_eq!(told(&pool), text);
+        }
+    }
+
+    #[test]
+    fn a_description_has_what_is_set() {
+        let pool = PoolInfo {
+            reuse: true,
+            pod_pending_duration_threshold: 30,
+            idle_recycle_time: IdleRecycleTime {
+                reserved: -1,
+                scaled: 60,
+            },
+            ..PoolInfo::default()
+        };
+        let text = described(&pool);
+        for line in [
+            "reuse         yes",
+            "idle ones go  kept: never, made on demand: 60 s",
+            "pending alarm 30 s",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!described(&PoolInfo::default()).contains("idle"));
+    }
 }

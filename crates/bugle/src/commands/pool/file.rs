@@ -8,7 +8,6 @@ use std::io::Read as _;
 use std::path::Path;
 
 use bugle_api::PoolRequest;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome, exit};
@@ -30,36 +29,69 @@ const STRUCTURED: [&str; 6] = [
     "topology_spread_constraints",
 ];
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum File {
-    Many(Many),
-    One(Map<String, Value>),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Many {
-    pools: Vec<Map<String, Value>>,
-}
-
 /// The pools in a file.
 pub(super) fn read(path: &Path) -> Outcome<Vec<PoolRequest>> {
     let shown = path.display();
     let refuse = |reason: String| Failure::new(exit::REFUSED, format!("{shown}: {reason}"));
     let text = text(path)?;
     let file = serde_yaml_ng::from_str(&text).map_err(|error| refuse(error.to_string()))?;
-    let pools = match file {
-        File::Many(Many { pools }) => pools,
-        File::One(pool) => vec![pool],
+    let mut read = Vec::new();
+    for (index, entry) in entries(file).map_err(refuse)?.into_iter().enumerate() {
+        let id = entry.get("id").and_then(Value::as_str);
+        let name = id.map_or_else(|| format!("number {}", index + 1), str::to_owned);
+        let pool = pool(entry).map_err(|reason| refuse(format!("pool {name}: {reason}")))?;
+        read.push(pool);
+    }
+    Ok(read)
+}
+
+/// The pools of a file, unread.
+fn entries(file: Value) -> Result<Vec<Value>, String> {
+    let mut pool = match file {
+        Value::Null => return Err(NOTHING.to_owned()),
+        Value::Object(pool) => pool,
+        other => return Err(format!("{} is no pool; {EXPECTED}", kind(&other))),
     };
-    pools
-        .into_iter()
-        .enumerate()
-        .map(|(index, entry)| {
-            pool(entry).map_err(|reason| refuse(format!("pool {}: {reason}", index + 1)))
-        })
-        .collect()
+    let Some(pools) = pool.remove("pools") else {
+        return Ok(vec![Value::Object(pool)]);
+    };
+    if let Some(name) = pool.keys().next() {
+        return Err(format!("there is no field {name} beside pools"));
+    }
+    match pools {
+        Value::Array(pools) if pools.is_empty() => Err(NOTHING.to_owned()),
+        Value::Array(pools) => Ok(pools),
+        other => Err(format!("pools is {}, a list is expected", kind(&other))),
+    }
+}
+
+const NOTHING: &str = "there is no pool in it";
+const EXPECTED: &str = "the fields of one are expected, or a list of pools under pools";
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The autoscaler in a file, as the API takes it.
+pub(super) fn autoscaler(path: &Path) -> Outcome<String> {
+    let shown = path.display();
+    let refuse = |reason: String| Failure::new(exit::REFUSED, format!("{shown}: {reason}"));
+    let text = text(path)?;
+    let spec: Value = serde_yaml_ng::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+    if spec.is_object() {
+        return Ok(spec.to_string());
+    }
+    Err(refuse(format!(
+        "{} is no HorizontalPodAutoscalerSpec, an object is expected",
+        kind(&spec)
+    )))
 }
 
 fn text(path: &Path) -> Outcome<String> {
@@ -79,15 +111,17 @@ fn text(path: &Path) -> Outcome<String> {
     Ok(text)
 }
 
-fn pool(mut entry: Map<String, Value>) -> Result<PoolRequest, String> {
+fn pool(entry: Value) -> Result<PoolRequest, String> {
+    let mut entry = match entry {
+        Value::Object(entry) => entry,
+        other => return Err(format!("{} is no pool", kind(&other))),
+    };
     let known = known();
-    if let Some(name) = entry.keys().find(|name| !known.contains(name)) {
-        let meant = near::near(name, known.iter().map(String::as_str));
-        let meant = near::question(&meant).map(|question| format!("; {question}"));
-        return Err(format!(
-            "there is no field {name}{}",
-            meant.unwrap_or_default()
-        ));
+    check_names("", &entry, &known)?;
+    for (name, inner) in &entry {
+        if let (Value::Object(inner), Some(Value::Object(known))) = (inner, known.get(name)) {
+            check_names(&format!("{name}."), inner, known)?;
+        }
     }
     for field in STRUCTURED {
         if let Some(value) = entry.get_mut(field)
@@ -97,14 +131,31 @@ fn pool(mut entry: Map<String, Value>) -> Result<PoolRequest, String> {
         }
     }
     entry.retain(|_, value| !value.is_null());
-    serde_json::from_value(Value::Object(entry)).map_err(|error| error.to_string())
+    bugle_api::decoded(Value::Object(entry))
 }
 
-/// The names of all fields.
-fn known() -> Vec<String> {
+/// Refuses a name that there is none of.
+fn check_names(
+    before: &str,
+    given: &Map<String, Value>,
+    known: &Map<String, Value>,
+) -> Result<(), String> {
+    let Some(name) = given.keys().find(|name| !known.contains_key(*name)) else {
+        return Ok(());
+    };
+    let meant = near::near(name, known.keys().map(String::as_str));
+    let meant = near::question(&meant).map(|question| format!("; {question}"));
+    Err(format!(
+        "there is no field {before}{name}{}",
+        meant.unwrap_or_default()
+    ))
+}
+
+/// All fields, with those of the objects that they hold.
+fn known() -> Map<String, Value> {
     match serde_json::to_value(PoolRequest::default()) {
-        Ok(Value::Object(fields)) => fields.into_iter().map(|(name, _)| name).collect(),
-        _ => Vec::new(),
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
     }
 }
 
@@ -153,6 +204,27 @@ mod tests {
             "pools: []\nmore: 1",
         ] {
             assert!(read_text(bad).is_err(), "{bad}");
+        }
+        for (bad, said) in [
+            ("", "there is no pool in it"),
+            ("pools: []", "there is no pool in it"),
+            (
+                "id: a\nenvironment: {A: 5}",
+                "pool a: field environment.A: ",
+            ),
+            ("id: a\nsize: many", "expected an integer"),
+            (
+                "pools:\n- {id: a}\n- {size: x}",
+                "pool number 2: field size: ",
+            ),
+            ("id: a\nresources: {request: {}}", "did you mean requests?"),
+            (
+                "id: a\nidle_recycle_time: {scale: 5}",
+                "idle_recycle_time.scale",
+            ),
+        ] {
+            let error = format!("{:?}", read_text(bad).unwrap_err());
+            assert!(error.contains(said), "{bad}: {error}");
         }
     }
 

@@ -6,6 +6,7 @@ mod anywhere;
 mod chaos;
 mod gates;
 mod nodes;
+mod pools;
 mod trouble;
 mod wires;
 

@@ -72,13 +72,17 @@ impl View {
             version,
         } = function;
         let (name, version) = (name.to_string(), version.to_string());
-        let function = fold(&[tenant.as_str(), &name, &version]);
+        self.owner_of(&[tenant.as_str(), &name, &version])
+    }
+
+    /// Who has what is known by these names, whatever it is.
+    pub fn owner_of(&self, names: &[&str]) -> Option<&Arc<str>> {
         let staying = || {
             self.members
                 .iter()
                 .filter(|(_, (_, member))| !member.leaving)
         };
-        let at = owner(staying().map(|(_, (hash, _))| *hash), function)?;
+        let at = owner(staying().map(|(_, (hash, _))| *hash), fold(names))?;
         staying().nth(at).map(|(id, _)| id)
     }
 

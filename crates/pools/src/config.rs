@@ -18,6 +18,9 @@ pub struct Config {
     /// Memory that all workers of this machine may have together, in MiB; 0 takes what the machine
     /// has.
     pub memory_mib: u64,
+    /// The most workers that there may be on this machine, each with a process that waits; 0 takes 16 for
+    /// each core that workers may have.
+    pub max_workers: u32,
     /// The Python version of the processes that workers of this machine have ready, for instance
     /// `python3.11`; empty takes the newest that is there.
     pub runtime: String,
@@ -33,6 +36,7 @@ impl Default for Config {
             backend: Backend::Machine,
             cpu_millis: 0,
             memory_mib: 0,
+            max_workers: 0,
             runtime: String::new(),
             wait_seconds: 120,
             drain_seconds: 30,
@@ -47,6 +51,15 @@ impl Config {
 
     pub(crate) fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_seconds)
+    }
+
+    /// The most workers on a machine with that room.
+    pub(crate) fn most_workers(&self, room: Room) -> usize {
+        let most = match self.max_workers {
+            0 => room.cpu_millis.div_ceil(1000).max(1).saturating_mul(16),
+            given => given.into(),
+        };
+        usize::try_from(most).unwrap_or(usize::MAX)
     }
 
     /// What workers may have, on a machine that has `machine`.

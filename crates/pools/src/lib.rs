@@ -39,7 +39,7 @@ use bugle_store::{Compare, Op, Revision, Store, Txn};
 use bugle_types::pool::{PoolId, PoolState, PoolStatus};
 
 pub use config::{Backend, Config, Room};
-pub use machine::{Machine, PooledDriver, Prepared, Workshop};
+pub use machine::{Keeper, Machine, PooledDriver, Prepared, Workshop};
 pub use watch::PoolWatch;
 
 use record::Record;
@@ -91,7 +91,8 @@ impl Pools {
         Self { store }
     }
 
-    /// Follows the records. What cannot be understood as a pool is passed over, with a warning.
+    /// Follows the records. What cannot be understood as a pool is passed over, with a warning; of a
+    /// pool that breaks the rules the record says so.
     pub fn watch(&self) -> PoolWatch {
         PoolWatch::new(Arc::clone(&self.store))
     }
@@ -115,7 +116,7 @@ impl Pools {
         if found.mod_revision != Revision(revision) {
             return Ok(Reported::Outdated);
         }
-        let Some(Record { mut info, pool }) = Record::read(&found) else {
+        let Ok(Record { mut info, pool }) = Record::read(&found) else {
             return Ok(Reported::Outdated);
         };
         let PoolState {
@@ -160,7 +161,7 @@ impl Pools {
         let found = self.store.get(&key).await?;
         let deleting = found
             .filter(|found| found.mod_revision == Revision(revision))
-            .and_then(|found| record::info(&found))
+            .and_then(|found| record::info(&found).ok())
             .is_some_and(|info| info.state().status == PoolStatus::PendingDeletion);
         if !deleting {
             return Ok(false);

@@ -20,9 +20,10 @@ use std::sync::Arc;
 
 use bugle_instances::{BoxFuture, Driver, Instance, InstanceId};
 use bugle_types::Runtime;
+use bugle_types::pool::PoolId;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,9 @@ use self::workers::WorkerId;
 use crate::{Config, Pools, Room};
 
 pub use driver::PooledDriver;
+
+/// How many processes are prepared at once: the machine has calls to serve meanwhile.
+const AT_ONCE: usize = 8;
 
 /// The pause after the store failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -55,12 +59,24 @@ pub trait Prepared: Send + Sync + fmt::Debug {
     fn lend(&self, runtime: &Runtime) -> bool;
 }
 
+/// Which pools this machine keeps, where several machines share the records.
+pub trait Keeper: Send + Sync {
+    /// Whether it keeps this one: makes its size real and writes its record. No two machines that know
+    /// the same of each other both do.
+    fn keeps(&self, pool: &PoolId) -> bool;
+
+    /// Tells when it may keep others.
+    fn changes(&self) -> watch::Receiver<u64>;
+}
+
 /// The back end of one machine.
 pub struct Machine {
     config: Config,
     workshop: Arc<dyn Workshop>,
     runtime: Handle,
     state: Mutex<State>,
+    /// Lets so many processes be prepared at once.
+    turns: Semaphore,
     /// Counts what happened, for those who wait for room and for the one that acts.
     news: watch::Sender<u64>,
 }
@@ -95,7 +111,8 @@ impl Machine {
         workshop: Arc<dyn Workshop>,
         runtime: Handle,
     ) -> Arc<Self> {
-        let core = Core::new(config.room(room), config.drain());
+        let room = config.room(room);
+        let core = Core::new(room, config.most_workers(room), config.drain());
         Arc::new(Self {
             config,
             workshop,
@@ -106,6 +123,7 @@ impl Machine {
                 instances: BTreeMap::new(),
                 last: 0,
             }),
+            turns: Semaphore::new(AT_ONCE),
             news: watch::Sender::new(0),
         })
     }
@@ -115,12 +133,23 @@ impl Machine {
         PooledDriver::new(Arc::clone(self), inner)
     }
 
-    /// Makes pools real until `stop`, or until the store closes.
-    pub async fn run(self: Arc<Self>, pools: Pools, stop: CancellationToken) {
+    /// Makes pools real until `stop`, or until the store closes: those that `keeper` says, or all
+    /// without one.
+    pub async fn run(
+        self: Arc<Self>,
+        pools: Pools,
+        keeper: Option<Arc<dyn Keeper>>,
+        stop: CancellationToken,
+    ) {
         let mut wanted = pools.watch();
         let mut news = self.news.subscribe();
+        let mut shares = keeper.as_ref().map(|keeper| keeper.changes());
         loop {
             news.mark_unchanged();
+            if let Some(shares) = &mut shares {
+                shares.mark_unchanged();
+            }
+            share(&mut self.state.lock().core, keeper.as_deref());
             self.pass(&pools).await;
             let due = self.state.lock().core.due();
             tokio::select! {
@@ -128,7 +157,10 @@ impl Machine {
                 () = stop.cancelled() => break,
                 next = wanted.next() => match next {
                     Ok(next) => {
-                        self.state.lock().core.want(next, Instant::now());
+                        let mut state = self.state.lock();
+                        state.core.want(next, Instant::now());
+                        share(&mut state.core, keeper.as_deref());
+                        drop(state);
                         self.announce();
                     }
                     Err(bugle_store::Error::Closed) => break,
@@ -139,6 +171,7 @@ impl Machine {
                     }
                 },
                 _ = news.changed() => {}
+                () = changed(&mut shares) => {}
                 () = until(due) => {}
             }
         }
@@ -189,7 +222,11 @@ impl Machine {
     fn make(self: &Arc<Self>, worker: WorkerId) {
         let machine = Arc::clone(self);
         self.runtime.spawn(async move {
-            match machine.workshop.prepare().await {
+            // Never closed.
+            let turn = machine.turns.acquire().await;
+            let prepared = machine.workshop.prepare().await;
+            drop(turn);
+            match prepared {
                 Ok(prepared) => machine.made(worker, prepared),
                 Err(reason) => {
                     let mut state = machine.state.lock();
@@ -232,6 +269,24 @@ impl Machine {
             self.announce();
         }
     }
+}
+
+/// Tells the core which pools are this machine's.
+fn share(core: &mut Core, keeper: Option<&dyn Keeper>) {
+    if let Some(keeper) = keeper {
+        core.share(|pool| keeper.keeps(pool));
+    }
+}
+
+/// Waits until other pools may be this machine's; for ever where it has all, or nobody tells any more.
+async fn changed(shares: &mut Option<watch::Receiver<u64>>) {
+    if let Some(told) = shares {
+        if told.changed().await.is_ok() {
+            return;
+        }
+        *shares = None;
+    }
+    std::future::pending::<()>().await;
 }
 
 async fn until(due: Option<Instant>) {

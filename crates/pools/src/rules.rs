@@ -1,6 +1,6 @@
 //! What a change makes of a pool (contract 5.4). No I/O.
 
-use bugle_api::{Error, PoolInfo, UpdatePoolRequest};
+use bugle_api::{Error, PoolInfo, SCALES_TWICE, UpdatePoolRequest};
 use bugle_types::pool::{PoolStatus, fields};
 
 /// A reason of P3, in its words.
@@ -53,6 +53,15 @@ pub(crate) fn changed(before: &PoolInfo, change: &UpdatePoolRequest) -> Result<P
         }
         PoolStatus::Creating | PoolStatus::Updating | PoolStatus::Running | PoolStatus::Failed => {}
     }
+    let autoscaler = change.horizontal_pod_autoscaler_spec.as_deref();
+    let autoscaler = autoscaler.filter(|text| !text.is_empty());
+    if before.scalable {
+        if autoscaler.is_some() {
+            return Err(refused(SCALES_TWICE));
+        }
+        // One that somebody has recorded nevertheless is without effect, and in the way.
+        pool.horizontal_pod_autoscaler_spec.clear();
+    }
     pool.size = change.size.unwrap_or(before.size);
     pool.max_size = match change.max_size {
         _ if !before.scalable => pool.size,
@@ -63,10 +72,8 @@ pub(crate) fn changed(before: &PoolInfo, change: &UpdatePoolRequest) -> Result<P
     if pool.max_size < pool.size {
         return Err(refused("max_size is less than size"));
     }
-    if let Some(text) = &change.horizontal_pod_autoscaler_spec
-        && !text.is_empty()
-    {
-        pool.horizontal_pod_autoscaler_spec.clone_from(text);
+    if let Some(text) = autoscaler {
+        text.clone_into(&mut pool.horizontal_pod_autoscaler_spec);
     }
     // What is left may be of another platform, and bad in more ways than this change.
     pool.spec().map_err(|mistakes| {
@@ -181,6 +188,29 @@ mod tests {
              horizontal_pod_autoscaler_spec cannot be set at the same time. check input parameters"
         );
         assert!(check(&autoscaler("{nope")).is_err());
+    }
+
+    #[test]
+    fn a_pool_that_grows_takes_no_autoscaler_at_any_size_and_loses_a_recorded_one() {
+        let before = pool(1, 2, PoolStatus::Running);
+        let both = UpdatePoolRequest {
+            size: Some(2),
+            horizontal_pod_autoscaler_spec: Some(r#"{"maxReplicas":2}"#.to_owned()),
+            ..UpdatePoolRequest::default()
+        };
+        let refused = changed(&before, &both).unwrap_err();
+        assert!(refused.message.contains(SCALES_TWICE), "{refused:?}");
+        let recorded = PoolInfo {
+            size: 2,
+            horizontal_pod_autoscaler_spec: r#"{"maxReplicas":2}"#.to_owned(),
+            ..before
+        };
+        let spec = recorded.spec().unwrap();
+        assert_eq!(spec.autoscaler, None, "one of the two scales it");
+        assert!(spec.ignored[0].contains(SCALES_TWICE), "{:?}", spec.ignored);
+        let undone = changed(&recorded, &sizes(Some(1), None)).unwrap();
+        assert_eq!((undone.size, undone.max_size), (1, 2));
+        assert_eq!(undone.horizontal_pod_autoscaler_spec, "");
     }
 
     #[test]

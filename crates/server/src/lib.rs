@@ -52,7 +52,7 @@ use bugle_instances::{
 };
 pub use bugle_instances::{become_program, is_starter};
 pub use bugle_node::JoinToken;
-use bugle_pools::{Machine, Pools};
+use bugle_pools::{Keeper, Machine, Pools};
 use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
 pub use bugle_scheduler::placement::NodeId;
 use bugle_scheduler::{Fleet, Growth, Scheduler};
@@ -465,7 +465,10 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     tasks.spawn("catalogue", follower.run());
     tasks.spawn("packages", sweep);
     if let Some(machine) = machine {
-        tasks.spawn("pools", machine.run(pools, tasks.stop_token()));
+        let keeper = sharing
+            .clone()
+            .map(|sharing| Arc::new(sharing) as Arc<dyn Keeper>);
+        tasks.spawn("pools", machine.run(pools, keeper, tasks.stop_token()));
     }
     if let Some(cluster) = cluster {
         tasks.spawn("kubernetes", cluster);

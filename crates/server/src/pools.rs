@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use bugle_instances::{BoxFuture, PythonDriver, WaitingProcess};
-use bugle_pools::{Prepared, Workshop};
+use bugle_pools::{Keeper, Prepared, Workshop};
+use bugle_types::pool::PoolId;
 use bugle_types::{PythonVersion, Runtime};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
+
+use crate::sharing::Sharing;
 
 /// Makes Python processes that wait for a function.
 pub(crate) struct PythonWorkshop {
@@ -84,6 +87,21 @@ impl Prepared for Ready {
 
     fn lend(&self, runtime: &Runtime) -> bool {
         self.python.take_back(&self.process, runtime)
+    }
+}
+
+/// Before the name of a pool among the things that gateways share.
+const POOLS: &str = "pool";
+
+/// A pool's record is kept by one of several gateways.
+impl Keeper for Sharing {
+    fn keeps(&self, pool: &PoolId) -> bool {
+        let view = self.cluster.view();
+        view.me.is_some() && view.owner_of(&[POOLS, pool.as_str()]) == view.me.as_ref()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.cluster.changes()
     }
 }
 

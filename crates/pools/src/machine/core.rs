@@ -1,8 +1,12 @@
 //! What becomes of workers, and which of them takes an instance. No clock, no I/O.
 //!
-//! Rules that hold after every call: workers together have no more than the machine; instances on a
-//! worker together have no more than the worker; a pool grows to no more than `max_size` workers,
-//! leaving ones aside; a worker that leaves takes no instance.
+//! Rules that hold after every call: workers together have no more than the machine, and are no more
+//! than it may have; instances on a worker together have no more than the worker; a pool grows to no
+//! more than `max_size` workers, leaving ones aside; a worker that leaves takes no instance.
+//!
+//! Where several machines share the records, each pool is kept by one of them: it makes `size` workers
+//! and writes the record. The others make a worker when an instance needs one and let it go when it
+//! idles; they write nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -51,21 +55,34 @@ pub(super) enum Placing {
 #[derive(Debug)]
 pub(super) struct Core {
     room: Room,
+    /// The most workers that there may be.
+    most: usize,
     drain: Duration,
     pools: BTreeMap<PoolId, Kept>,
+    /// What all workers have set aside, and how many there are.
+    taken: (Amounts, usize),
     /// Whether the records were read at all.
     read: bool,
     next: u64,
 }
 
 impl Core {
-    pub(super) fn new(room: Room, drain: Duration) -> Self {
+    pub(super) fn new(room: Room, most: usize, drain: Duration) -> Self {
         Self {
             room,
+            most,
             drain,
             pools: BTreeMap::new(),
+            taken: (Amounts::default(), 0),
             read: false,
             next: 0,
+        }
+    }
+
+    /// The pools that this machine keeps are those that `mine` says.
+    pub(super) fn share(&mut self, mine: impl Fn(&PoolId) -> bool) {
+        for (id, kept) in &mut self.pools {
+            kept.mine = mine(id);
         }
     }
 
@@ -103,6 +120,7 @@ impl Core {
         for kept in self.pools.values_mut() {
             kept.release(now, self.drain, &mut steps);
         }
+        self.taken = self.count();
         let ids: Vec<PoolId> = self.pools.keys().cloned().collect();
         // What one pool gave back another may take in the same pass.
         for id in &ids {
@@ -119,14 +137,14 @@ impl Core {
 
     /// Adds workers up to the size, as far as there is room.
     fn fill(&mut self, id: &PoolId, now: Instant) {
-        while self.pools.get(id).is_some_and(Kept::is_short) {
-            let Err(trouble) = self.add(id, Origin::Reserved, now) else {
-                continue;
-            };
-            if let Some(kept) = self.pools.get_mut(id) {
-                kept.trouble = Some(trouble);
+        let missing = self.pools.get(id).map_or(0, Kept::missing);
+        for _ in 0..missing {
+            if let Err(trouble) = self.add(id, Origin::Reserved, now) {
+                if let Some(kept) = self.pools.get_mut(id) {
+                    kept.trouble = Some(trouble);
+                }
+                return;
             }
-            return;
         }
         if let Some(kept) = self.pools.get_mut(id)
             && kept.retry.is_none()
@@ -137,9 +155,15 @@ impl Core {
 
     /// One more worker, or why there cannot be one.
     fn add(&mut self, id: &PoolId, origin: Origin, now: Instant) -> Result<(), String> {
-        let taken = self.taken();
         let all = Amounts::of_room(self.room);
         let kept = self.pools.get_mut(id).ok_or("there is no such pool")?;
+        let (taken, count) = &self.taken;
+        if *count >= self.most {
+            return Err(format!(
+                "the machine has {count} workers already, as many as it may; raise \
+                 pools.max_workers"
+            ));
+        }
         let reserved = Amounts::reserved(&kept.pool.spec);
         let mut after = taken.clone();
         after.add(&reserved);
@@ -160,16 +184,18 @@ impl Core {
         };
         kept.workers.insert(WorkerId(self.next), worker);
         self.next += 1;
+        self.taken = (after, count + 1);
         Ok(())
     }
 
-    /// What all workers have set aside.
-    fn taken(&self) -> Amounts {
-        let mut taken = Amounts::default();
+    /// What all workers have set aside, and how many there are.
+    fn count(&self) -> (Amounts, usize) {
+        let (mut taken, mut count) = (Amounts::default(), 0);
         for worker in self.pools.values().flat_map(|kept| kept.workers.values()) {
             taken.add(&worker.reserved);
+            count += 1;
         }
-        taken
+        (taken, count)
     }
 
     fn pool_of(&mut self, id: WorkerId) -> Option<&mut Kept> {
@@ -288,7 +314,10 @@ impl Core {
             let groups = choice.groups.join(", ");
             return Placing::Refused(format!("there is no pool of the groups {groups}"));
         }
+        let guest = |id: &&PoolId| self.pools.get(*id).is_some_and(|kept| !kept.mine);
         let own = choice.pool.as_ref().filter(|own| pools.contains(own));
+        // Of a pool that another machine keeps there is nothing here before it is needed.
+        let own = own.or_else(|| pools.iter().find(guest));
         let refusal = match own.map(|own| self.grow(own, needs, asked, now)) {
             Some(Ok(())) => return Placing::Wait,
             Some(Err(reason)) => format!(": {reason}"),
@@ -321,7 +350,7 @@ impl Core {
         if !needs.fits(&Amounts::capacity(spec, self.room)) {
             return Err(format!("a worker of pool {id} never has that much"));
         }
-        if !spec.scalable {
+        if !kept.grows() {
             return Err(format!("pool {id} does not grow beyond its size, {max}"));
         }
         if kept.staying() >= usize::try_from(max).unwrap_or(usize::MAX) {

@@ -114,7 +114,7 @@ impl Machine {
         request: &StartRequest,
     ) -> Result<Option<(WorkerId, Seat)>, StartError> {
         let mut news = self.news.subscribe();
-        let (mut asked, until) = (false, Instant::now() + self.config.wait());
+        let (mut asked, until) = (false, Instant::now().checked_add(self.config.wait()));
         loop {
             news.mark_unchanged();
             let asked_before = asked;
@@ -138,8 +138,11 @@ impl Machine {
                 Placing::Wait if asked != asked_before => self.announce(),
                 Placing::Wait => {}
             }
-            let changed = tokio::time::timeout_at(until, news.changed()).await;
-            if changed.is_err() {
+            let late = tokio::select! {
+                _ = news.changed() => false,
+                () = super::until(until) => true,
+            };
+            if late {
                 return Err(StartError::NoRoom(format!(
                     "no worker of its pool came up within {} s (pools.wait_seconds)",
                     self.config.wait_seconds

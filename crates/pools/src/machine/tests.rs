@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bugle_api::{PoolInfo, PoolQuery, PoolRequest, PoolSelection, PoolsApi as _, ResourceAmounts};
-use bugle_store::MemoryStore;
+use bugle_store::{MemoryStore, Store as _};
 use tokio::sync::oneshot;
 
 use super::*;
@@ -100,7 +100,7 @@ async fn a_pool_is_made_kept_and_taken_away() {
         Handle::current(),
     );
     let stop = CancellationToken::new();
-    let running = tokio::spawn(machine.run(pools.clone(), stop.clone()));
+    let running = tokio::spawn(machine.run(pools.clone(), None, stop.clone()));
     assert_eq!(pools.create_pools(vec![request()]).await.unwrap(), []);
     let ready = |count| {
         move |pool: Option<&PoolInfo>| {
@@ -124,4 +124,74 @@ async fn a_pool_is_made_kept_and_taken_away() {
     assert_eq!(held, 1, "every process was let go");
     stop.cancel();
     running.await.unwrap();
+}
+
+/// The one of two machines that keeps a pool: told by a test.
+#[derive(Clone)]
+struct Whose {
+    number: u64,
+    keeper: watch::Sender<u64>,
+}
+
+impl Keeper for Whose {
+    fn keeps(&self, _: &PoolId) -> bool {
+        *self.keeper.borrow() == self.number
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.keeper.subscribe()
+    }
+}
+
+#[tokio::test]
+async fn two_machines_of_different_size_make_a_pool_once_and_come_to_rest() {
+    let store = Arc::new(MemoryStore::new());
+    let pools = Pools::new(Arc::clone(&store) as _);
+    let keeper = watch::Sender::new(0);
+    let stop = CancellationToken::new();
+    let (mut running, mut workshops) = (Vec::new(), Vec::new());
+    for (number, cpu_millis) in [(0, 4000), (1, 1000)] {
+        let workshop = Arc::new(Promises::default());
+        let room = Room {
+            cpu_millis,
+            memory_mib: 4096,
+        };
+        let machine = Machine::new(
+            Config::default(),
+            room,
+            Arc::clone(&workshop) as _,
+            Handle::current(),
+        );
+        let keeper = Arc::new(Whose {
+            number,
+            keeper: keeper.clone(),
+        });
+        running.push(tokio::spawn(machine.run(
+            pools.clone(),
+            Some(keeper),
+            stop.clone(),
+        )));
+        workshops.push(workshop);
+    }
+    assert_eq!(pools.create_pools(vec![request()]).await.unwrap(), []);
+    let ready = |pool: Option<&PoolInfo>| pool.is_some_and(|pool| pool.ready_count == 2);
+    becomes(&pools, ready).await;
+    let made = |of: usize| workshops[of].made.load(Ordering::Relaxed);
+    assert_eq!((made(0), made(1)), (2, 0));
+    keeper.send_replace(1);
+    let short = |pool: Option<&PoolInfo>| {
+        pool.is_some_and(|pool| pool.ready_count == 1 && pool.msg.contains("pools.cpu_millis"))
+    };
+    becomes(&pools, short).await;
+    let revision = async || {
+        let range = store.range(b"/", None, 10).await.unwrap();
+        range.revision
+    };
+    let before = revision().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(revision().await, before, "nobody has anything more to say");
+    stop.cancel();
+    for running in running {
+        running.await.unwrap();
+    }
 }

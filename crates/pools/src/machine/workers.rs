@@ -61,11 +61,18 @@ impl Worker {
     }
 }
 
+/// How long a worker that another machine's pool has here may be without an instance, if the pool does
+/// not say.
+pub(super) const GUEST_IDLE: Duration = Duration::from_mins(1);
+
 /// A pool, and what there is of it.
 #[derive(Debug)]
 pub(super) struct Kept {
     /// As it is recorded.
     pub(super) pool: Arc<Pool>,
+    /// Whether this machine keeps the pool's size and its record. Of a pool that another one keeps there
+    /// are workers here as long as instances need them.
+    pub(super) mine: bool,
     /// False when the record is gone and workers still have instances.
     pub(super) recorded: bool,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
@@ -80,6 +87,7 @@ impl Kept {
     pub(super) fn new(pool: Arc<Pool>) -> Self {
         Self {
             pool,
+            mine: true,
             recorded: true,
             workers: BTreeMap::new(),
             deleting_since: None,
@@ -98,12 +106,25 @@ impl Kept {
         self.workers.values().filter(stays).count()
     }
 
+    /// How many workers are kept here.
     fn size(&self) -> usize {
+        if !self.mine {
+            return 0;
+        }
         usize::try_from(self.pool.spec.size).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn is_short(&self) -> bool {
-        !self.is_leaving() && self.staying() < self.size()
+    /// Whether instances bring workers into being here.
+    pub(super) fn grows(&self) -> bool {
+        self.pool.spec.scalable || !self.mine
+    }
+
+    /// How many workers are to be added to those that there are.
+    pub(super) fn missing(&self) -> usize {
+        if self.is_leaving() {
+            return 0;
+        }
+        self.size().saturating_sub(self.staying())
     }
 
     /// The worker with the most left that has room.
@@ -127,7 +148,8 @@ impl Kept {
         self.retry = self.retry.filter(|retry| *retry > now);
         if self.is_leaving() {
             let since = self.deleting_since;
-            let overdue = since.is_some_and(|since| since + drain <= now);
+            let until = since.and_then(|since| since.checked_add(drain));
+            let overdue = until.is_some_and(|until| until <= now);
             for worker in self.workers.values_mut() {
                 worker.leaving = true;
                 if overdue {
@@ -156,7 +178,7 @@ impl Kept {
             .filter(|(_, worker)| !worker.leaving)
             .filter(|(_, worker)| {
                 let idled = |until| until <= now;
-                !self.pool.spec.scalable || self.idle_until(worker).is_some_and(idled)
+                !self.grows() || self.idle_until(worker).is_some_and(idled)
             })
             .map(|(id, worker)| (worker.instances.len(), Reverse(*id)))
             .collect();
@@ -171,15 +193,18 @@ impl Kept {
     /// When a worker of a pool that grows has idled long enough, if it ever has. One that would be
     /// replaced at once stays.
     fn idle_until(&self, worker: &Worker) -> Option<Instant> {
-        let can_go = self.pool.spec.scalable
+        let can_go = self.grows()
             && self.staying() > self.size()
             && !worker.leaving
             && worker.instances.is_empty()
             && worker.phase == Phase::Ready;
-        match self.pool.spec.idle_time(worker.origin) {
-            IdleTime::After(time) if can_go => Some(worker.idle_since + time),
-            _ => None,
-        }
+        let time = match self.pool.spec.idle_time(worker.origin) {
+            IdleTime::After(time) => time,
+            IdleTime::Unset | IdleTime::Unlimited if !self.mine => GUEST_IDLE,
+            IdleTime::Unset | IdleTime::Unlimited => return None,
+        };
+        // A time beyond all clocks never comes.
+        worker.idle_since.checked_add(time).filter(|_| can_go)
     }
 
     /// Asks for the processes of workers that have none.
@@ -197,7 +222,7 @@ impl Kept {
 
     /// Has recorded what is not recorded yet.
     pub(super) fn record(&self, id: &PoolId, steps: &mut Vec<Step>) {
-        if !self.recorded {
+        if !self.recorded || !self.mine {
             return;
         }
         let Pool {
@@ -264,7 +289,7 @@ impl Kept {
         let drained = self
             .deleting_since
             .filter(|_| busy)
-            .map(|since| since + drain);
+            .and_then(|since| since.checked_add(drain));
         let idle = self
             .workers
             .values()

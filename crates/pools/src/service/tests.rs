@@ -214,3 +214,117 @@ async fn a_watch_shows_how_things_are_and_passes_over_what_is_no_pool() {
     assert!(pools.remove(&id, revision).await.unwrap());
     assert_eq!(names(watch.next().await.unwrap()), ["a", "c"]);
 }
+
+/// Writes a record as somebody else does.
+async fn write(pools: &Pools, name: &str, value: &str) {
+    let txn = Txn {
+        when: Vec::new(),
+        then: vec![Op::Put(record::key_of(name), value.to_owned().into())],
+    };
+    assert!(pools.store.txn(txn).await.unwrap().succeeded);
+}
+
+async fn all(pools: &Pools) -> Vec<PoolInfo> {
+    let page = PoolQuery {
+        which: which("", ""),
+        window: Some((0, 1000)),
+    };
+    pools.pools(page).await.unwrap().pools.unwrap()
+}
+
+#[tokio::test]
+async fn large_groups_are_deleted_in_parts_that_a_store_takes() {
+    let pools = Pools::new(Arc::new(MemoryStore::new()));
+    let long = |id: usize| PoolRequest {
+        environment: Some([("A".to_owned(), "x".repeat(20_000))].into()),
+        ..request(&format!("p{id}"), "g")
+    };
+    let made = (0..150).map(long).collect();
+    assert_eq!(pools.create_pools(made).await.unwrap(), []);
+    pools.delete_pools(which("", "g")).await.unwrap();
+    let found = all(&pools).await;
+    assert_eq!(found.len(), 150);
+    assert!(found.iter().all(|pool| pool.status == 6));
+}
+
+#[test]
+fn no_deletion_has_more_than_an_etcd_takes() {
+    let found = |count: usize, bytes: usize| {
+        let one = |id: usize| {
+            let mut pool = PoolInfo::from(request(&format!("p{id}"), "g"));
+            pool.image = "x".repeat(bytes);
+            let item = KeyValue {
+                key: record::key_of(&pool.id),
+                value: record::value(&pool),
+                create_revision: Revision(1),
+                mod_revision: Revision(1),
+                version: 1,
+            };
+            (item, pool)
+        };
+        (0..count).map(one).collect()
+    };
+    for (count, bytes, parts) in [(64, 0, 1), (65, 0, 2), (150, 20_000, 6), (2, 600_000, 2)] {
+        let txns = deletions(found(count, bytes));
+        assert_eq!(txns.len(), parts, "{count} records of {bytes} bytes");
+        assert_eq!(txns.iter().map(|txn| txn.then.len()).sum::<usize>(), count);
+        assert!(txns.iter().all(|txn| txn.when.len() == txn.then.len()));
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_breaks_the_rules_says_so_and_can_be_deleted() {
+    let pools = Pools::new(Arc::new(MemoryStore::new()));
+    let bad =
+        r#"{"id":"a","group":"g","size":1,"max_size":1,"resources":{"requests":{"cpu":"1"}}}"#;
+    write(&pools, "a", bad).await;
+    write(&pools, "junk", "{").await;
+    write(&pools, "Not A Name", "[]").await;
+    write(&pools, "moved", r#"{"id":"other","group":"g"}"#).await;
+    let mut watch = pools.watch();
+    assert!(watch.next().await.unwrap().is_empty());
+    let next = tokio::time::timeout(std::time::Duration::from_secs(20), watch.next());
+    assert!(next.await.unwrap().unwrap().is_empty(), "its own word");
+    let mut shown = all(&pools).await;
+    shown.sort_by(|one, other| one.id.cmp(&other.id));
+    let shown: Vec<_> = shown
+        .iter()
+        .map(|pool| (pool.id.as_str(), pool.status, pool.msg.as_str()))
+        .collect();
+    assert_eq!(shown[1], ("a", 5, "resources.limits must be set"));
+    assert_eq!((shown[0].0, shown[0].1), ("Not A Name", 5));
+    assert!(shown[2].2.contains("is no pool"), "{shown:?}");
+    assert!(shown[3].2.contains("that of a pool \"other\""), "{shown:?}");
+    for id in ["junk", "Not A Name", "moved"] {
+        pools.delete_pools(which(id, "")).await.unwrap();
+    }
+    pools.delete_pools(which("", "g")).await.unwrap();
+    while !all(&pools).await.is_empty() {
+        watch.next().await.unwrap();
+    }
+    assert_eq!(
+        pools.create_pools(vec![request("a", "")]).await.unwrap(),
+        []
+    );
+}
+
+#[tokio::test]
+async fn what_the_store_says_is_told() {
+    let store = Arc::new(MemoryStore::new());
+    let pools = Pools::new(Arc::clone(&store) as _);
+    let huge = PoolRequest {
+        tolerations: format!("[{}]", " ".repeat(2_000_000)),
+        ..request("a", "")
+    };
+    let failed = pools.create_pools(vec![huge]).await.unwrap();
+    assert!(failed[0].message.contains("bytes, more than"), "{failed:?}");
+    let unsure = bugle_store::EtcdFailure::Unsure {
+        reason: "the connection broke".to_owned(),
+    };
+    let told = unwritable(unsure.into());
+    assert_eq!(told.code, Code::TransactionFailed);
+    assert!(
+        told.message.contains("did not confirm the write"),
+        "{told:?}"
+    );
+}

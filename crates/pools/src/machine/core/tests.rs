@@ -6,6 +6,7 @@ use bugle_types::pool::{IdleRecycle, IdleTime, PoolResources, PoolSpec, PoolStat
 use bugle_types::{CpuMillis, MemoryMib};
 use proptest::prelude::*;
 
+use super::super::workers::GUEST_IDLE;
 use super::*;
 
 const ROOM: Room = Room {
@@ -13,6 +14,7 @@ const ROOM: Room = Room {
     memory_mib: 4096,
 };
 const DRAIN: Duration = Duration::from_secs(30);
+const MOST: usize = 40;
 
 /// A pool whose workers have one core and 512 MiB.
 fn pool(id: &str, size: u32, max_size: u32) -> Pool {
@@ -70,7 +72,7 @@ impl World {
             .into_iter()
             .map(|pool| (pool.spec.id.clone(), Arc::new(pool)));
         let mut world = Self {
-            core: Core::new(ROOM, DRAIN),
+            core: Core::new(ROOM, MOST, DRAIN),
             pools: pools.collect(),
             now: Instant::now(),
             killed: Vec::new(),
@@ -368,7 +370,7 @@ fn groups_decide_which_workers_may_be_used_and_in_which_order() {
 
 #[test]
 fn nothing_is_placed_before_the_pools_are_known() {
-    let mut core = Core::new(ROOM, DRAIN);
+    let mut core = Core::new(ROOM, MOST, DRAIN);
     let now = Instant::now();
     let placing = core.place(
         InstanceId(1),
@@ -416,6 +418,71 @@ fn a_deleted_pool_drains_and_is_gone() {
     assert_eq!(world.killed, [instance]);
     assert!(world.pools.is_empty() && world.core.pools.is_empty());
     assert_eq!(world.core.due(), None, "an idle machine sleeps");
+}
+
+#[test]
+fn workers_that_ask_for_nothing_are_bounded_too() {
+    let mut free = pool("a", 250, 250);
+    free.spec.resources.requests.clear();
+    let world = World::new([free]);
+    assert_eq!(world.workers("a").len(), MOST);
+    let msg = &world.state("a").msg;
+    assert!(
+        msg.starts_with("Creating: 40 of 250 workers are ready: "),
+        "{msg}"
+    );
+    assert!(msg.ends_with("raise pools.max_workers"), "{msg}");
+}
+
+#[test]
+fn a_time_beyond_all_clocks_never_comes() {
+    let mut endless = pool("a", 0, 1);
+    endless.spec.idle.scaled = IdleTime::After(Duration::from_secs(u64::MAX));
+    let mut world = World::new([endless]);
+    let (instance, _) = world.start(&on("a"), 400);
+    world.core.gone(instance, world.now);
+    world.pass(Duration::from_hours(24));
+    assert_eq!((world.workers("a").len(), world.core.due()), (1, None));
+    world.core.drain = Duration::MAX;
+    let (_, placing) = world.start(&on("a"), 400);
+    here(&placing);
+    world.delete("a");
+    assert_eq!((world.killed.len(), world.core.due()), (0, None));
+}
+
+#[test]
+fn a_pool_of_another_machine_has_workers_here_while_instances_need_them() {
+    let mut world = World::new([]);
+    for (id, size) in [("a", 2), ("b", 1)] {
+        world
+            .pools
+            .insert(id.parse().unwrap(), Arc::new(pool(id, size, size)));
+    }
+    let before = world.pools.clone();
+    world.core.want(&world.pools, world.now);
+    world.core.share(|id| id.as_str() == "b");
+    world.settle();
+    assert_eq!((world.workers("a").len(), world.workers("b").len()), (0, 1));
+    let (first, one) = world.start(&on("a"), 400);
+    let (_, two) = world.start(&of("group-of-a"), 400);
+    assert_ne!(here(&one), here(&two));
+    let reason = world.refusal(&on("a"), 400);
+    assert!(reason.contains("has all of its 2 workers"), "{reason}");
+    let id: PoolId = "a".parse().unwrap();
+    assert_eq!(
+        world.pools[&id], before[&id],
+        "its record is another's to write"
+    );
+    world.core.gone(first, world.now);
+    world.settle();
+    assert_eq!(world.workers("a").len(), 2, "the next instance may need it");
+    assert_eq!(world.core.due(), Some(world.now + GUEST_IDLE));
+    world.pass(GUEST_IDLE);
+    assert_eq!(world.workers("a"), [here(&two)]);
+    world.core.share(|_| true);
+    world.settle();
+    assert_eq!(world.state("a").msg, "Running", "it is this machine's now");
+    assert_eq!(world.workers("a").len(), 2);
 }
 
 #[derive(Clone, Debug)]
@@ -468,7 +535,8 @@ proptest! {
                 Happening::End(_) => {}
             }
             world.settle();
-            prop_assert!(world.core.taken().fits(&Amounts::of_room(ROOM)));
+            let (taken, count) = world.core.count();
+            prop_assert!(taken.fits(&Amounts::of_room(ROOM)) && count <= MOST);
             for (id, kept) in &world.core.pools {
                 let spec = &kept.pool.spec;
                 prop_assert!(kept.staying() <= spec.max_size.max(spec.size) as usize, "{id}");

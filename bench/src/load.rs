@@ -19,9 +19,20 @@ pub(crate) fn closed_loop(
     until: Until,
     request: impl Fn(u64) -> Bytes + 'static,
 ) -> anyhow::Result<Round> {
+    warmed_loop(address, connections, (Duration::ZERO, until), request)
+}
+
+/// The same where what comes first does not count: for a program that has just been started and
+/// still does what it does once.
+pub(crate) fn warmed_loop(
+    address: SocketAddr,
+    connections: usize,
+    (warm_up, until): (Duration, Until),
+    request: impl Fn(u64) -> Bytes + 'static,
+) -> anyhow::Result<Round> {
     let plan = Loop {
         connections,
-        warm_up: Duration::ZERO,
+        warm_up,
         until,
         limit: None,
     };

@@ -1,16 +1,20 @@
 //! Transactions that wait at the same time go to etcd together.
 //!
-//! etcd puts one request on its disks after the other, and a request costs it about as much as what
-//! is in it. So while one is under way the next ones gather, and are sent as one transaction, each
-//! with its own conditions and its own outcome ([`mod@write`]). They only go together where none touches
-//! what another touches, so that it is as if they were run one after the other.
+//! etcd puts one request on its disks after the other, and a request costs it about as much as ten
+//! transactions in it. So while one is under way the next ones gather, and are sent as one
+//! transaction, each with its own conditions and its own outcome ([`mod@write`]). Those who were
+//! just answered often come back at once, and the next request waits a moment for them; a second
+//! one goes beside the first only once many wait. They only go together where none touches what
+//! another touches, so that it is as if they were run one after the other.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 use super::{Shared, write};
 use crate::core::Core;
@@ -18,6 +22,11 @@ use crate::{Compare, Error, Op, Txn, TxnOutcome};
 
 /// Requests that may be under way at once: one on etcd's disks, one on the way.
 const SENDERS: usize = 2;
+/// So many must wait for a request to go while another is under way. A request costs etcd about as
+/// much as ten registrations in it, so fewer are better sent with what comes next.
+const WORTHWHILE: usize = TOGETHER / 2;
+/// How long a request waits for those who were just answered: a fraction of what it takes itself.
+const MOMENT: Duration = Duration::from_millis(1);
 /// Transactions in one request.
 const TOGETHER: usize = 32;
 /// Operations, or conditions, of one request, as many as etcd takes.
@@ -36,12 +45,29 @@ pub(super) struct Waiting {
 
 /// The transactions that wait.
 #[derive(Debug, Default)]
-pub(super) struct Gather(Mutex<Queue>);
+pub(super) struct Gather {
+    queue: Mutex<Queue>,
+    /// As many wait as were expected.
+    all_are_there: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
     senders: usize,
+    /// How many a sender waits for before it goes on; none if none waits.
+    expected: Option<usize>,
+}
+
+impl Queue {
+    /// Whether one more request may be on its way now.
+    fn is_worth_a_request(&self) -> bool {
+        match self.senders {
+            0 => !self.waiting.is_empty(),
+            1..SENDERS => self.waiting.len() >= WORTHWHILE,
+            _ => false,
+        }
+    }
 }
 
 impl Gather {
@@ -67,9 +93,16 @@ impl Gather {
 
     /// Adds one; a sender if there are not enough of them.
     fn push(self: &Arc<Self>, waiting: Waiting) -> Option<Sender> {
-        let mut queue = self.0.lock();
+        let mut queue = self.queue.lock();
         queue.waiting.push_back(waiting);
-        (queue.senders < SENDERS).then(|| {
+        if let Some(expected) = queue.expected {
+            if queue.waiting.len() >= expected {
+                queue.expected = None;
+                self.all_are_there.notify_one();
+            }
+            return None;
+        }
+        queue.is_worth_a_request().then(|| {
             queue.senders += 1;
             Sender(Some(Arc::clone(self)))
         })
@@ -82,23 +115,43 @@ struct Sender(Option<Arc<Gather>>);
 impl Sender {
     async fn run(mut self, shared: Arc<Shared>, core: Arc<Core>) {
         while let Some(together) = self.next() {
+            let answered = together.len();
             write::run(&shared, &core, together).await;
+            self.expect_back(answered).await;
         }
     }
 
-    /// What goes next. When there is nothing this sender ends, in the same step, so that whoever
-    /// comes now starts another.
+    /// Waits a moment for those who were answered, so that what they send next goes with what waits
+    /// already. Who is alone is not held up: the next one is all that is waited for.
+    async fn expect_back(&self, answered: usize) {
+        let Some(gather) = &self.0 else { return };
+        {
+            let mut queue = gather.queue.lock();
+            let expected = TOGETHER.min(queue.waiting.len() + answered);
+            if queue.expected.is_some() || queue.senders > 1 || queue.waiting.len() >= expected {
+                return;
+            }
+            queue.expected = Some(expected);
+        }
+        let _ = timeout(MOMENT, gather.all_are_there.notified()).await;
+        // However it ended, be it by the late news of an earlier wait: who comes now must not rely
+        // on this one.
+        gather.queue.lock().expected = None;
+    }
+
+    /// What goes next. When there is nothing, or too little while another sender is under way, this
+    /// one ends, in the same step, so that whoever comes now starts another.
     fn next(&mut self) -> Option<Vec<Waiting>> {
         let gather = self.0.as_ref()?;
-        let mut queue = gather.0.lock();
-        let together = take(&mut queue.waiting);
-        if together.is_empty() {
-            queue.senders -= 1;
-            drop(queue);
-            self.0 = None;
-            return None;
+        let mut queue = gather.queue.lock();
+        queue.senders -= 1;
+        if queue.is_worth_a_request() {
+            queue.senders += 1;
+            return Some(take(&mut queue.waiting));
         }
-        Some(together)
+        drop(queue);
+        self.0 = None;
+        None
     }
 }
 
@@ -106,7 +159,9 @@ impl Drop for Sender {
     fn drop(&mut self) {
         // Only when it was dropped in the middle, because the runtime ends.
         if let Some(gather) = &self.0 {
-            gather.0.lock().senders -= 1;
+            let mut queue = gather.queue.lock();
+            queue.senders -= 1;
+            queue.expected = None;
         }
     }
 }
@@ -166,6 +221,10 @@ fn size(txn: &Txn) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use tokio::time::Instant;
+
     use super::*;
     use crate::Revision;
 
@@ -175,6 +234,67 @@ mod tests {
             when: vec![absent],
             then: vec![Op::Put(key.to_owned().into(), vec![0; size].into())],
         }
+    }
+
+    #[test]
+    fn a_second_request_goes_beside_the_first_once_many_wait() {
+        let gather = Arc::new(Gather::default());
+        let push = |number| {
+            gather.push(Waiting {
+                txn: put(&format!("k{number}"), 1),
+                done: oneshot::channel().0,
+            })
+        };
+        let mut first = push(0).expect("nothing is under way");
+        assert_eq!(first.next().map(|sent| sent.len()), Some(1));
+        for number in 1..WORTHWHILE {
+            assert!(push(number).is_none(), "{number} wait");
+        }
+        let mut second = push(WORTHWHILE).expect("enough wait");
+        assert_eq!(second.next().map(|sent| sent.len()), Some(WORTHWHILE));
+        assert!(push(99).is_none(), "two are under way");
+        // The first to be answered leaves what is too little to the other one.
+        assert!(first.next().is_none());
+        assert_eq!(second.next().map(|sent| sent.len()), Some(1));
+        assert!(second.next().is_none());
+        assert!(push(100).is_some(), "nothing is under way");
+    }
+
+    #[tokio::test]
+    async fn a_sender_waits_a_moment_for_those_it_has_answered() {
+        let gather = Arc::new(Gather::default());
+        let push = |number| {
+            gather.push(Waiting {
+                txn: put(&format!("k{number}"), 1),
+                done: oneshot::channel().0,
+            })
+        };
+        let mut sender = push(0).expect("nothing is under way");
+        assert_eq!(sender.next().map(|sent| sent.len()), Some(1));
+        assert!(push(1).is_none());
+        assert!(push(2).is_none());
+        {
+            // The one that was answered, beside the two that wait.
+            let mut back = pin!(sender.expect_back(1));
+            let look = timeout(Duration::ZERO, &mut back);
+            assert!(look.await.is_err(), "one is missing");
+            assert!(push(3).is_none(), "the sender that waits takes it");
+            let look = timeout(Duration::ZERO, &mut back);
+            assert!(look.await.is_ok(), "all are there");
+        }
+        assert_eq!(sender.next().map(|sent| sent.len()), Some(3));
+        // None of these comes back.
+        let begun = Instant::now();
+        sender.expect_back(3).await;
+        assert!(begun.elapsed() >= MOMENT);
+        assert!(sender.next().is_none());
+        // News that came too late for that ends the next wait early, and leaves nothing behind.
+        let mut sender = push(4).expect("nothing is under way");
+        assert_eq!(sender.next().map(|sent| sent.len()), Some(1));
+        gather.all_are_there.notify_one();
+        sender.expect_back(1).await;
+        assert!(sender.next().is_none());
+        assert!(push(5).is_some(), "nobody is left who would take it");
     }
 
     /// How many go with each request.

@@ -142,6 +142,21 @@ impl Sent {
 
     async fn settle(&self, together: Vec<Waiting>, answer: Answered) {
         let Answered { newest, parts } = answer;
+        if parts.iter().all(|part| part.succeeded && has_changed(part)) {
+            // All arrive with the same revision, so one wait does for all.
+            let arrived = self.core.until(|state| state.revision() >= newest);
+            let is_seen = timeout(ARRIVAL, arrived).await.is_ok();
+            let outcome = TxnOutcome {
+                succeeded: true,
+                revision: newest,
+            };
+            for Waiting { done, .. } in together {
+                let outcome = is_seen.then_some(outcome).ok_or_else(not_seen);
+                self.count(&outcome);
+                let _ = done.send(outcome);
+            }
+            return;
+        }
         let told = together.into_iter().zip(parts).map(async |(one, part)| {
             let outcome = settle(&self.core, &one.txn, newest, &part).await;
             self.count(&outcome);
@@ -302,13 +317,17 @@ async fn settle(
         }
     };
     if timeout(ARRIVAL, arrived).await.is_err() {
-        let reason = "it was done, but etcd's watch does not bring it".to_owned();
-        return Err(Failure::Unsure { reason }.into());
+        return Err(not_seen());
     }
     Ok(TxnOutcome {
         succeeded,
         revision: core.revision(),
     })
+}
+
+fn not_seen() -> Error {
+    let reason = "it was done, but etcd's watch does not bring it".to_owned();
+    Failure::Unsure { reason }.into()
 }
 
 fn has_changed(answer: &TxnResponse) -> bool {

@@ -66,6 +66,9 @@ pub enum Error {
         "a node named {0} has joined already; choose another name, or remove it with `bugle node remove {0}`"
     )]
     Taken(NodeId),
+    /// The platform's own machine has the name.
+    #[error("no node can be named {0}, which is the platform's own machine; choose another name")]
+    Reserved(NodeId),
     /// It says that it is a Pod, and the cluster has no such one.
     #[error("the cluster has no Pod {0} of a pool with that uid")]
     NoPod(NodeId),
@@ -253,7 +256,7 @@ impl Members {
         }
         let member = key(MEMBERS, node.as_str());
         if node.as_str() == LOCAL {
-            return Err(Error::Taken(node.clone()));
+            return Err(Error::Reserved(node.clone()));
         }
         if self.store.get(&member).await?.is_some() {
             return Err(Error::Taken(node.clone()));

@@ -7,7 +7,7 @@ mod keeper;
 mod routes;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,23 @@ const PURPOSE: &str = "authority of nodes";
 
 /// The build, which platform and nodes have in common.
 pub(crate) const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+/// For every address of this machine, the one by which others reach it, as far as its routes tell.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    if !bound.ip().is_unspecified() {
+        return bound;
+    }
+    // An address of no machine. Nothing is sent there, it is only looked how it would go.
+    let (any, elsewhere): (&str, &str) = match bound {
+        SocketAddr::V4(_) => ("0.0.0.0:0", "192.0.2.1:9"),
+        SocketAddr::V6(_) => ("[::]:0", "[2001:db8::1]:9"),
+    };
+    let routed = UdpSocket::bind(any).and_then(|socket| {
+        socket.connect(elsewhere)?;
+        socket.local_addr()
+    });
+    routed.map_or(bound, |local| SocketAddr::new(local.ip(), bound.port()))
+}
 
 /// Other machines that host instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +113,7 @@ impl NodesConfig {
     /// Where nodes reach this gateway, if it listens for them.
     pub(crate) fn advertised(&self, bound: Option<SocketAddr>) -> String {
         if self.advertise.is_empty() {
-            return bound.map(|address| address.to_string()).unwrap_or_default();
+            return bound.map_or_else(String::new, |address| reachable(address).to_string());
         }
         self.advertise.clone()
     }
@@ -356,5 +373,27 @@ impl Seal for Sealed {
     fn open(&self, sealed: &str) -> Result<String, String> {
         let open = self.0.open_secret(PURPOSE, sealed);
         open.map_err(|_| "it was sealed with another key than environment.key".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_tells_an_address_that_can_be_connected_to() {
+        let told = |listen: &str| reachable(listen.parse().unwrap()).to_string();
+        assert_eq!(told("10.1.2.3:31183"), "10.1.2.3:31183");
+        let config = NodesConfig {
+            advertise: "platform.example:31183".to_owned(),
+            ..NodesConfig::default()
+        };
+        let bound = Some("0.0.0.0:31183".parse().unwrap());
+        assert_eq!(config.advertised(bound), "platform.example:31183");
+        // A machine without a route has nothing better to say.
+        let everywhere = told("0.0.0.0:31183");
+        let routed = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.connect("192.0.2.1:9"));
+        assert_eq!(everywhere == "0.0.0.0:31183", routed.is_err());
+        assert!(everywhere.ends_with(":31183"));
     }
 }

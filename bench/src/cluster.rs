@@ -157,6 +157,8 @@ fn start_etcd(folder: &Path) -> anyhow::Result<(Helper, String)> {
         .args(["--listen-peer-urls", &peers])
         .args(["--initial-advertise-peer-urls", &peers])
         .args(["--initial-cluster", &format!("default={peers}")])
+        // A full run writes more than the 2 GiB that etcd takes by itself.
+        .args(["--quota-backend-bytes", "8589934592"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

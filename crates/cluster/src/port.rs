@@ -61,13 +61,9 @@ pub async fn serve_port(
                     let (acceptor, serve) = (acceptor.clone(), Arc::clone(&serve));
                     let stop = stop.clone();
                     connections.spawn(async move {
-                        let known = tokio::select! {
-                            biased;
-                            () = stranger.sent_away() => None,
-                            known = introduce(&acceptor, stream) => known,
-                        };
+                        let known = stranger.during(introduce(&acceptor, stream)).await;
                         drop(stranger);
-                        if let Some(stream) = known {
+                        if let Some(Some(stream)) = known {
                             converse(stream, serve, stop).await;
                         }
                     });

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authority::{self, Authority, GatewayTls};
 use crate::orders::OrderKey;
-use crate::token::{JoinToken, NoRandomness, hex, sha256};
+use crate::token::{JoinToken, NoRandomness, hex, sha256, unhex};
 
 const AUTHORITY: &str = "/bugle/nodes/authority";
 const TOKENS: &str = "/bugle/nodes/tokens/";
@@ -436,14 +436,4 @@ fn of(certificate: &CertificateDer<'_>) -> Member {
         pod: None,
         draining: false,
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    (0..digits.len() / 2)
-        .map(|at| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok())
-        .collect()
 }

@@ -87,9 +87,9 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Stranger {
-    /// Waits until it has to make room for others. Cancel safe.
-    pub async fn sent_away(&self) {
-        self.sent_away.cancelled().await;
+    /// What `work` comes to; none if this one has to make room for others before that. As cancel safe as `work`.
+    pub async fn during<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.sent_away.run_until_cancelled(work).await
     }
 }
 

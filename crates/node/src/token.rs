@@ -71,16 +71,15 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn unhex(text: &str) -> Option<[u8; 32]> {
+/// Bytes from hexadecimal digits; none if the text is something else.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
-    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+    if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
         return None;
     }
-    let mut bytes = [0; 32];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    Some(bytes)
+    (0..digits.len() / 2)
+        .map(|at| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok())
+        .collect()
 }
 
 impl fmt::Display for JoinToken {
@@ -101,7 +100,8 @@ impl FromStr for JoinToken {
     fn from_str(text: &str) -> Result<Self, NoToken> {
         let parts = text.trim().strip_prefix(PREFIX).and_then(|rest| {
             let (secret, authority) = rest.split_once('.')?;
-            Some((unhex(secret)?, unhex(authority)?))
+            let bytes = |text| unhex(text)?.try_into().ok();
+            Some((bytes(secret)?, bytes(authority)?))
         });
         let (secret, authority) = parts.ok_or(NoToken)?;
         Ok(Self { secret, authority })
@@ -120,8 +120,26 @@ mod tests {
         assert_ne!(JoinToken::new([7; 32]).unwrap(), token);
         assert_eq!(format!("{token:?}"), "JoinToken(…)");
         assert!(!text.contains(&token.hash()));
-        for bad in ["", "bugle-node-", "x", &text[..text.len() - 1]] {
-            assert_eq!(bad.parse::<JoinToken>(), Err(NoToken));
+        let (short, long) = (&text[..text.len() - 2], format!("{text}00"));
+        for bad in [
+            "",
+            "bugle-node-",
+            "x",
+            &text[..text.len() - 1],
+            short,
+            &long,
+        ] {
+            assert_eq!(bad.parse::<JoinToken>(), Err(NoToken), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_from_digits_as_they_are_shown_and_from_nothing_else() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        assert_eq!(unhex(&hex(&bytes)), Some(bytes));
+        assert_eq!(unhex(""), Some(Vec::new()));
+        for bad in ["0", "0g", "+1", " 1", "é0", "0é1"] {
+            assert_eq!(unhex(bad), None, "{bad}");
         }
     }
 }

@@ -628,10 +628,11 @@ fn data_plane(
         .map(|machine| machine.driver(Arc::clone(&all)));
     let pool_wait = Duration::from_secs(config.pools.wait_seconds);
     let (driver, fleet) = config.nodes.driver(all, growth, pool_wait);
-    // What names a pool of this machine is not placed on others.
-    let driver = match pooled {
-        Some(pooled) => Arc::new(pooled.before(driver)),
-        None => driver,
+    let driver = match (pooled, &fleet) {
+        // What names a pool of this machine is not placed on others.
+        (Some(pooled), Some(_)) => Arc::new(pooled.before(driver)),
+        (Some(pooled), None) => Arc::new(pooled),
+        (None, _) => driver,
     };
     let acquire = Duration::from_secs(config.scheduler.acquire_seconds);
     let driver = match sharing {

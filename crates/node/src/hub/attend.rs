@@ -40,18 +40,13 @@ impl Shared {
         // A socket that is gone already fails below.
         let _ = stream.set_nodelay(true);
         let accepting = tokio::time::timeout(INTRODUCTION, self.acceptor.accept(stream));
-        let accepted = tokio::select! {
-            biased;
-            () = stranger.sent_away() => return,
-            accepted = accepting => accepted,
-        };
-        let stream = match accepted {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
+        let stream = match stranger.during(accepting).await {
+            Some(Ok(Ok(stream))) => stream,
+            Some(Ok(Err(error))) => {
                 tracing::debug!(%error, "whoever came to the port of nodes is none of ours");
                 return;
             }
-            Err(_) => return,
+            Some(Err(_)) | None => return,
         };
         let (_, session) = stream.get_ref();
         let is_node = session.alpn_protocol() == Some(ALPN_NODE);
@@ -65,11 +60,7 @@ impl Shared {
             let limit = if is_stranger { INTRODUCTION } else { FETCHING };
             let served = tokio::time::timeout(limit, self.serve_requests(stream, certificate));
             if is_stranger {
-                tokio::select! {
-                    biased;
-                    () = stranger.sent_away() => {}
-                    _ = served => {}
-                }
+                _ = stranger.during(served).await;
             } else {
                 drop(stranger);
                 _ = served.await;

@@ -15,10 +15,10 @@ use super::workers::WorkerId;
 #[derive(Clone)]
 pub struct PooledDriver {
     machine: Arc<Machine>,
-    /// Starts what has a worker.
+    /// Starts what has a worker, and what has none if there are no others.
     here: Arc<dyn Driver>,
-    /// Starts what has none.
-    others: Arc<dyn Driver>,
+    /// Starts what has no worker, where there are other machines.
+    others: Option<Arc<dyn Driver>>,
 }
 
 impl fmt::Debug for PooledDriver {
@@ -30,7 +30,7 @@ impl fmt::Debug for PooledDriver {
 impl Driver for PooledDriver {
     fn start(&self, request: StartRequest) -> BoxFuture<'_, Result<Started, StartError>> {
         if request.spec.pool.is_empty() {
-            return self.others.start(request);
+            return self.without_worker().start(request);
         }
         Box::pin(self.start_on_worker(request))
     }
@@ -38,23 +38,30 @@ impl Driver for PooledDriver {
 
 impl PooledDriver {
     pub(super) fn new(machine: Arc<Machine>, here: Arc<dyn Driver>) -> Self {
-        let others = Arc::clone(&here);
         Self {
             machine,
             here,
-            others,
+            others: None,
         }
     }
 
-    /// Has what gets no worker of this machine started by `others`, which may have other machines.
+    /// Has what gets no worker of this machine started by `others`, which have other machines.
     #[must_use]
     pub fn before(self, others: Arc<dyn Driver>) -> Self {
-        Self { others, ..self }
+        Self {
+            others: Some(others),
+            ..self
+        }
+    }
+
+    /// Starts what has no worker.
+    fn without_worker(&self) -> &dyn Driver {
+        &**self.others.as_ref().unwrap_or(&self.here)
     }
 
     /// Whether an instance may run on other machines than this one because of its groups.
     fn names_others(&self, request: &StartRequest) -> bool {
-        !request.spec.pool.groups.is_empty() && !Arc::ptr_eq(&self.here, &self.others)
+        !request.spec.pool.groups.is_empty() && self.others.is_some()
     }
 
     async fn start_on_worker(&self, request: StartRequest) -> Result<Started, StartError> {
@@ -64,7 +71,7 @@ impl PooledDriver {
             seated => seated?,
         };
         let Some((worker, seat)) = seated else {
-            return self.others.start(request).await;
+            return self.without_worker().start(request).await;
         };
         let lent = self.machine.lend(worker, &request);
         let started = self.here.start(request).await;

@@ -4,6 +4,7 @@
 //! holds the Lease by then.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bugle_types::pool::PoolId;
 use parking_lot::Mutex;
@@ -27,7 +28,7 @@ pub(super) struct Elsewhere {
     wishes: Mutex<BTreeSet<Wish>>,
     more: Notify,
     /// Whether nobody took the last ones.
-    in_vain: Mutex<bool>,
+    in_vain: AtomicBool,
 }
 
 impl Elsewhere {
@@ -36,7 +37,7 @@ impl Elsewhere {
             sharing,
             wishes: Mutex::default(),
             more: Notify::new(),
-            in_vain: Mutex::default(),
+            in_vain: AtomicBool::new(false),
         }
     }
 
@@ -51,7 +52,8 @@ impl Elsewhere {
 
     /// Why requests may be in vain, for people.
     pub(super) fn trouble(&self) -> Option<String> {
-        self.in_vain.lock().then(|| NOBODY.to_owned())
+        let in_vain = self.in_vain.load(Ordering::Relaxed);
+        in_vain.then(|| NOBODY.to_owned())
     }
 
     /// Tells the others, for ever.
@@ -60,7 +62,7 @@ impl Elsewhere {
             self.more.notified().await;
             let wishes = std::mem::take(&mut *self.wishes.lock());
             let taken = wishes.is_empty() || self.sharing.grow(&wishes).await;
-            *self.in_vain.lock() = !taken;
+            self.in_vain.store(!taken, Ordering::Relaxed);
         }
     }
 }

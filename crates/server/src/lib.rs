@@ -15,20 +15,24 @@ mod control;
 mod data_plane;
 mod deliveries;
 pub mod doctor;
+mod drivers;
 mod endpoints;
 mod follow;
 mod health;
 mod images;
 mod kubernetes;
 mod linger;
+mod listen;
 pub mod logs;
 mod machine;
 pub mod node;
 mod nodes;
+mod opened;
 mod operator;
 mod packages;
 mod pools;
 mod roots;
+mod running;
 mod shared;
 mod sharing;
 mod tasks;
@@ -36,31 +40,24 @@ pub mod telemetry;
 pub mod transfer;
 mod warm;
 
-use std::fs::File;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugle_artifacts::{CodeRoots, Packages};
 use bugle_gateway::{Gateway, Load};
-use bugle_images::ImageStore;
-use bugle_instances::{
-    Confinement, Driver, Drivers, EnvironmentOpener, LogSink, ProgramDependencies, ProgramDriver,
-    PythonDependencies, PythonDriver, Surroundings,
-};
+use bugle_instances::{Driver, Drivers};
 pub use bugle_instances::{become_program, is_starter};
 pub use bugle_node::JoinToken;
 use bugle_pools::{Keeper, Machine, Pools};
 use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
 pub use bugle_scheduler::placement::NodeId;
 use bugle_scheduler::{Fleet, Growth, Scheduler};
-use bugle_store::{EtcdStore, Kind, Membership, SqliteStore, Store};
+use bugle_store::Kind;
 pub use kubernetes::pool_manifests;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry as Metrics;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use about::About;
@@ -68,17 +65,18 @@ use applied::Applied;
 use config::Config;
 use data_plane::DataPlane;
 use deliveries::Deliveries;
+use drivers::{Foundation, confinement, drivers, opener, packages};
 use endpoints::Endpoints;
 use follow::{Follower, Functions};
 use health::Readiness;
+use listen::listen;
 use logs::LogStore;
 use nodes::Nodes;
+use opened::{Opened, store};
 use operator::Operator;
+pub use running::Running;
 use sharing::Sharing;
 use tasks::Tasks;
-
-/// How long the control plane's own tasks may take to end.
-const LAST_TASKS: Duration = Duration::from_secs(5);
 
 /// Why the platform did not start.
 #[derive(Debug, thiserror::Error)]
@@ -132,84 +130,6 @@ pub enum StartError {
     /// The system gave no thread or no descriptor.
     #[error("the system does not give what the platform needs")]
     System(#[source] std::io::Error),
-}
-
-/// A running platform.
-pub struct Running {
-    /// Where the control API listens.
-    pub control: SocketAddr,
-    /// Where the invocation gateway listens.
-    pub gateway: SocketAddr,
-    grace: Duration,
-    tasks: Tasks,
-    gateway_stop: CancellationToken,
-    gateway_done: tokio::task::JoinHandle<()>,
-    scheduler: Scheduler,
-    nodes: Nodes,
-    readiness: Readiness,
-    endpoints: Endpoints,
-    sharing: Option<Sharing>,
-    /// Ends the port of gateways.
-    closing: CancellationToken,
-    // Dropped in this order: what uses the store ends before it.
-    data: DataPlane,
-    store: Arc<dyn Store>,
-    _lock: Option<File>,
-}
-
-impl std::fmt::Debug for Running {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running")
-            .field("control", &self.control)
-            .field("gateway", &self.gateway)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The store, and the lock of the data folder where the store does not hold it itself.
-struct Opened {
-    store: Arc<dyn Store>,
-    lock: Option<File>,
-    /// How to join others, where several work together.
-    membership: Option<Membership>,
-}
-
-/// How this process calls itself to others on the same etcd.
-fn who(what: &str) -> String {
-    let system = rustix::system::uname();
-    let host = system.nodename().to_string_lossy();
-    format!("{what} on {host}, process {}", std::process::id())
-}
-
-/// Opens the store that is configured; no connection is made for one in a file.
-fn store(config: &Config, folder: &Path, metrics: &mut Metrics) -> Result<Opened, StartError> {
-    let measured = bugle_store::Metrics::register(metrics);
-    let failed = StartError::Store;
-    Ok(match config.store.kind {
-        Kind::Embedded => Opened {
-            store: Arc::new(SqliteStore::open(folder, &config.store, measured).map_err(failed)?),
-            lock: None,
-            membership: None,
-        },
-        Kind::Etcd => {
-            let lock = bugle_store::lock_folder(folder).map_err(failed)?;
-            let measured = measured.with_etcd(metrics);
-            let (etcd, who) = (&config.etcd, who("a platform"));
-            let patience = Duration::from_secs(etcd.start_timeout_seconds);
-            let works_alone = config.cluster.listen.is_empty();
-            let store = if works_alone {
-                EtcdStore::open_alone(etcd, &config.store, measured, &who, patience)
-            } else {
-                EtcdStore::open(etcd, &config.store, measured)
-            };
-            let store = store.map_err(failed)?;
-            Opened {
-                membership: (!works_alone).then(|| store.membership()),
-                store: Arc::new(store),
-                lock: Some(lock),
-            }
-        }
-    })
 }
 
 /// Starts the platform with this configuration on the current runtime, which becomes its control
@@ -504,103 +424,6 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     })
 }
 
-fn listen(
-    what: &'static str,
-    flag: &'static str,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen {
-        what,
-        flag,
-        address,
-        source,
-    };
-    let listener = bind(address).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    Ok((listener, address))
-}
-
-/// Connections that wait to be accepted; one more has to knock again, a second later. The usual 128
-/// are fewer than a crowd of callers is. The kernel has a limit of its own, `somaxconn`.
-const BACKLOG: u32 = 4096;
-
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // A restart must not wait for the connections of the process before.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// The folder with what the platform needs beside its instances.
-fn runtime_dir(config: &Config) -> PathBuf {
-    config.server.data_dir.join("runtime")
-}
-
-/// The packages, and the folders below which code is.
-fn packages(config: &Config) -> Result<(Packages, Vec<PathBuf>), StartError> {
-    let folder = &config.server.data_dir;
-    let own_code = folder.join("code");
-    std::fs::create_dir_all(&own_code).map_err(|source| StartError::Folder {
-        what: "the code folder",
-        path: own_code,
-        source,
-    })?;
-    let roots = CodeRoots::new(&roots::code_roots(&config.server)).map_err(StartError::Packages)?;
-    let mut code = roots.roots().to_vec();
-    let foundation = bugle_artifacts::Foundation {
-        roots,
-        cache: folder.join("cache").join("code"),
-        uploads: folder.join("packages"),
-        addresses: config.addresses.clone(),
-        environment: packages::environment(),
-    };
-    let packages = Packages::open(config.packages.clone(), foundation);
-    let packages = packages.map_err(StartError::Packages)?;
-    code.push(packages.folder().to_owned());
-    Ok((packages, code))
-}
-
-/// How instances are confined; they reach neither the control API nor each other's programs.
-fn confinement(
-    config: &Config,
-    control: Option<SocketAddr>,
-    code: Vec<PathBuf>,
-) -> Result<Arc<Confinement>, StartError> {
-    let programs = config.programs.first_port..=config.programs.last_port;
-    let surroundings = Surroundings {
-        folder: runtime_dir(config),
-        ports: programs
-            .chain(control.map(|address| address.port()))
-            .collect(),
-        code,
-    };
-    Confinement::new(config.confinement.clone(), surroundings)
-        .map(Arc::new)
-        .map_err(StartError::System)
-}
-
-/// What the drivers of instances are built on.
-struct Foundation {
-    packages: Packages,
-    images: ImageStore,
-    confinement: Arc<Confinement>,
-    open_environment: EnvironmentOpener,
-    logs: Arc<dyn LogSink>,
-}
-
-/// Decrypts the variables of functions.
-fn opener(keyring: Arc<Keyring>) -> EnvironmentOpener {
-    Arc::new(move |id, sealed| {
-        keyring
-            .open_environment(&id.tenant, &id.name, sealed)
-            .map_err(|error| error.to_string())
-    })
-}
-
 /// What lives on the data plane.
 struct Planes {
     scheduler: Scheduler,
@@ -656,98 +479,10 @@ fn data_plane(
     })
 }
 
-/// The drivers of this machine, on the current runtime.
-fn drivers(config: &Config, foundation: Foundation) -> Result<Drivers, StartError> {
-    let Foundation {
-        packages,
-        images,
-        confinement,
-        open_environment,
-        logs,
-    } = foundation;
-    let runtime_dir = runtime_dir(config);
-    let programs = ProgramDriver::new(
-        config.programs.clone(),
-        ProgramDependencies {
-            packages: packages.clone(),
-            logs: Arc::clone(&logs),
-            open_environment: Arc::clone(&open_environment),
-            confinement: Arc::clone(&confinement),
-        },
-    );
-    let containers = containers::driver(config, images, &open_environment, &logs, &confinement)?;
-    let dependencies = PythonDependencies {
-        packages,
-        logs,
-        open_environment,
-        runtime_dir: runtime_dir.clone(),
-        confinement,
-    };
-    let python = PythonDriver::new(config.python.clone(), dependencies).map_err(|source| {
-        StartError::Folder {
-            what: "the runtime folder",
-            path: runtime_dir,
-            source,
-        }
-    })?;
-    Ok(Drivers {
-        python,
-        programs,
-        containers: Some(containers),
-    })
-}
-
 /// How the gateway finds functions that nobody has called yet.
 fn load(functions: Functions) -> Load {
     Arc::new(move |id| {
         let (functions, id) = (functions.clone(), id.clone());
         Box::pin(async move { functions.load(id).await })
     })
-}
-
-impl Running {
-    /// Runs until `shutdown` is ready or something essential has died, then stops in order: calls
-    /// that run may finish within the configured grace.
-    ///
-    /// # Errors
-    ///
-    /// The text says that the platform stopped because a part of it died; its log has the details.
-    pub async fn stopped(self, shutdown: impl Future<Output = ()>) -> Result<(), String> {
-        let orderly = tokio::select! {
-            biased;
-            () = self.tasks.failed() => false,
-            () = shutdown => true,
-        };
-        tracing::info!("stopping");
-        self.readiness.draining();
-        drop(self.endpoints);
-        let deadline = tokio::time::Instant::now() + self.grace;
-        if let Some(sharing) = &self.sharing {
-            // The others have the functions before calls are refused here.
-            sharing.cluster.retire().await;
-        }
-        self.gateway_stop.cancel();
-        if tokio::time::timeout_at(deadline, self.gateway_done)
-            .await
-            .is_err()
-        {
-            tracing::warn!("calls did not finish in time");
-        }
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        self.nodes.let_go();
-        self.scheduler.shutdown(left).await;
-        if let Some(sharing) = &self.sharing {
-            sharing.cluster.leave().await;
-        }
-        self.closing.cancel();
-        self.tasks.shut_down(LAST_TASKS).await;
-        drop(self.data);
-        // Joins its thread, after everything that was accepted is on disk.
-        drop(self.store);
-        if orderly {
-            Ok(())
-        } else {
-            Err("a part of the platform died; see its log".to_owned())
-        }
-    }
 }

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::data_plane::DataPlane;
-use crate::{Foundation, StartError, confinement, drivers, images, packages};
+use crate::drivers::{Foundation, confinement, drivers, packages};
+use crate::{StartError, images};
 
 mod health;
 

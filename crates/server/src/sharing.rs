@@ -165,7 +165,7 @@ impl Sharing {
                 nodes: addresses.nodes,
                 build: BUILD.to_owned(),
                 key: key.to_owned(),
-                host: crate::who("a gateway"),
+                host: crate::opened::who("a gateway"),
                 leaving: false,
                 since: 0,
             },

@@ -121,7 +121,7 @@ pub async fn import(
                 &config.etcd,
                 &config.store,
                 Metrics::default(),
-                &crate::who("an import"),
+                &crate::opened::who("an import"),
                 PATIENCE,
             )
             .map_err(TransferError::Store)?,

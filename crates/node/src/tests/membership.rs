@@ -1,0 +1,108 @@
+//! Who is a node of the platform: joining, being removed, and what a node alone may have.
+
+use super::*;
+
+#[tokio::test]
+async fn a_removed_node_is_cut_off_and_does_not_come_back() {
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let node = platform.node("a").await;
+    platform.hub.remove(&"a".parse().unwrap()).await.unwrap();
+    eventually(|| platform.fleet.nodes().is_empty()).await;
+    sleep(Duration::from_millis(500)).await;
+    assert!(
+        platform.fleet.nodes().is_empty(),
+        "it tries, and is refused"
+    );
+    let identity = Identity::load(node.folder.path()).unwrap().unwrap();
+    let refused = identity
+        .packages()
+        .open(&"t".parse().unwrap(), "known")
+        .await;
+    assert!(matches!(refused, Err(IdentityError::Refused(_))));
+    assert!(identity.is_refused().await);
+}
+
+#[tokio::test]
+async fn a_wrong_token_and_another_platforms_are_refused() {
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let other = Platform::start(&store(), "127.0.0.1:0").await;
+    let folder = tempfile::tempdir().unwrap();
+    let name: NodeId = "a".parse().unwrap();
+    let foreign = other.token().await;
+    let joined = Identity::join(folder.path(), &platform.address, &foreign, &name, None).await;
+    // The node notices first: it is not the platform that its token names.
+    assert!(
+        matches!(joined, Err(IdentityError::Connect { .. })),
+        "{joined:?}"
+    );
+    let token = platform.token().await;
+    Identity::join(folder.path(), &platform.address, &token, &name, None)
+        .await
+        .unwrap();
+    let again = Identity::join(folder.path(), &platform.address, &token, &name, None).await;
+    assert!(matches!(again, Err(IdentityError::Refused(_))), "{again:?}");
+    // A certificate of another platform.
+    let node = Identity::load(folder.path()).unwrap().unwrap();
+    assert!(matches!(
+        node.connect(&other.address).await,
+        Err(IdentityError::Connect { .. })
+    ));
+}
+
+#[tokio::test]
+async fn keys_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let node = platform.node("a").await;
+    for entry in std::fs::read_dir(node.folder.path()).unwrap() {
+        let mode = entry.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[tokio::test]
+async fn packages_come_over_the_same_port_for_nodes_alone() {
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let node = platform.node("a").await;
+    let identity = Identity::load(node.folder.path()).unwrap().unwrap();
+    let source = identity.packages();
+    let tenant = "t".parse().unwrap();
+    let mut package = source.open(&tenant, "known").await.unwrap();
+    let mut bytes = 0;
+    while let Some(chunk) = package.next().await.unwrap() {
+        bytes += chunk.len();
+    }
+    assert_eq!(bytes, 3_000_003);
+    let unknown = source.open(&tenant, "unknown").await;
+    assert!(matches!(unknown, Err(IdentityError::Refused(reason)) if reason == "no such package"));
+}
+
+#[tokio::test]
+async fn a_pod_joins_as_what_the_cluster_says_it_is_and_its_stolen_token_is_worth_nothing() {
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let token = platform.hub.pool_token("pool1");
+    let join = async |name: &str, uid: &str| {
+        let (folder, name) = (tempfile::tempdir().unwrap(), name.parse().unwrap());
+        let address = &platform.address;
+        let joined = Identity::join(folder.path(), address, &token, &name, Some(uid)).await;
+        (folder, joined)
+    };
+    for (name, uid) in [("pod-1", "uid-2"), ("pod-2", "uid-1")] {
+        let (_, refused) = join(name, uid).await;
+        let Err(IdentityError::Refused(reason)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(reason.contains("the cluster has no Pod"), "{reason}");
+    }
+    let (folder, joined) = join("pod-1", "uid-1").await;
+    let node = Node::run(folder, joined.unwrap());
+    let id: NodeId = "pod-1".parse().unwrap();
+    platform.until(&id, Health::Live).await;
+    assert_eq!(
+        platform.fleet.nodes()[0].view.pool.as_deref(),
+        Some("pool1")
+    );
+    let (_, again) = join("pod-1", "uid-1").await;
+    assert!(matches!(again, Err(IdentityError::Refused(_))), "{again:?}");
+    drop(node);
+}

@@ -269,7 +269,14 @@ async fn a_token_is_good_once_and_a_removed_node_is_refused() {
         }
     })
     .await;
-    sleep(Duration::from_secs(1)).await;
+    eventually("the removed node says why", BOUND, || async {
+        let said = one.said();
+        if said.contains("the platform does not know this node any more") {
+            return Ok(());
+        }
+        Err(said)
+    })
+    .await;
     assert!(nodes(&platform).await.is_empty(), "it does not come back");
     platform.finish().await;
     one.finish().await;

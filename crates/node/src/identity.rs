@@ -32,6 +32,10 @@ use crate::wire::{self, ALPN_NODE, ALPN_PLATFORM};
 /// How long a connection may take to be made.
 pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 
+/// How long a gateway may take to say whether it knows this node. One that works answers at once, and the node does not
+/// try to connect again meanwhile.
+pub(crate) const KNOWN: Duration = Duration::from_secs(2);
+
 /// A certificate with its chain, or a reason.
 const LARGEST_ANSWER: usize = 64 * 1024;
 
@@ -301,13 +305,15 @@ impl Identity {
         })
     }
 
-    /// Whether the platform says that this node is none of its. False if it cannot be asked.
-    pub async fn is_refused(&self) -> bool {
+    /// Whether the gateway at `address` says that this node is none of the platform's. False if it does not answer
+    /// soon.
+    pub async fn is_refused(&self, address: &str) -> bool {
         let asked = async {
-            let platform = Asking::connect(&self.platform(), self.client(ALPN_PLATFORM)?).await?;
+            let platform = Asking::connect(address, self.client(ALPN_PLATFORM)?).await?;
             platform.ask("/known", Bytes::new()).await
         };
-        matches!(asked.await, Err(Error::Refused(_)))
+        let answer = tokio::time::timeout(KNOWN, asked).await;
+        matches!(answer, Ok(Err(Error::Refused(_))))
     }
 
     /// A connection over which the gateway at `address` asks.

@@ -144,7 +144,7 @@ async fn keep(identity: Identity, host: Host, address: String) -> String {
                     reason,
                     "there is no connection to a gateway"
                 );
-                if identity.is_refused().await {
+                if may_be_removed(&error) && identity.is_refused(&address).await {
                     tracing::warn!(
                         "the platform does not know this node any more; start it with `--join` and a new `--token`"
                     );
@@ -159,8 +159,15 @@ async fn keep(identity: Identity, host: Host, address: String) -> String {
     }
 }
 
+/// Whether a gateway may have ended a connection because it does not know this node any more. It looks for the
+/// certificate once it has it, which with TLS 1.3 is after the handshake as the node sees it: what fails is the first
+/// read. Where the certificate is due, it refuses to renew that.
+pub(crate) fn may_be_removed(error: &Error) -> bool {
+    matches!(error, Error::Broken(_) | Error::Refused(_))
+}
+
 /// One connection, to its end.
-async fn once(identity: &Identity, host: &Host, address: &str) -> Result<(), Error> {
+pub(crate) async fn once(identity: &Identity, host: &Host, address: &str) -> Result<(), Error> {
     identity.renew_when_due(address).await?;
     let stream = identity.connect(address).await?;
     let handshake = h2::server::Builder::new()

@@ -209,7 +209,7 @@ async fn known(folder: &Path, options: &NodeOptions) -> Result<Option<Identity>,
         known.move_to(address)?;
     }
     if let Some(token) = &options.token
-        && (!known.is_of(token) || known.is_refused().await)
+        && (!known.is_of(token) || known.is_refused(&known.platform()).await)
     {
         tracing::info!("the platform of this token does not know this node; it joins anew");
         return Ok(None);

@@ -1,5 +1,8 @@
 //! Who is a node of the platform: joining, being removed, and what a node alone may have.
 
+use crate::identity::KNOWN;
+use crate::joined::{may_be_removed, once};
+
 use super::*;
 
 #[tokio::test]
@@ -8,18 +11,67 @@ async fn a_removed_node_is_cut_off_and_does_not_come_back() {
     let node = platform.node("a").await;
     platform.hub.remove(&"a".parse().unwrap()).await.unwrap();
     eventually(|| platform.fleet.nodes().is_empty()).await;
-    sleep(Duration::from_millis(500)).await;
-    assert!(
-        platform.fleet.nodes().is_empty(),
-        "it tries, and is refused"
-    );
     let identity = Identity::load(node.folder.path()).unwrap().unwrap();
+    let again = once(&identity, &node.host, &platform.address).await;
+    assert!(again.is_err(), "it tries, and is refused");
+    assert!(platform.fleet.nodes().is_empty());
     let refused = identity
         .packages()
         .open(&"t".parse().unwrap(), "known")
         .await;
     assert!(matches!(refused, Err(IdentityError::Refused(_))));
-    assert!(identity.is_refused().await);
+}
+
+#[tokio::test]
+async fn a_removed_node_learns_that_it_was_removed_also_when_its_certificate_is_due() {
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let node = platform.node("a").await;
+    let identity = Identity::load(node.folder.path()).unwrap().unwrap();
+    assert!(!identity.is_refused(&platform.address).await);
+    platform.hub.remove(&"a".parse().unwrap()).await.unwrap();
+    let broken = once(&identity, &node.host, &platform.address).await;
+    let broken = broken.unwrap_err();
+    assert!(matches!(broken, IdentityError::Broken(_)), "{broken:?}");
+    assert!(may_be_removed(&broken));
+    assert!(identity.is_refused(&platform.address).await);
+    let identity = issued_long_ago(node.folder.path());
+    let refused = once(&identity, &node.host, &platform.address).await;
+    let refused = refused.unwrap_err();
+    assert!(matches!(refused, IdentityError::Refused(_)), "{refused:?}");
+    assert!(may_be_removed(&refused));
+    assert!(identity.is_refused(&platform.address).await);
+}
+
+/// What a node has in its folder, with a certificate that is to be renewed.
+fn issued_long_ago(folder: &std::path::Path) -> Identity {
+    let path = folder.join("node.json");
+    let mut record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    record["issued"] = 0.into();
+    std::fs::write(&path, record.to_string()).unwrap();
+    Identity::load(folder).unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_gone_or_silent_is_not_asked_and_holds_nobody_up() {
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let node = platform.node("a").await;
+    let identity = Identity::load(node.folder.path()).unwrap().unwrap();
+    node.serving.abort();
+    platform.hub.remove(&"a".parse().unwrap()).await.unwrap();
+    let silent = bound("127.0.0.1:0").await;
+    let address = silent.local_addr().unwrap().to_string();
+    // The clock jumps to the next timer when there is nothing else to do.
+    tokio::time::pause();
+    let error = once(&identity, &node.host, &address).await.unwrap_err();
+    assert!(matches!(error, IdentityError::Connect { .. }), "{error:?}");
+    assert!(!may_be_removed(&error));
+    let begin = Instant::now();
+    assert!(!identity.is_refused(&address).await);
+    assert!(begin.elapsed() < KNOWN + Duration::from_millis(100));
+    drop(silent);
+    let error = once(&identity, &node.host, &address).await.unwrap_err();
+    assert!(!may_be_removed(&error), "{error:?}");
 }
 
 #[tokio::test]

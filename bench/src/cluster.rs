@@ -1,5 +1,5 @@
-//! Beyond one machine: calls over a node, a store in etcd, starts on many nodes, placement, and a
-//! platform with a million functions.
+//! Beyond one machine: calls over a node, a store in etcd, starts on many nodes, placement, a pool on
+//! Kubernetes, and a platform with a million functions.
 //!
 //! What has no process of its own, or would need a cluster, is measured by examples of the crates that
 //! do it; they print one figure a line, as JSON.
@@ -183,6 +183,15 @@ pub(crate) fn starts(binary: &Path, _: Effort, figures: &mut Figures) -> anyhow:
     Ok(())
 }
 
+/// A pool on Kubernetes, from its record to the last request that makes it.
+pub(crate) fn pool(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    let name = "pool_50_ms";
+    let found = figures_of(binary, "pool", &[effort.pools.to_string()], name)?;
+    let what = "record of a pool of 50 Pods to the last request for one, at an API server that takes 5 ms for each";
+    figures.add(name, "ms", what, found);
+    Ok(())
+}
+
 /// Decisions over ten thousand nodes with a hundred thousand instances.
 pub(crate) fn placement(binary: &Path, _: Effort, figures: &mut Figures) -> anyhow::Result<()> {
     const SECONDS: &str = "60";
@@ -223,9 +232,22 @@ fn figure_of(
     arguments: &[String],
     name: &str,
 ) -> anyhow::Result<f64> {
+    Ok(figures_of(binary, example, arguments, name)?[0])
+}
+
+/// The same for an example that prints the figure of each of its rounds: at least one.
+fn figures_of(
+    binary: &Path,
+    example: &str,
+    arguments: &[String],
+    name: &str,
+) -> anyhow::Result<Vec<f64>> {
     let figures = crate::figures::of_example(binary, example, arguments)?;
-    let found = figures.iter().find(|figure| figure["name"] == name);
-    found
-        .and_then(|figure| figure["value"].as_f64())
-        .with_context(|| format!("{example} printed no {name}: {}", json!(figures)))
+    let named = figures.iter().filter(|figure| figure["name"] == name);
+    let found: Vec<f64> = named
+        .filter_map(|figure| figure["value"].as_f64())
+        .collect();
+    let printed = json!(figures);
+    ensure!(!found.is_empty(), "{example} printed no {name}: {printed}");
+    Ok(found)
 }

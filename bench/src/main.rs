@@ -85,6 +85,8 @@ struct Effort {
     container_starts: usize,
     /// How often a hundred are started and stopped.
     container_rounds: usize,
+    /// How often a pool is made on Kubernetes.
+    pools: usize,
 }
 
 impl Effort {
@@ -106,6 +108,7 @@ impl Effort {
         image_share: 1.0,
         container_starts: 100,
         container_rounds: 20,
+        pools: 50,
     };
     const QUICK: Self = Self {
         pairs: 5,
@@ -125,6 +128,7 @@ impl Effort {
         image_share: 0.15,
         container_starts: 30,
         container_rounds: 1,
+        pools: 20,
     };
 }
 

@@ -45,11 +45,12 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("etcd", cluster::etcd),
     ("starts", cluster::starts),
     ("placement", cluster::placement),
+    ("pool", cluster::pool),
     ("million", cluster::million),
 ];
 
 /// Those that the quick run leaves out: they take minutes, or programs that take minutes to build.
-pub(crate) const LONG: &[&str] = &["etcd", "starts", "placement", "million"];
+pub(crate) const LONG: &[&str] = &["etcd", "starts", "placement", "pool", "million"];
 
 fn cold(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
     let folders = Folders::new()?;

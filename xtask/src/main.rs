@@ -56,11 +56,12 @@ fn finish(report: &Report) -> ExitCode {
 
 /// Programs that measure what has no process of its own: package, name, features. The first is for
 /// every run, the others for the full one.
-const EXAMPLES: [(&str, &str, &str); 4] = [
+const EXAMPLES: [(&str, &str, &str); 5] = [
     ("bugle-instances", "containers", ""),
     ("bugle-store", "etcd_rates", ""),
     ("bugle-node", "starts", ""),
     ("bugle-scheduler", "placement", "testing"),
+    ("bugle-kubernetes", "pool", ""),
 ];
 
 fn bench(arguments: &[String]) -> anyhow::Result<()> {

@@ -28,8 +28,9 @@ use handle::Shared;
 
 pub use handle::{GrowError, Handle};
 
-/// How many requests are under way at once.
-const AT_ONCE: usize = 32;
+/// How many requests are under way at once: all Pods of a common pool, as a second round would have to wait for what
+/// the cluster makes of the first. An API server takes 200 writes at once by default, from everybody.
+const AT_ONCE: usize = 64;
 
 /// Everything is looked at again after this time, whatever happened. Alarms and idle times are due by it.
 const AGAIN: Duration = Duration::from_secs(1);

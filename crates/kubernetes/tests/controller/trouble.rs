@@ -270,6 +270,25 @@ async fn clocks_that_differ_make_no_second_leader_and_no_endless_one() {
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn all_pods_of_a_pool_of_fifty_are_asked_for_at_once() {
+    let mut stage = stage().await;
+    // None is answered and none is asked for again, so none can wait for another.
+    stage.config.request_seconds = 600;
+    server(&stage).fail(Fault::next(10_000, "/pods", Trouble::Hang).of("POST"));
+    let running = stage.start("one").await;
+    stage.records.create(pool("scaled", 50, 51));
+    let asked = async || {
+        let seen = server(&stage).seen();
+        let posts = seen
+            .iter()
+            .filter(|seen| seen.method == "POST" && seen.path.contains("/pods"));
+        posts.count() == 50
+    };
+    stage.until("fifty Pods are asked for", asked).await;
+    running.kill();
+}
+
 /// From the record to the last request that makes the pool, with a cluster that takes 5 ms for each. The best of a
 /// few counts: other tests run at the same time.
 #[tokio::test(flavor = "multi_thread")]

@@ -283,6 +283,25 @@ async fn a_token_is_good_once_and_a_removed_node_is_refused() {
 }
 
 #[tokio::test]
+async fn a_second_process_in_a_nodes_folder_is_refused_and_takes_no_call_away() {
+    let site = Site::new();
+    let platform = site.start_with(&options()).await;
+    let one = Node::join(&site, &platform, "one").await;
+    let who = function(&site, &platform, "who", "1").await;
+    let call = platform.invoke(&who, "2");
+    let again = async {
+        sleep(Duration::from_millis(500)).await;
+        Node::start(&site, "one", &[]).refused().await
+    };
+    let (answer, said) = tokio::join!(call, again);
+    let _ = answer.expect(200);
+    let holder = format!("is in use by process {}", one.pid());
+    assert!(said.contains(&holder), "{said}");
+    platform.finish().await;
+    one.finish().await;
+}
+
+#[tokio::test]
 async fn a_platform_that_takes_no_nodes_says_how_it_would() {
     let site = Site::new();
     let platform = site.start().await;

@@ -72,6 +72,9 @@ pub enum NodeError {
     /// What a platform could not start with either.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Its data folder cannot be used, or another process uses it.
+    #[error("the data folder cannot be used")]
+    Folder(#[source] bugle_store::Error),
     /// It cannot join or be who it was.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -104,7 +107,8 @@ pub async fn run(
 ) -> Result<(), NodeError> {
     let folder = std::path::absolute(&config.server.data_dir).map_err(StartError::System)?;
     config.server.data_dir.clone_from(&folder);
-    make(&folder)?;
+    // Two processes that are one node would take the connections from each other, and with them all calls.
+    let _lock = bugle_store::lock_folder(&folder).map_err(NodeError::Folder)?;
     let health = Health::default();
     let _told = match options.health_port {
         Some(port) => {
@@ -169,19 +173,6 @@ pub async fn run(
     stop.cancel();
     _ = serving.await;
     Ok(())
-}
-
-fn make(folder: &Path) -> Result<(), StartError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder);
-    made.map_err(|source| StartError::Folder {
-        what: "the data folder",
-        path: folder.to_owned(),
-        source,
-    })
 }
 
 async fn identity(folder: &Path, options: &NodeOptions) -> Result<Identity, NodeError> {

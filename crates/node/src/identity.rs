@@ -69,6 +69,18 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Something else answers than the platform of a token.
+    #[error(
+        "what answers at {address} is not the platform that the token is of; `bugle node token` prints a token \
+         of a platform, and says where that waits for nodes"
+    )]
+    Stranger {
+        /// Where.
+        address: String,
+        /// How that is known.
+        #[source]
+        source: io::Error,
+    },
     /// The connection broke.
     #[error("the connection to the platform broke")]
     Broken(#[source] h2::Error),
@@ -209,7 +221,7 @@ impl Identity {
         };
         let question = serde_json::to_vec(&question).unwrap_or_default();
         let config = authority::joining_client(token.authority)?;
-        let platform = Asking::connect(address, config).await?;
+        let platform = Asking::connect(address, config).await.map_err(stranger)?;
         let answer = platform.ask("/join", question.into()).await?;
         let answer: JoinAnswer =
             wire::json(&answer).map_err(|garbage| Error::Garbage(garbage.to_string()))?;
@@ -358,6 +370,17 @@ async fn connect(address: &str, config: ClientConfig) -> Result<TlsStream<TcpStr
     match tokio::time::timeout(CONNECT, connecting).await {
         Ok(connected) => connected.map_err(failed),
         Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// An error of a node that joins: with who speaks no TLS, or has the certificate of another authority, no other time is
+/// better.
+fn stranger(error: Error) -> Error {
+    match error {
+        Error::Connect { address, source } if matches!(source.get_ref(), Some(cause) if cause.is::<rustls::Error>()) => {
+            Error::Stranger { address, source }
+        }
+        error => error,
     }
 }
 

@@ -24,6 +24,14 @@ use crate::stream::{CONNECTION_WINDOW, FRAME, STREAM_WINDOW, STREAMS};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(600);
 
+/// The longest pause of a node that was removed: nothing but a new token brings it back, and each attempt is a warning in
+/// the gateway's log. It is reached by and by, as a gateway may just not have heard of a node that is new.
+const LONGEST_OF_REMOVED: Duration = Duration::from_secs(10);
+
+/// What such a node says.
+const REMOVED: &str =
+    "the platform does not know this node any more; start it with `--join` and a new `--token`";
+
 /// How often it is looked whether a drain is done.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -130,32 +138,48 @@ fn wanted(identity: &Identity, host: &Host) -> Vec<String> {
 
 /// Has a connection to the gateway at `address`, as long as there is to be one.
 async fn keep(identity: Identity, host: Host, address: String) -> String {
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut told) = (FIRST_PAUSE, Told::default());
     loop {
+        let mut longest = LONGEST_PAUSE;
         match once(&identity, &host, &address).await {
             Ok(()) => {
                 tracing::info!(gateway = address, "the connection to a gateway ended");
                 pause = FIRST_PAUSE;
+                told = Told::default();
             }
             Err(error) => {
-                let reason = report(&error);
-                tracing::warn!(
-                    gateway = address,
-                    reason,
-                    "there is no connection to a gateway"
-                );
+                let mut reason = report(&error);
                 if may_be_removed(&error) && identity.is_refused(&address).await {
+                    REMOVED.clone_into(&mut reason);
+                    longest = LONGEST_OF_REMOVED;
+                }
+                if told.is_news(&reason) {
                     tracing::warn!(
-                        "the platform does not know this node any more; start it with `--join` and a new `--token`"
+                        gateway = address,
+                        reason,
+                        "there is no connection to a gateway"
                     );
                 }
             }
         }
         sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(longest);
         if !wanted(&identity, &host).contains(&address) {
             return address;
         }
+    }
+}
+
+/// What was last told of a gateway that cannot be reached: it is tried about twice a second for as long as it is gone, and
+/// a reason is told when it comes up.
+#[derive(Default)]
+struct Told(String);
+
+impl Told {
+    fn is_news(&mut self, reason: &str) -> bool {
+        let is_news = self.0 != reason;
+        reason.clone_into(&mut self.0);
+        is_news
     }
 }
 
@@ -188,4 +212,17 @@ pub(crate) async fn once(identity: &Identity, host: &Host, address: &str) -> Res
         tracing::debug!(%error, "the connection broke");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_when_it_comes_up() {
+        let mut told = Told::default();
+        let reasons = ["refused", "refused", "timed out", "timed out", "refused"];
+        let news = reasons.map(|reason| told.is_news(reason));
+        assert_eq!(news, [true, false, true, false, true]);
+    }
 }

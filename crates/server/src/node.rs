@@ -219,7 +219,9 @@ async fn joined_pod(
         let reason = match join_pod(folder, options, pod).await {
             Ok(identity) => return Ok(identity),
             Err(IdentityError::Refused(reason)) => reason,
-            Err(error @ IdentityError::Connect { .. }) => report(&error),
+            Err(error @ (IdentityError::Connect { .. } | IdentityError::Stranger { .. })) => {
+                report(&error)
+            }
             Err(error) => return Err(error),
         };
         if reason != told {

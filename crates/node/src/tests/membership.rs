@@ -84,7 +84,7 @@ async fn a_wrong_token_and_another_platforms_are_refused() {
     let joined = Identity::join(folder.path(), &platform.address, &foreign, &name, None).await;
     // The node notices first: it is not the platform that its token names.
     assert!(
-        matches!(joined, Err(IdentityError::Connect { .. })),
+        matches!(joined, Err(IdentityError::Stranger { .. })),
         "{joined:?}"
     );
     let token = platform.token().await;

@@ -240,9 +240,17 @@ async fn functions_move_from_a_file_into_etcd_and_back() {
         .await;
     let live = command(&one, &["export", "live.jsonl"], Some(&etcd));
     assert!(live.status.success(), "{}", text(&live));
+    let elsewhere = command(&two, &["export", "elsewhere.jsonl"], Some(&etcd));
+    assert!(elsewhere.status.success(), "{}", text(&elsewhere));
+    let keyless = command(&two, &["import", "elsewhere.jsonl"], None);
+    assert!(
+        text(&keyless).contains("copy environment.key"),
+        "an export of a machine without the key names the key as well: {}",
+        text(&keyless)
+    );
     let live_import = command(&one, &["import", &file], Some(&etcd));
     assert!(
-        text(&live_import).contains("another bugle works"),
+        text(&live_import).contains("stop all platforms"),
         "{}",
         text(&live_import)
     );

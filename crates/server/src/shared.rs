@@ -42,6 +42,12 @@ pub(crate) async fn watch(store: Arc<dyn Store>, key: String, stop: Cancellation
     .await;
 }
 
+/// The word for the key with which the values of a store are encrypted, where the store says it.
+pub(crate) async fn key_of(store: &dyn Store) -> Result<Option<String>, Error> {
+    let found = store.get(KEY).await?;
+    Ok(found.map(|item| String::from_utf8_lossy(&item.value).into_owned()))
+}
+
 /// The key with which others encrypted, if it is not this one. The first one counts.
 async fn other_key(store: &dyn Store, key: &str) -> Result<Option<String>, Error> {
     let place = Bytes::from_static(KEY);
@@ -52,9 +58,7 @@ async fn other_key(store: &dyn Store, key: &str) -> Result<Option<String>, Error
     if store.txn(first).await?.succeeded {
         return Ok(None);
     }
-    let found = store.get(KEY).await?;
-    let found = found.map(|item| String::from_utf8_lossy(&item.value).into_owned());
-    Ok(found.filter(|found| found != key))
+    Ok(key_of(store).await?.filter(|found| found != key))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bugle_registry::{Keyring, KeyringError};
 use bugle_store::archive::{self, ArchiveError, Difference, Exported, Head};
-use bugle_store::{EtcdStore, Kind, Metrics, SqliteStore, Store};
+use bugle_store::{EtcdFailure, EtcdStore, Kind, Metrics, SqliteStore, Store};
 
 use crate::config::Config;
 
@@ -24,6 +24,12 @@ pub enum TransferError {
     /// The store cannot be opened.
     #[error("the store cannot be opened")]
     Store(#[source] bugle_store::Error),
+    /// Platforms serve from the store in etcd.
+    #[error("the keys of etcd are in use ({other}); stop all platforms that work with them first")]
+    InUse {
+        /// Who serves, as they said.
+        other: String,
+    },
     /// There is no store to export.
     #[error("there is no store in {}; --data-dir names another folder", folder.display())]
     NoStore {
@@ -93,7 +99,13 @@ pub async fn export(config: &Config, to: &mut dyn Write) -> Result<Exported, Tra
                 .map_err(TransferError::Store)?,
         ),
     };
-    let key = key(folder)?.unwrap_or_default();
+    // A store that others reach says itself with which key it is encrypted. The folder may be that of another
+    // platform, or have no key: an export is possible from any machine.
+    let said = crate::shared::key_of(&*store).await;
+    let key = match said.map_err(TransferError::Store)? {
+        Some(said) => said,
+        None => key(folder)?.unwrap_or_default(),
+    };
     Ok(archive::export(&*store, &Head::new(key), to).await?)
 }
 
@@ -124,7 +136,7 @@ pub async fn import(
                 &crate::opened::who("an import"),
                 PATIENCE,
             )
-            .map_err(TransferError::Store)?,
+            .map_err(not_alone)?,
         ),
     };
     let (head, difference) = archive::compare(&*store, &mut file).await?;
@@ -146,6 +158,15 @@ pub async fn import(
     file.rewind().map_err(unusable)?;
     let written = archive::import(&*store, &mut file).await?;
     Ok((difference, written))
+}
+
+fn not_alone(error: bugle_store::Error) -> TransferError {
+    match error {
+        bugle_store::Error::Etcd(EtcdFailure::Taken { other } | EtcdFailure::Mixed { other }) => {
+            TransferError::InUse { other }
+        }
+        error => TransferError::Store(error),
+    }
 }
 
 fn embedded(config: &Config) -> Result<Box<dyn Store>, TransferError> {

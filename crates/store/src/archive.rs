@@ -7,8 +7,8 @@
 //!
 //! Revisions are not carried over: a store numbers its own writes.
 
-use std::collections::BTreeSet;
-use std::io::{self, BufRead, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, Seek, SeekFrom, Write};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -247,13 +247,19 @@ pub struct Difference {
 /// # Errors
 ///
 /// [`ArchiveError`].
-pub async fn compare(
+pub async fn compare<F: BufRead + Seek>(
     store: &dyn Store,
-    file: &mut dyn BufRead,
+    file: &mut F,
 ) -> Result<(Head, Difference), ArchiveError> {
+    let begin = file.stream_position()?;
+    let last = last_of_changed(file)?;
+    file.seek(SeekFrom::Start(begin))?;
     let mut reader = Reader::new(file)?;
     let mut difference = Difference::default();
     while let Some((key, value)) = reader.next()? {
+        if last.get(&key).is_some_and(|last| *last != reader.number) {
+            continue;
+        }
         let found = store.get(&key).await?.map(|item| item.value);
         let count = match (found, value) {
             (None, Some(_)) => &mut difference.new,
@@ -264,6 +270,23 @@ pub async fn compare(
         *count += 1;
     }
     Ok((reader.head, difference))
+}
+
+/// The keys that changed while the export was written, with the line that counts: their last one. Keys that are there
+/// come in their order, each once; what follows out of this order are changes.
+fn last_of_changed(file: &mut dyn BufRead) -> Result<BTreeMap<Bytes, u64>, ArchiveError> {
+    let mut reader = Reader::new(file)?;
+    let (mut changed, mut highest) = (BTreeMap::new(), Bytes::new());
+    let mut in_order = true;
+    while let Some((key, value)) = reader.next()? {
+        in_order &= value.is_some() && key > highest;
+        if in_order {
+            highest = key;
+        } else {
+            changed.insert(key, reader.number);
+        }
+    }
+    Ok(changed)
 }
 
 /// Writes what a file holds into a store, whatever is there; other keys stay. Ask [`compare`] first.

@@ -1,6 +1,8 @@
 //! Everything of a store in a file, and back.
 #![cfg(test)]
 
+use std::io::Cursor;
+
 use bugle_store::archive::{self, ArchiveError, Difference, Head};
 use bugle_store::{Config, MemoryStore, Metrics, Op, SqliteStore, Store, Txn};
 
@@ -39,7 +41,9 @@ async fn another_store_holds_the_same_afterwards_but_for_what_is_fleeting() {
     let file = exported(&one).await;
     let folder = tempfile::tempdir().unwrap();
     let two = SqliteStore::open(folder.path(), &Config::default(), Metrics::default()).unwrap();
-    let (head, difference) = archive::compare(&two, &mut &file[..]).await.unwrap();
+    let (head, difference) = archive::compare(&two, &mut Cursor::new(&file))
+        .await
+        .unwrap();
     assert_eq!(head.key, "a key");
     assert_eq!((difference.new, difference.other), (1101, 0));
     assert_eq!(contents(&two).await, [], "a comparison changes nothing");
@@ -47,7 +51,9 @@ async fn another_store_holds_the_same_afterwards_but_for_what_is_fleeting() {
     let mut expected = contents(&one).await;
     expected.retain(|(key, _)| !key.starts_with(b"/bugle/running/"));
     assert_eq!(contents(&two).await, expected);
-    let (_, difference) = archive::compare(&two, &mut &file[..]).await.unwrap();
+    let (_, difference) = archive::compare(&two, &mut Cursor::new(&file))
+        .await
+        .unwrap();
     let same = Difference {
         same: 1101,
         ..Difference::default()
@@ -60,7 +66,9 @@ async fn what_is_there_with_another_value_is_told() {
     let file = exported(&filled(3).await).await;
     let store = MemoryStore::new();
     put(&store, "/repo/00001/", b"mine").await;
-    let (_, difference) = archive::compare(&store, &mut &file[..]).await.unwrap();
+    let (_, difference) = archive::compare(&store, &mut Cursor::new(&file))
+        .await
+        .unwrap();
     assert_eq!((difference.new, difference.other), (3, 1));
 }
 
@@ -84,7 +92,7 @@ async fn a_file_that_was_changed_or_cut_is_refused() {
         (b"something else\n".to_vec(), "another file"),
         (Vec::new(), "empty"),
     ] {
-        let refused = archive::compare(&store, &mut &file[..]).await;
+        let refused = archive::compare(&store, &mut Cursor::new(&file)).await;
         assert!(
             matches!(refused, Err(ArchiveError::Damaged { .. })),
             "{what}: {refused:?}"
@@ -97,7 +105,7 @@ async fn a_file_of_a_newer_program_is_refused() {
     let file = exported(&filled(1).await).await;
     let text = String::from_utf8(file).unwrap();
     let newer = text.replacen("\"bugle_export\":1", "\"bugle_export\":2", 1);
-    let refused = archive::compare(&MemoryStore::new(), &mut newer.as_bytes()).await;
+    let refused = archive::compare(&MemoryStore::new(), &mut Cursor::new(newer)).await;
     assert!(
         matches!(refused, Err(ArchiveError::NewerFormat { found: 2, .. })),
         "{refused:?}"
@@ -126,6 +134,13 @@ async fn an_export_is_of_one_moment_although_others_write() {
         archive::import(&copy, &mut &file[..]).await.unwrap();
         let of = async |key: &[u8]| copy.get(key).await.unwrap().map(|item| item.value);
         assert_eq!(of(b"/a/first").await, of(b"/z/last").await);
+        let compared = archive::compare(&copy, &mut Cursor::new(&file)).await;
+        let (_, found) = compared.unwrap();
+        assert_eq!(
+            (found.new, found.other),
+            (0, 0),
+            "it holds what was imported"
+        );
     }
     writer.await.unwrap();
 }

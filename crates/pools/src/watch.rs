@@ -147,17 +147,18 @@ impl PoolWatch {
 
     /// What was read may be newer than the change: reading takes more than one look.
     fn take(&mut self, change: Change) {
-        let Some(id) = id_of(change.key()) else {
-            return;
-        };
-        let known = self.pools.get(&id).map_or(0, |pool| pool.revision);
-        if change.revision().0 < known {
+        // A name that no pool can have is a mistake as well, which is recorded, or goes when it is deleted.
+        let id = id_of(change.key());
+        let known = id.as_ref().and_then(|id| self.pools.get(id));
+        if change.revision().0 < known.map_or(0, |pool| pool.revision) {
             return;
         }
         match change {
             Change::Put(item) => self.put(&item),
             Change::Delete { key, .. } => {
-                self.pools.remove(&id);
+                if let Some(id) = id {
+                    self.pools.remove(&id);
+                }
                 self.verdicts.remove(&key);
             }
         }

@@ -309,6 +309,25 @@ async fn a_record_that_breaks_the_rules_says_so_and_can_be_deleted() {
 }
 
 #[tokio::test]
+async fn a_record_under_a_name_that_no_pool_can_have_is_judged_while_it_is_followed() {
+    let pools = Pools::new(Arc::new(MemoryStore::new()));
+    let mut watch = pools.watch();
+    assert!(watch.next().await.unwrap().is_empty());
+    write(&pools, "one/two", r#"{"id":"one/two","group":"g"}"#).await;
+    let judged = async {
+        while all(&pools).await[0].status != 5 {
+            watch.next().await.unwrap();
+        }
+        pools.delete_pools(which("one/two", "")).await.unwrap();
+        while !all(&pools).await.is_empty() {
+            watch.next().await.unwrap();
+        }
+    };
+    let bound = std::time::Duration::from_secs(20);
+    tokio::time::timeout(bound, judged).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_the_store_says_is_told() {
     let store = Arc::new(MemoryStore::new());
     let pools = Pools::new(Arc::clone(&store) as _);

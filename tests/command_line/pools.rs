@@ -41,6 +41,20 @@ async fn a_pool_is_made_from_flags_changed_shown_and_deleted() {
         "{}",
         shown.out
     );
+    // To the platform an empty name is any: as when a script's variable is empty.
+    for nobody in [
+        "describe ''",
+        "wait ''",
+        "resize '' --size 1",
+        "delete '' --group default",
+    ] {
+        let said = console
+            .shell(&format!("bugle pool {nobody}"))
+            .await
+            .expect(2);
+        said.complains("a name is not empty");
+    }
+    console.run(["pool", "wait", "small"]).await.expect(0);
     console.run(["pool", "delete", "small"]).await.expect(0);
     console
         .run(["pool", "wait", "small", "--deleted"])

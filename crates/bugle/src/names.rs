@@ -13,6 +13,15 @@ const URN_PARTS: usize = 6;
 /// The service of a function that is named without one.
 const SERVICE: &str = "default";
 
+/// Takes a name from the command line unless it is empty. To the platform an empty one means any: a script whose variable
+/// is empty would look at another pool, or delete all of a group.
+pub(crate) fn given(name: &str) -> Result<String, &'static str> {
+    if name.is_empty() {
+        return Err("a name is not empty");
+    }
+    Ok(name.to_owned())
+}
+
 /// The full name: `hello` is `0@default@hello`; full names and URNs stay as they are.
 pub(crate) fn full(name: &str) -> String {
     let is_full = name.starts_with("0@") || name.starts_with("0-") || name.contains(':');

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::commands::serve;
 use crate::failure::{Failure, Outcome, exit};
+use crate::names;
 use crate::output;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -57,6 +58,7 @@ struct Token {
 #[derive(Args, Debug)]
 struct Name {
     /// The node.
+    #[arg(value_parser = names::given)]
     name: String,
 }
 

@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use tokio::time::Instant;
 
 use crate::failure::{Failure, Outcome, exit};
+use crate::names;
 use crate::output;
 use crate::session::Session;
 
@@ -44,6 +45,7 @@ enum Pool {
     /// Shows everything about a pool.
     Describe {
         /// Name of the pool.
+        #[arg(value_parser = names::given)]
         id: String,
     },
     /// Changes how many workers a pool has, or what its autoscaler is to do.
@@ -59,6 +61,7 @@ enum Pool {
 #[derive(Args, Debug)]
 struct Resize {
     /// Name of the pool.
+    #[arg(value_parser = names::given)]
     id: String,
     /// How many workers it keeps.
     #[arg(long, value_name = "N", required_unless_present_any = ["max_size", "autoscaler"])]
@@ -75,16 +78,17 @@ struct Resize {
 #[derive(Args, Debug)]
 struct Delete {
     /// Name of the pool.
-    #[arg(required_unless_present = "group")]
+    #[arg(required_unless_present = "group", value_parser = names::given)]
     id: Option<String>,
     /// All pools of this group; with a name, that pool if it is of the group.
-    #[arg(long, value_name = "GROUP")]
+    #[arg(long, value_name = "GROUP", value_parser = names::given)]
     group: Option<String>,
 }
 
 #[derive(Args, Debug)]
 struct Wait {
     /// Name of the pool.
+    #[arg(value_parser = names::given)]
     id: String,
     /// Until it is gone.
     #[arg(long)]

@@ -110,14 +110,11 @@ pub(super) async fn run(session: &Session, arguments: &Create) -> Outcome {
     let create = session.control.create_pools(&request);
     let answer = session.perform(create).await?;
     let failed = answer.result.failed_pools.clone().unwrap_or_default();
-    let stored: Vec<&str> = request
-        .pools
-        .iter()
-        .map(|pool| pool.id.as_str())
-        .filter(|id| !failed.iter().any(|failed| failed == id))
-        .collect();
+    let stored = stored(&request.pools, &failed);
     if !failed.is_empty() {
-        session.note(&format!("created {}", stored.join(", ")));
+        if !stored.is_empty() {
+            session.note(&format!("created {}", stored.join(", ")));
+        }
         return Err(Failure::new(exit::REFUSED, answer.message));
     }
     if !arguments.wait {
@@ -134,6 +131,21 @@ pub(super) async fn run(session: &Session, arguments: &Create) -> Outcome {
         wait(session, &until).await?;
     }
     Ok(())
+}
+
+/// The names of the pools that did not fail. One that was asked for twice may have failed once.
+fn stored<'a>(asked: &'a [PoolRequest], failed: &[String]) -> Vec<&'a str> {
+    let mut failed: Vec<&str> = failed.iter().map(String::as_str).collect();
+    // From behind, as of two with the same name the first one is stored.
+    let mut stored: Vec<&str> = Vec::new();
+    for pool in asked.iter().rev() {
+        match failed.iter().rposition(|failed| *failed == pool.id) {
+            Some(at) => _ = failed.remove(at),
+            None => stored.push(&pool.id),
+        }
+    }
+    stored.reverse();
+    stored
 }
 
 /// Prints what the pools would become, as a stream of YAML documents.
@@ -159,3 +171,24 @@ fn show_manifests(pools: &[PoolRequest]) -> Outcome {
 
 /// How long `--wait` waits for each pool, in seconds.
 const PATIENCE: u64 = 120;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_pool_that_was_asked_for_twice_the_one_that_was_stored_is_named() {
+        let asked = ["a", "b", "a"].map(|id| PoolRequest {
+            id: id.to_owned(),
+            ..PoolRequest::default()
+        });
+        let stored = |failed: &[&str]| {
+            let failed: Vec<String> = failed.iter().map(|id| (*id).to_owned()).collect();
+            super::stored(&asked, &failed).join(", ")
+        };
+        assert_eq!(stored(&[]), "a, b, a");
+        assert_eq!(stored(&["a"]), "a, b");
+        assert_eq!(stored(&["a", "a"]), "b");
+        assert_eq!(stored(&["a", "b", "a"]), "");
+    }
+}

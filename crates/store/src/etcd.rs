@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::alone::Claim;
@@ -68,6 +68,8 @@ struct Shared {
     part: Part,
     status: Status,
     metrics: Metrics,
+    /// The thread's own. What talks to etcd runs there, beside the connections.
+    runtime: Handle,
 }
 
 impl std::fmt::Debug for Shared {
@@ -163,6 +165,7 @@ impl EtcdStore {
                             part,
                             status,
                             metrics,
+                            runtime: Handle::current(),
                         })
                     });
                     let begun = match shared {

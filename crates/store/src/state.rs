@@ -245,6 +245,22 @@ impl State {
         self.current.with_prefix(prefix, None).next().is_some()
     }
 
+    /// What [`Plan::receive`] gets of a write that another store does at `revision`, the one after
+    /// this; none for what deletes.
+    pub(crate) fn received(&self, write: &Op, revision: Revision) -> Option<Received> {
+        let Op::Put(key, value) = write else {
+            return None;
+        };
+        let before = self.current.get(key).map(|found| found.value);
+        let (created, version) = before.map_or((revision, 0), |before| {
+            (before.create_revision, before.version)
+        });
+        Some(Received {
+            key: key.clone(),
+            value: Some((value.clone(), created, version + 1)),
+        })
+    }
+
     /// When `key` was last written, if it has a value.
     pub(crate) fn written_at(&self, key: &[u8]) -> Option<Revision> {
         self.current.get(key).map(|found| found.place.revision)

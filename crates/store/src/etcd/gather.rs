@@ -86,7 +86,8 @@ impl Gather {
     ) -> Result<TxnOutcome, Error> {
         let (done, outcome) = oneshot::channel();
         if let Some(sender) = self.push(Waiting { txn, done }) {
-            tokio::spawn(sender.run(Arc::clone(shared), Arc::clone(core)));
+            let run = sender.run(Arc::clone(shared), Arc::clone(core));
+            shared.runtime.spawn(run);
         }
         outcome.await.map_err(|_| Error::Closed)?
     }
@@ -236,15 +237,18 @@ mod tests {
         }
     }
 
+    /// Adds one; the sender that goes for it, if one does.
+    fn push(gather: &Arc<Gather>, number: usize) -> Option<Sender> {
+        gather.push(Waiting {
+            txn: put(&format!("k{number}"), 1),
+            done: oneshot::channel().0,
+        })
+    }
+
     #[test]
     fn a_second_request_goes_beside_the_first_once_many_wait() {
         let gather = Arc::new(Gather::default());
-        let push = |number| {
-            gather.push(Waiting {
-                txn: put(&format!("k{number}"), 1),
-                done: oneshot::channel().0,
-            })
-        };
+        let push = |number| push(&gather, number);
         let mut first = push(0).expect("nothing is under way");
         assert_eq!(first.next().map(|sent| sent.len()), Some(1));
         for number in 1..WORTHWHILE {
@@ -260,15 +264,10 @@ mod tests {
         assert!(push(100).is_some(), "nothing is under way");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_sender_waits_a_moment_for_those_it_has_answered() {
         let gather = Arc::new(Gather::default());
-        let push = |number| {
-            gather.push(Waiting {
-                txn: put(&format!("k{number}"), 1),
-                done: oneshot::channel().0,
-            })
-        };
+        let push = |number| push(&gather, number);
         let mut sender = push(0).expect("nothing is under way");
         assert_eq!(sender.next().map(|sent| sent.len()), Some(1));
         assert!(push(1).is_none());

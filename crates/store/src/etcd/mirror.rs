@@ -3,6 +3,9 @@
 //! The watch begins after the last revision that is held, whatever ended the one before, so that no
 //! change is missed or seen twice. Only when etcd has forgotten that revision is everything read
 //! again. Changes of one transaction become visible at once, as they did in etcd.
+//!
+//! What this platform wrote itself is in the copy with etcd's answer already, if nothing is missing
+//! before it ([`write`](super::write)), and is passed over here. So the copy is exact at its revision, whoever brought it there.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -162,7 +165,12 @@ impl Mirror {
         self.shared.metrics.relists.inc();
         let Loaded { state, .. } =
             load(&self.shared.client, &self.shared.part, self.limits).await?;
-        self.core.write(|old| *old = state);
+        self.core.write(|old| {
+            // What was written here meanwhile may have gone further, without a gap.
+            if state.revision() > old.revision() {
+                *old = state;
+            }
+        });
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Transactions in etcd, and the wait until the copy holds them.
+//! Transactions in etcd, and how the copy comes to hold them.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::wire::{
 };
 use super::{ARRIVAL, Failure, Shared, signed, unsigned};
 use crate::core::Core;
-use crate::state::State;
+use crate::state::{Plan, State};
 use crate::{Compare, Error, Op, Revision, Txn, TxnOutcome};
 
 /// The pause between looks for what became of a write that was not confirmed.
@@ -143,6 +143,7 @@ impl Sent {
     async fn settle(&self, together: Vec<Waiting>, answer: Answered) {
         let Answered { newest, parts } = answer;
         if parts.iter().all(|part| part.succeeded && has_changed(part)) {
+            self.publish(&together, newest);
             // All arrive with the same revision, so one wait does for all.
             let arrived = self.core.until(|state| state.revision() >= newest);
             let is_seen = timeout(ARRIVAL, arrived).await.is_ok();
@@ -163,6 +164,26 @@ impl Sent {
             let _ = one.done.send(outcome);
         });
         join_all(told).await;
+    }
+
+    /// Takes puts that were done into the copy, if nothing is missing before them; else, and for
+    /// what deletes, the watch does it. It is as fast as etcd's answer, but on the way from there to
+    /// here a change waits for several threads, and one wait less is a tenth more registrations.
+    fn publish(&self, together: &[Waiting], newest: Revision) {
+        self.core.write(|state| {
+            if state.revision().0 + 1 != newest.0 {
+                return;
+            }
+            let writes = together.iter().flat_map(|one| &one.txn.then);
+            let changes = writes.map(|write| state.received(write, newest));
+            let Some(changes) = changes.collect::<Option<Vec<_>>>() else {
+                return;
+            };
+            let mut plan = Plan::new(state);
+            plan.receive(newest, changes.into_iter());
+            let planned = plan.finish();
+            state.publish(planned);
+        });
     }
 
     fn count(&self, outcome: &Result<TxnOutcome, Error>) {
@@ -409,4 +430,88 @@ async fn find(
         sleep(LOOK).await;
     }
     Err(unsure.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Handle;
+    use tokio::sync::oneshot;
+
+    use super::super::client::Client;
+    use super::super::keys::Part;
+    use super::super::status::Status;
+    use super::super::wire::{Empty, ResponseOp};
+    use super::*;
+    use crate::history::Limits;
+    use crate::{EtcdConfig, Metrics};
+
+    const LIMITS: Limits = Limits {
+        revisions: 10,
+        bytes: 1000,
+    };
+
+    /// A request to an etcd that nobody asks here; the copy is at revision 5.
+    fn sent() -> Sent {
+        let metrics = Metrics::default();
+        let shared = Shared {
+            client: Client::new(&EtcdConfig::default()).expect("a client"),
+            part: Part::whole("/".to_owned()),
+            status: Status::new(metrics.clone()),
+            metrics,
+            runtime: Handle::current(),
+        };
+        Sent {
+            shared: Arc::new(shared),
+            core: Core::new(State::new(Revision(5), LIMITS)),
+            begun: Instant::now(),
+            before: Revision(5),
+        }
+    }
+
+    /// Tells of a write that etcd did at `revision`; whether it is answered without the watch.
+    async fn is_answered(sent: &Sent, write: Op, revision: u64) -> bool {
+        let (done, mut outcome) = oneshot::channel();
+        let then = vec![write];
+        let when = Vec::new();
+        let txn = Txn { when, then };
+        let part = TxnResponse {
+            header: None,
+            succeeded: true,
+            responses: vec![ResponseOp {
+                response: Some(Response::Put(Empty {})),
+            }],
+        };
+        let answered = Answered {
+            newest: Revision(revision),
+            parts: vec![part],
+        };
+        let settled = sent.settle(vec![Waiting { txn, done }], answered);
+        tokio::select! {
+            biased;
+            () = settled => {}
+            () = tokio::task::yield_now() => {}
+        }
+        matches!(outcome.try_recv(), Ok(Ok(outcome)) if outcome.revision.0 == revision)
+    }
+
+    #[tokio::test]
+    async fn what_was_put_right_after_the_copy_is_in_it_with_the_answer() {
+        let sent = sent();
+        let put = |value: &'static str| Op::Put("/a".into(), value.into());
+        assert!(is_answered(&sent, put("first"), 6).await);
+        assert!(is_answered(&sent, put("second"), 7).await);
+        let held = sent.core.get(b"/a").expect("readable").expect("held");
+        assert_eq!(held.value, "second");
+        let revisions = (held.create_revision, held.mod_revision, held.version);
+        assert_eq!(revisions, (Revision(6), Revision(7), 2));
+    }
+
+    #[tokio::test]
+    async fn where_something_may_be_missing_the_watch_is_waited_for() {
+        let sent = sent();
+        let put = Op::Put("/a".into(), "after somebody's".into());
+        assert!(!is_answered(&sent, put, 7).await);
+        assert!(!is_answered(&sent, Op::Delete("/a".into()), 6).await);
+        assert_eq!(sent.core.revision(), Revision(5));
+    }
 }

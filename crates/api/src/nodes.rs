@@ -18,7 +18,7 @@ pub struct NodeList {
 pub struct NodeObject {
     /// Its name; `local` is the platform's own machine.
     pub name: String,
-    /// `live`, `draining`, or `gone` while it is not connected.
+    /// `live`, `draining`, `gone` while it is not connected, or `unreadable` where its record in the store is damaged.
     pub state: String,
     /// When it joined, in seconds since 1970; 0 for the platform's own machine.
     pub joined: u64,

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::link::Link;
-use crate::members::{Error, Member, Members, Pod, Seal};
+use crate::members::{Error, Members, Pod, Seal};
 use crate::strangers::Strangers;
 use crate::token::JoinToken;
 use crate::wire::Roster;
@@ -118,8 +118,8 @@ impl fmt::Debug for Dependencies {
 pub struct MemberInfo {
     /// Its name.
     pub node: NodeId,
-    /// When it joined, in seconds since 1970.
-    pub joined: u64,
+    /// When it joined, in seconds since 1970; none where its record cannot be read.
+    pub joined: Option<u64>,
     /// Whether it is connected.
     pub connected: bool,
     /// The Pod that it is, if it is one.
@@ -278,12 +278,12 @@ impl Hub {
         let links = self.0.links.lock();
         let shown = members.into_iter().map(|(node, member)| {
             let connected = links.contains_key(&node);
-            let Member { joined, pod, .. } = member;
+            let joined = member.as_ref().map(|member| member.joined);
             MemberInfo {
                 node,
                 joined,
                 connected,
-                pod,
+                pod: member.and_then(|member| member.pod),
             }
         });
         Ok(shown.collect())

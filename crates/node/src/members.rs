@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,6 +14,7 @@ use aws_lc_rs::hmac;
 use bugle_scheduler::placement::NodeId;
 use bugle_store::{Compare, Op, Revision, Store, Txn, Watch};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +132,8 @@ pub(crate) struct Members {
     /// What tokens of pools are made from.
     root: hmac::Key,
     orders: OrderKey,
+    /// Keys of records that cannot be read, as they were last told of.
+    damaged: Mutex<BTreeSet<Bytes>>,
 }
 
 impl fmt::Debug for Members {
@@ -185,6 +189,7 @@ impl Members {
                     authority,
                     root,
                     orders: OrderKey::new(&pem),
+                    damaged: Mutex::default(),
                 });
             }
             let (_, certificate, pem) = Authority::make()?;
@@ -224,15 +229,16 @@ impl Members {
         Ok((token, expires))
     }
 
-    /// Removes tokens that have expired.
+    /// Removes tokens that have expired, and those that admit nobody because they cannot be read.
     async fn sweep(&self) -> Result<(), Error> {
         let range = self.store.range(TOKENS.as_bytes(), None, MOST).await?;
         let mut old = Vec::new();
         for item in range.items {
-            let open: Open = record(&item.key, &item.value)?;
-            if open.expires <= now() {
-                old.push(Op::Delete(item.key));
+            let open: Result<Open, Error> = record(&item.key, &item.value);
+            if open.is_ok_and(|open| open.expires > now()) {
+                continue;
             }
+            old.push(Op::Delete(item.key));
         }
         if !old.is_empty() {
             let when = Vec::new();
@@ -394,24 +400,38 @@ impl Members {
     pub(crate) async fn who(&self, certificate: &CertificateDer<'_>) -> Result<NodeId, Error> {
         let fingerprint = hex(&sha256(certificate));
         let all = self.list().await?;
-        let found = all
-            .into_iter()
-            .find(|(_, member)| member.fingerprint == fingerprint);
+        let found = all.into_iter().find(
+            |(_, member)| matches!(member, Some(member) if member.fingerprint == fingerprint),
+        );
         found.map(|(node, _)| node).ok_or(Error::Certificate)
     }
 
-    /// Who has joined, in order of name.
-    pub(crate) async fn list(&self) -> Result<Vec<(NodeId, Member)>, Error> {
+    /// Who has joined, in order of name; without the rest where their record cannot be read, which is told once
+    /// and hurts no other node.
+    pub(crate) async fn list(&self) -> Result<Vec<(NodeId, Option<Member>)>, Error> {
         let range = self.store.range(MEMBERS.as_bytes(), None, MOST).await?;
-        let members = range.items.iter().map(|item| {
-            let unreadable = || Error::Record(String::from_utf8_lossy(&item.key).into_owned());
+        let (mut members, mut damaged) = (Vec::new(), BTreeSet::new());
+        for item in range.items {
             let name = item.key.strip_prefix(MEMBERS.as_bytes());
             let name = name.and_then(|name| std::str::from_utf8(name).ok());
-            let node = name.and_then(|name| name.parse().ok());
-            let member = record(&item.key, &item.value)?;
-            Ok((node.ok_or_else(unreadable)?, member))
-        });
-        members.collect()
+            let node: Option<NodeId> = name.and_then(|name| name.parse().ok());
+            let member: Option<Member> = record(&item.key, &item.value).ok();
+            if node.is_none() || member.is_none() {
+                damaged.insert(item.key);
+            }
+            members.extend(node.map(|node| (node, member)));
+        }
+        self.tell_of(damaged);
+        Ok(members)
+    }
+
+    fn tell_of(&self, damaged: BTreeSet<Bytes>) {
+        let mut told = self.damaged.lock();
+        for key in damaged.difference(&told) {
+            let key = String::from_utf8_lossy(key);
+            tracing::warn!(%key, "a node's record cannot be read; `bugle node remove` or `etcdctl del` removes it");
+        }
+        *told = damaged;
     }
 
     /// Forgets a node: its certificate is worth nothing from now on.

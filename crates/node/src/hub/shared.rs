@@ -108,7 +108,9 @@ impl Shared {
             let connected: Vec<NodeId> = self.links.lock().keys().cloned().collect();
             for node in connected {
                 match members.iter().find(|(known, _)| *known == node) {
-                    Some((_, member)) => self.set_draining(&node, member.draining),
+                    Some((_, Some(member))) => self.set_draining(&node, member.draining),
+                    // What was decided about it last holds until its record can be read again.
+                    Some((_, None)) => {}
                     None => self.cut_off(&node),
                 }
             }
@@ -148,7 +150,12 @@ impl Shared {
         let all_are_here = async {
             while let Ok(members) = self.members.list().await {
                 let links = self.links.lock().len();
-                if members.len() <= links {
+                if members
+                    .iter()
+                    .filter(|(_, member)| member.is_some())
+                    .count()
+                    <= links
+                {
                     return;
                 }
                 sleep(LOOK).await;

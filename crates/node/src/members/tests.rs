@@ -119,3 +119,32 @@ async fn a_node_that_was_removed_or_renewed_is_not_known_by_its_old_certificate(
         Err(Error::Unknown(_))
     ));
 }
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_hurts_no_other_node() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let members = members(&store).await;
+    let (token, _) = members.token(Duration::from_mins(1)).await.unwrap();
+    let certificate = members.join(&token, &id("good"), &point()).await.unwrap();
+    let keys = [
+        key(MEMBERS, "bad"),
+        key(MEMBERS, "No Name"),
+        key(TOKENS, "bad"),
+    ];
+    let then = keys.map(|key| Op::Put(key, "x".into())).to_vec();
+    let when = Vec::new();
+    store.txn(Txn { when, then }).await.unwrap();
+    let listed = members.list().await.unwrap();
+    let listed: Vec<_> = listed
+        .iter()
+        .map(|(node, member)| (node.as_str(), member.is_some()))
+        .collect();
+    assert_eq!(listed, [("bad", false), ("good", true)]);
+    assert_eq!(members.damaged.lock().len(), 2, "each is told of once");
+    assert_eq!(members.who(&certificate).await.unwrap(), id("good"));
+    members.token(Duration::from_mins(1)).await.unwrap();
+    let swept = store.get(&key(TOKENS, "bad")).await.unwrap();
+    assert_eq!(swept, None, "it admits nobody");
+    members.remove(&id("bad")).await.unwrap();
+    assert_eq!(members.list().await.unwrap().len(), 1);
+}

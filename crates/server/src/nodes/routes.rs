@@ -103,7 +103,10 @@ async fn list_nodes(State(nodes): State<Nodes>) -> Result<Json<NodeList>, Refusa
         for member in hub.list().await? {
             let name = member.node.to_string();
             let object = shown.entry(name.clone()).or_insert_with(|| gone(name));
-            object.joined = member.joined;
+            match member.joined {
+                Some(joined) => object.joined = joined,
+                None => "unreadable".clone_into(&mut object.state),
+            }
         }
     }
     Ok(Json(NodeList {

@@ -283,6 +283,22 @@ async fn a_token_is_good_once_and_a_removed_node_is_refused() {
 }
 
 #[tokio::test]
+async fn a_node_that_has_joined_keeps_its_name_and_says_so_when_given_another() {
+    let site = Site::new();
+    let platform = site.start_with(&options()).await;
+    let one = Node::join(&site, &platform, "one").await;
+    one.finish().await;
+    let folder = |name: &str| site.path().join(format!("node-{name}"));
+    std::fs::rename(folder("one"), folder("two")).unwrap();
+    let two = Node::start(&site, "two", &[]);
+    until_node_lives(&platform, "one").await;
+    let said = two.said();
+    assert!(said.contains("keeps its name"), "{said}");
+    platform.finish().await;
+    two.finish().await;
+}
+
+#[tokio::test]
 async fn a_second_process_in_a_nodes_folder_is_refused_and_takes_no_call_away() {
     let site = Site::new();
     let platform = site.start_with(&options()).await;

@@ -35,6 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub struct NodeOptions {
     /// Its name, for a node that joins.
     pub name: NodeId,
+    /// Whether somebody chose the name; else it is that of the machine.
+    pub chosen: bool,
     /// Where the platform is; the last one known when it is missing.
     pub platform: Option<String>,
     /// With what it joins; not needed by a node that has joined.
@@ -180,6 +182,13 @@ async fn identity(folder: &Path, options: &NodeOptions) -> Result<Identity, Node
         return Ok(joined_pod(folder, options, pod).await?);
     }
     if let Some(known) = known(folder, options).await? {
+        if options.chosen && known.node() != options.name.as_str() {
+            tracing::warn!(
+                name = known.node(), asked = %options.name,
+                "this node has joined already and keeps its name; with an empty data folder and a new token it joins \
+                 under another"
+            );
+        }
         return Ok(known);
     }
     let (Some(address), Some(token)) = (&options.platform, &options.token) else {

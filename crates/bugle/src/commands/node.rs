@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use bugle_api::nodes::{NodeObject, NodeTokenRequest};
 use bugle_server::node::{NodeError, NodeOptions, PodOptions};
 use bugle_server::{JoinToken, NodeId};
+use bugle_types::pool::{PoolGroup, PoolId, label_key, label_value};
 use bugle_types::report;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -86,10 +87,10 @@ struct Node {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Thousandths of a core for instances; all of the machine's when not given.
-    #[arg(long, value_name = "MILLICORES")]
+    #[arg(long, value_name = "MILLICORES", value_parser = clap::value_parser!(u64).range(1..))]
     cpu: Option<u64>,
     /// MiB for instances; all of the machine's when not given.
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     memory: Option<u64>,
     /// Another resource or device, such as GPU/A100/count=4; may be given more than once.
     #[arg(long, value_name = "NAME=AMOUNT")]
@@ -105,10 +106,10 @@ struct Node {
     health_port: Option<u16>,
     /// The Pod pool that it is of.
     #[arg(long, value_name = "POOL")]
-    pool: Option<String>,
+    pool: Option<PoolId>,
     /// The group of nodes that it is of.
     #[arg(long, value_name = "GROUP")]
-    group: Option<String>,
+    group: Option<PoolGroup>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -138,6 +139,7 @@ pub(crate) fn host(arguments: &Arguments) -> Outcome {
 }
 
 fn options(node: &Node) -> Outcome<NodeOptions> {
+    let chosen = node.name.is_some();
     let name = node.name.clone().unwrap_or_else(machine);
     let name: NodeId = name
         .parse()
@@ -159,14 +161,15 @@ fn options(node: &Node) -> Outcome<NodeOptions> {
     let pod = node.pod.clone().zip(node.token_file.clone());
     Ok(NodeOptions {
         name,
+        chosen,
         platform: node.join.clone(),
         token,
         cpu: node.cpu,
         memory: node.memory,
         custom,
         labels: labels(node)?,
-        pool: node.pool.clone(),
-        group: node.group.clone(),
+        pool: node.pool.clone().map(String::from),
+        group: node.group.clone().map(String::from),
         pod: pod.map(|(uid, token_file)| PodOptions { uid, token_file }),
         health_port: node.health_port,
     })
@@ -182,6 +185,13 @@ fn labels(node: &Node) -> Outcome<BTreeMap<String, String>> {
     }
     for label in &node.label {
         let (key, value) = pair("--label", label)?;
+        let rules = [
+            ("key", &key, label_key(&key)),
+            ("value", &value, label_value(&value)),
+        ];
+        for (part, text, rule) in rules {
+            rule.map_err(|rule| Failure::usage(format!("--label: the {part} {text:?} {rule}")))?;
+        }
         labels.insert(key, value);
     }
     Ok(labels)
@@ -292,7 +302,39 @@ fn row(node: &NodeObject) -> [String; 6] {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        node: Node,
+    }
+
+    #[test]
+    fn what_no_node_can_be_is_refused_before_it_starts() {
+        let read = |flag: &str, value: &str| {
+            let line = Line::try_parse_from(["node", flag, value]);
+            let line = line.map_err(|error| error.to_string())?;
+            options(&line.node).map_err(|failure| format!("{failure:?}"))
+        };
+        for (flag, value, rule) in [
+            ("--cpu", "0", "not in 1.."),
+            ("--memory", "0", "not in 1.."),
+            ("--pool", "Bad", "lower-case letters"),
+            ("--group", "Ünï", "letters, digits or '-'"),
+            ("--group", "", "letters, digits or '-'"),
+            ("--label", "zone a=b", "DNS name"),
+            ("--label", "zone=a/b", "letter or digit at both ends"),
+        ] {
+            let refused = read(flag, value).expect_err(value);
+            assert!(refused.contains(rule), "{flag} {value}: {refused}");
+        }
+        for (flag, value) in [("--cpu", "1"), ("--group", "Gold"), ("--label", "zone=")] {
+            read(flag, value).expect(flag);
+        }
+    }
 
     #[test]
     fn labels_are_read_as_a_pod_sees_them() {

@@ -35,6 +35,12 @@ async fn a_pool_is_made_from_flags_changed_shown_and_deleted() {
         (&shown["size"], &shown["labels"]),
         (&json!(1), &json!({"a": "b"}))
     );
+    let said = console
+        .run(["pool", "resize", "small", "--max-size", "7"])
+        .await
+        .expect(0);
+    said.complains("--max-size is ignored: small was not made to grow");
+    console.run(["pool", "wait", "small"]).await.expect(0);
     let shown = console.run(["pool", "describe", "small"]).await.expect(0);
     assert!(
         shown.out.contains("limits        cpu=200m memory=64Mi"),

@@ -120,6 +120,11 @@ pub(crate) async fn run(session: &Session, arguments: &Arguments) -> Outcome {
             };
             let resize = session.control.update_pool(id, &request);
             session.perform(resize).await?;
+            if max_size.is_some() && find(session, id).await?.is_some_and(|pool| !pool.scalable) {
+                session.note(&format!(
+                    "--max-size is ignored: {id} was not made to grow, which is decided when a pool is created"
+                ));
+            }
             session.note("accepted; `bugle pool wait` waits until it is done");
             Ok(())
         }

@@ -224,6 +224,16 @@ async fn functions_move_from_a_file_into_etcd_and_back() {
         text(&strange)
     );
 
+    let refused = command(&two, &["import", &file], None);
+    assert!(!refused.status.success(), "{}", text(&refused));
+    assert!(!two.data_dir().join("bugle.db").exists());
+    let key = two.data_dir().join("environment.key");
+    std::fs::copy(one.data_dir().join("environment.key"), &key).unwrap();
+    let look = command(&two, &["import", &file, "--dry-run"], None);
+    assert!(text(&look).contains("would be added"), "{}", text(&look));
+    std::fs::remove_file(&key).unwrap();
+    let left = std::fs::read_dir(two.data_dir()).unwrap().count();
+    assert_eq!(left, 0, "looking makes nothing");
     let look = command(&one, &["import", &file, "--dry-run"], Some(&etcd));
     assert!(text(&look).contains("would be added"), "{}", text(&look));
     let nothing = etcd

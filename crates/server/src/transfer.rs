@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bugle_registry::{Keyring, KeyringError};
 use bugle_store::archive::{self, ArchiveError, Difference, Exported, Head};
-use bugle_store::{EtcdFailure, EtcdStore, Kind, Metrics, SqliteStore, Store};
+use bugle_store::{EtcdFailure, EtcdStore, Kind, MemoryStore, Metrics, SqliteStore, Store};
 
 use crate::config::Config;
 
@@ -87,8 +87,7 @@ pub enum Existing {
 /// [`TransferError`].
 pub async fn export(config: &Config, to: &mut dyn Write) -> Result<Exported, TransferError> {
     let folder = &config.server.data_dir;
-    let database = folder.join("bugle.db");
-    if config.store.kind == Kind::Embedded && !database.is_file() {
+    if has_none(config) {
         let folder = folder.clone();
         return Err(TransferError::NoStore { folder });
     }
@@ -126,6 +125,14 @@ pub async fn import(
         source,
     };
     let mut file = BufReader::new(File::open(path).map_err(unusable)?);
+    if has_none(config) {
+        // Nothing is made by looking, nor where nothing is written in the end.
+        let difference = compared(config, &MemoryStore::new(), &mut file, existing).await?;
+        if only_look {
+            return Ok((difference, 0));
+        }
+        file.rewind().map_err(unusable)?;
+    }
     let store: Box<dyn Store> = match config.store.kind {
         Kind::Embedded => embedded(config)?,
         Kind::Etcd => Box::new(
@@ -139,7 +146,23 @@ pub async fn import(
             .map_err(not_alone)?,
         ),
     };
-    let (head, difference) = archive::compare(&*store, &mut file).await?;
+    let difference = compared(config, &*store, &mut file, existing).await?;
+    if only_look {
+        return Ok((difference, 0));
+    }
+    file.rewind().map_err(unusable)?;
+    let written = archive::import(&*store, &mut file).await?;
+    Ok((difference, written))
+}
+
+/// How a file and a store differ, unless it must not be written there.
+async fn compared(
+    config: &Config,
+    store: &dyn Store,
+    file: &mut BufReader<File>,
+    existing: Existing,
+) -> Result<Difference, TransferError> {
+    let (head, difference) = archive::compare(store, file).await?;
     let folder = config.server.data_dir.clone();
     let ours = key(&folder)?;
     if !head.key.is_empty() && ours.as_ref() != Some(&head.key) {
@@ -152,12 +175,12 @@ pub async fn import(
     if difference.other > 0 && existing == Existing::Refuse {
         return Err(TransferError::Conflict(difference));
     }
-    if only_look {
-        return Ok((difference, 0));
-    }
-    file.rewind().map_err(unusable)?;
-    let written = archive::import(&*store, &mut file).await?;
-    Ok((difference, written))
+    Ok(difference)
+}
+
+/// Whether there is no embedded store yet.
+fn has_none(config: &Config) -> bool {
+    config.store.kind == Kind::Embedded && !config.server.data_dir.join("bugle.db").is_file()
 }
 
 fn not_alone(error: bugle_store::Error) -> TransferError {

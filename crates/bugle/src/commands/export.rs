@@ -1,10 +1,11 @@
 //! `bugle export`: the whole store as a file.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use bugle_server::config::Config;
 use bugle_server::transfer;
 use clap::Args;
 
@@ -33,36 +34,52 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> Outcome {
     let config = arguments.settings.load()?.config;
     let path = &arguments.file;
-    let is_file = path != Path::new("-");
-    let mut to: Box<dyn Write> = if is_file {
-        Box::new(BufWriter::new(made(path)?))
+    let file = if path == Path::new("-") {
+        None
     } else {
-        Box::new(BufWriter::new(std::io::stdout().lock()))
+        Some(made(path)?)
     };
     let exported = {
         let _progress = output::Progress::start(global.quiet, "reading the store");
-        runtime()?.block_on(transfer::export(&config, &mut *to))
+        written(&config, path, file.as_ref())
     };
-    drop(to);
     match exported {
-        Ok(exported) => {
-            let lines = exported.lines;
+        Ok(lines) => {
             if !global.quiet {
                 output::note(&format!("{lines} keys exported"));
             }
             Ok(())
         }
-        Err(error) => {
-            if is_file {
+        Err(failure) => {
+            if file.is_some() {
                 // A part of an export is none; it was made above.
                 let _ = std::fs::remove_file(path);
             }
-            Err(refused(&error))
+            Err(failure)
         }
     }
 }
 
-fn made(path: &Path) -> Outcome<std::fs::File> {
+/// Exports, and has the file on disk with its name before it returns how many keys there are.
+fn written(config: &Config, path: &Path, file: Option<&File>) -> Outcome<u64> {
+    let mut to: Box<dyn Write> = match file {
+        Some(file) => Box::new(BufWriter::new(file)),
+        None => Box::new(BufWriter::new(std::io::stdout().lock())),
+    };
+    let exported = runtime()?.block_on(transfer::export(config, &mut *to));
+    let lines = exported.map_err(|error| refused(&error))?.lines;
+    drop(to);
+    if let Some(file) = file {
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        let folder = File::open(folder.unwrap_or(Path::new(".")));
+        file.sync_all()
+            .and_then(|()| folder?.sync_all())
+            .map_err(|error| Failure::file(path, &error))?;
+    }
+    Ok(lines)
+}
+
+fn made(path: &Path) -> Outcome<File> {
     let mut options = OpenOptions::new();
     let made = options.write(true).create_new(true).mode(0o600).open(path);
     made.map_err(|error| Failure::file(path, &error))

@@ -1,6 +1,8 @@
 //! The platform with its store in an etcd.
 #![cfg(test)]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -176,20 +178,20 @@ async fn a_platform_with_another_key_does_not_stay() {
     let etcd = Etcd::start().await;
     let (one, two) = (Site::new(), Site::new());
     one.start_with(&over(&etcd)).await.finish().await;
-    // It may have been ready for a moment.
-    let (status, log) = match two.try_start(&over(&etcd)).await {
-        Err(refused) => (refused.status, refused.log),
-        Ok(mut second) => {
-            let status = eventually("it ends", LONG, || {
-                let ended = second.ended().ok_or_else(|| second.log());
-                async { ended }
-            })
-            .await;
-            (status, second.log())
-        }
-    };
-    assert!(!status.success());
-    assert!(log.contains("copy environment.key"), "{log}");
+    let key = two.data_dir().join("environment.key");
+    let refused = two.try_start(&over(&etcd)).await.expect_err("no key");
+    let said = format!(
+        "{} does not exist; copy environment.key there",
+        key.display()
+    );
+    assert!(refused.log.contains(&said), "{}", refused.log);
+    assert!(!key.exists(), "no other is made");
+    std::fs::write(&key, [7; 32]).unwrap();
+    std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let refused = two.try_start(&over(&etcd)).await.expect_err("another key");
+    let said = format!("{} holds ", key.display());
+    assert!(!refused.status.success());
+    assert!(refused.log.contains(&said), "{}", refused.log);
 }
 
 #[tokio::test]

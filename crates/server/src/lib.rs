@@ -50,7 +50,7 @@ use bugle_instances::{Driver, Drivers};
 pub use bugle_instances::{become_program, is_starter};
 pub use bugle_node::JoinToken;
 use bugle_pools::{Keeper, Machine, Pools};
-use bugle_registry::{AfterCommit, Keyring, Registry, SystemClock};
+use bugle_registry::{AfterCommit, Registry, SystemClock};
 pub use bugle_scheduler::placement::NodeId;
 use bugle_scheduler::{Fleet, Growth, Scheduler};
 use bugle_store::Kind;
@@ -88,6 +88,21 @@ pub enum StartError {
     /// The key of the encrypted variables cannot be used.
     #[error("the key of the functions' variables cannot be used")]
     Key(#[source] bugle_registry::KeyringError),
+    /// What is in the store is encrypted with another key.
+    #[error(
+        "the variables of functions are encrypted with key {theirs}, and {} {}; copy environment.key there from the \
+         data folder of the platform that used this store before",
+        path.display(),
+        ours.as_ref().map_or_else(|| "does not exist".to_owned(), |ours| format!("holds {ours}"))
+    )]
+    OtherKey {
+        /// The word for the key that is needed.
+        theirs: String,
+        /// The word for the key here, if there is one.
+        ours: Option<String>,
+        /// Where the key belongs.
+        path: PathBuf,
+    },
     /// An address cannot be listened on.
     #[error("{what} cannot listen on {address}; choose another with {flag}, or stop what uses it")]
     Listen {
@@ -152,7 +167,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         lock,
         membership,
     } = store(&config, &folder, &mut metrics)?;
-    let keyring = Arc::new(Keyring::open(&folder).map_err(StartError::Key)?);
+    let keyring = Arc::new(shared::keyring(&*store, &folder)?);
     let (control_listener, control) = listen(
         "the control API",
         "--control-listen",

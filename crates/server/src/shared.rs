@@ -1,12 +1,17 @@
 //! What a platform looks after whose store others can reach as well: that its key is the one with
 //! which the functions' variables are encrypted, and that nobody else took its place.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bugle_registry::{Keyring, KeyringError};
 use bugle_store::{Compare, Error, Op, Revision, Store, Txn};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
+
+use crate::StartError;
 
 /// Where a word for the key is. The key itself is nowhere but in the data folders.
 const KEY: &[u8] = b"/bugle/environment-key";
@@ -40,6 +45,29 @@ pub(crate) async fn watch(store: Arc<dyn Store>, key: String, stop: Cancellation
         }
     })
     .await;
+}
+
+/// The key in the data folder of a platform whose store others can reach. It is made where the store says none: a new
+/// one beside the values of another would only be in the way of that.
+pub(crate) fn keyring(store: &dyn Store, folder: &Path) -> Result<Keyring, StartError> {
+    // What cannot be read, or is there only in a moment, is found by `watch`.
+    if let Some(Ok(Some(theirs))) = key_of(store).now_or_never() {
+        let ours = key_in(folder).map_err(StartError::Key)?;
+        if ours.as_ref() != Some(&theirs) {
+            let path = folder.join("environment.key");
+            return Err(StartError::OtherKey { theirs, ours, path });
+        }
+    }
+    Keyring::open(folder).map_err(StartError::Key)
+}
+
+/// The word for the key in a folder, if there is one; none is made.
+pub(crate) fn key_in(folder: &Path) -> Result<Option<String>, KeyringError> {
+    if !folder.join("environment.key").is_file() {
+        return Ok(None);
+    }
+    let keyring = Keyring::open(folder)?;
+    Ok(Some(keyring.fingerprint().to_owned()))
 }
 
 /// The word for the key with which the values of a store are encrypted, where the store says it.

@@ -8,11 +8,12 @@ use std::io::{BufReader, Seek as _, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bugle_registry::{Keyring, KeyringError};
+use bugle_registry::KeyringError;
 use bugle_store::archive::{self, ArchiveError, Difference, Exported, Head};
 use bugle_store::{EtcdFailure, EtcdStore, Kind, MemoryStore, Metrics, SqliteStore, Store};
 
 use crate::config::Config;
+use crate::shared;
 
 /// A platform that serves from the same etcd is not waited for; only one that has just ended.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -100,10 +101,12 @@ pub async fn export(config: &Config, to: &mut dyn Write) -> Result<Exported, Tra
     };
     // A store that others reach says itself with which key it is encrypted. The folder may be that of another
     // platform, or have no key: an export is possible from any machine.
-    let said = crate::shared::key_of(&*store).await;
+    let said = shared::key_of(&*store).await;
     let key = match said.map_err(TransferError::Store)? {
         Some(said) => said,
-        None => key(folder)?.unwrap_or_default(),
+        None => shared::key_in(folder)
+            .map_err(TransferError::Key)?
+            .unwrap_or_default(),
     };
     Ok(archive::export(&*store, &Head::new(key), to).await?)
 }
@@ -164,7 +167,7 @@ async fn compared(
 ) -> Result<Difference, TransferError> {
     let (head, difference) = archive::compare(store, file).await?;
     let folder = config.server.data_dir.clone();
-    let ours = key(&folder)?;
+    let ours = shared::key_in(&folder).map_err(TransferError::Key)?;
     if !head.key.is_empty() && ours.as_ref() != Some(&head.key) {
         return Err(TransferError::OtherKey {
             theirs: head.key,
@@ -196,13 +199,4 @@ fn embedded(config: &Config) -> Result<Box<dyn Store>, TransferError> {
     let folder = &config.server.data_dir;
     let store = SqliteStore::open(folder, &config.store, Metrics::default());
     Ok(Box::new(store.map_err(TransferError::Store)?))
-}
-
-/// The word for the key in a folder, if there is one; none is made.
-fn key(folder: &Path) -> Result<Option<String>, TransferError> {
-    if !folder.join("environment.key").is_file() {
-        return Ok(None);
-    }
-    let keyring = Keyring::open(folder).map_err(TransferError::Key)?;
-    Ok(Some(keyring.fingerprint().to_owned()))
 }

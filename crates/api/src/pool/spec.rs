@@ -156,8 +156,10 @@ impl PoolInfo {
         let (size, max_size) = (self.size, self.max_size);
         mistakes.demand(size >= 0, "size is less than 0");
         mistakes.demand(max_size >= size, "max_size is less than size");
+        // Without a max_size it is the size, and nobody has to guess what that is.
+        let most = if max_size > size { "max_size" } else { "size" };
         if max_size > i64::from(MOST_WORKERS) {
-            mistakes.add(format!("max_size is more than {MOST_WORKERS}"));
+            mistakes.add(format!("{most} is more than {MOST_WORKERS}"));
         }
         let grows = max_size > size;
         let autoscaled = !self.horizontal_pod_autoscaler_spec.is_empty();

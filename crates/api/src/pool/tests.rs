@@ -159,7 +159,15 @@ fn the_rules_of_kubernetes_hold_before_anything_is_stored() {
         ),
         (json!({"runtime_class_name": "Class"}), "runtime_class_name"),
         (json!({"image": "a b"}), "blanks"),
-        (json!({"max_size": 1_000_000}), "150000"),
+        (
+            json!({"max_size": 150_001}),
+            "err: max_size is more than 150000",
+        ),
+        (json!({"size": 150_001}), "err: size is more than 150000"),
+        (
+            json!({"resources": {"limits": {"cpu": "1e400"}, "requests": {"cpu": "1"}}}),
+            "from 0 to below 2^63",
+        ),
     ] {
         let found = mistakes(fields.clone());
         assert_eq!(found.len(), 1, "{fields}: {found:?}");

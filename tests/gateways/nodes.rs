@@ -74,10 +74,15 @@ async fn answer(platform: &Platform, function: &Registered) -> (Value, Value, u6
 
 /// What a gateway says of the node.
 async fn node(platform: &Platform) -> Value {
+    named(platform, "one").await
+}
+
+/// What a gateway says of the node with this name.
+async fn named(platform: &Platform, name: &str) -> Value {
     let list = platform.control.get("/bugle/v1/nodes").await;
     let list = list.expect(200).json();
     let mut nodes = list["nodes"].as_array().expect("a list").iter();
-    let found = nodes.find(|node| node["name"] == "one");
+    let found = nodes.find(|node| node["name"] == name);
     found.cloned().unwrap_or_default()
 }
 
@@ -261,6 +266,50 @@ async fn a_node_is_drained_and_removed_through_any_gateway() {
             node.is_null().then_some(()).ok_or_else(|| node.to_string())
         })
         .await;
+    }
+    finish(platforms, node_process).await;
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_shown_told_once_and_removed_while_other_nodes_are_followed() {
+    let (gates, mut platforms, node_process) = shared(2, "8000").await;
+    let told = "a node's record cannot be read";
+    for platform in &mut platforms {
+        platform.tolerate(told);
+    }
+    let record = "/bugle/nodes/members/bad";
+    gates.etcd.control(&["put", record, "x"]).unwrap();
+    for platform in &platforms {
+        eventually("it is shown", BOUND, || async {
+            let node = named(platform, "bad").await;
+            (node["state"] == "unreadable")
+                .then_some(())
+                .ok_or_else(|| node.to_string())
+        })
+        .await;
+    }
+    let drain = "/bugle/v1/nodes/one/drain";
+    let _ = platforms[0]
+        .control
+        .post(drain, &json!({}))
+        .await
+        .expect(204);
+    eventually("the other gateway follows", BOUND, || async {
+        let node = node(&platforms[1]).await;
+        (node["state"] == "draining")
+            .then_some(())
+            .ok_or_else(|| node.to_string())
+    })
+    .await;
+    let remove = "/bugle/v1/nodes/bad";
+    let _ = platforms[1].control.delete(remove).await.expect(204);
+    for platform in &platforms {
+        eventually("it is gone everywhere", BOUND, || async {
+            let node = named(platform, "bad").await;
+            node.is_null().then_some(()).ok_or_else(|| node.to_string())
+        })
+        .await;
+        assert_eq!(platform.log().matches(told).count(), 1);
     }
     finish(platforms, node_process).await;
 }

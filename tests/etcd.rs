@@ -185,7 +185,7 @@ async fn a_platform_with_another_key_does_not_stay() {
         key.display()
     );
     assert!(refused.log.contains(&said), "{}", refused.log);
-    assert!(!key.exists(), "no other is made");
+    assert!(!key.try_exists().unwrap(), "no other is made");
     std::fs::write(&key, [7; 32]).unwrap();
     std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
     let refused = two.try_start(&over(&etcd)).await.expect_err("another key");
@@ -228,7 +228,7 @@ async fn functions_move_from_a_file_into_etcd_and_back() {
 
     let refused = command(&two, &["import", &file], None);
     assert!(!refused.status.success(), "{}", text(&refused));
-    assert!(!two.data_dir().join("bugle.db").exists());
+    assert!(!two.data_dir().join("bugle.db").try_exists().unwrap());
     let key = two.data_dir().join("environment.key");
     std::fs::copy(one.data_dir().join("environment.key"), &key).unwrap();
     let look = command(&two, &["import", &file, "--dry-run"], None);

@@ -71,7 +71,7 @@ fn written(config: &Config, path: &Path, file: Option<&File>) -> Outcome<u64> {
     drop(to);
     if let Some(file) = file {
         let folder = path.parent().filter(|folder| *folder != Path::new(""));
-        let folder = File::open(folder.unwrap_or(Path::new(".")));
+        let folder = File::open(folder.unwrap_or_else(|| Path::new(".")));
         file.sync_all()
             .and_then(|()| folder?.sync_all())
             .map_err(|error| Failure::file(path, &error))?;

@@ -144,8 +144,16 @@ async fn processes_that_die_are_replaced_and_the_count_stays_true() {
     let platform = site.start().await;
     created(&platform, &[pool("p", json!({"size": 3}))]).await;
     runs(&platform, "p", 3).await;
-    let dead = processes(&platform);
-    assert!(dead.len() >= 3, "{dead:?}");
+    // A worker is ready once its process is ordered, which takes whatever comes as soon as it is forked.
+    let dead = eventually("each has its process", Duration::from_mins(1), async || {
+        let found = processes(&platform);
+        if found.len() >= 3 {
+            Ok(found)
+        } else {
+            Err(format!("{found:?}"))
+        }
+    })
+    .await;
     for pid in &dead {
         kill(*pid);
     }

@@ -27,11 +27,15 @@ async fn a_pool_grows_for_calls_without_room_and_its_idle_pods_go() {
     let first = stage.platform.invoke(&who, "0").await;
     let _instance = first.expect(200);
     assert_eq!(stage.cluster.names().len(), 1, "one instance, one Pod");
-    let calls = (0..=ROOM).map(|_| stage.platform.invoke(&who, "3"));
-    let answers = join_all(calls).await.into_iter();
+    let calls = (0..=ROOM).map(|_| stage.platform.invoke(&who, "10"));
+    let grown = async {
+        stage.until_called(&who, ROOM + 1).await;
+        stage.cluster.names().len()
+    };
+    let (answers, grown) = tokio::join!(join_all(calls), grown);
+    let answers = answers.into_iter();
     let instances: BTreeSet<String> = answers.map(|answer| answer.expect(200).text()).collect();
     assert_eq!(instances.len(), ROOM + 1);
-    let grown = stage.cluster.names().len();
     assert!((2..=3).contains(&grown), "{grown} Pods");
     // Idle instances go, and then their Pods.
     stage.runs("p1", 0).await;
@@ -76,7 +80,7 @@ async fn a_full_pool_that_does_not_grow_says_so_soon() {
     let second = stage.function("second", other).await;
     let busy = stage.platform.invoke(&large, "4");
     let refused = async {
-        stage.until_called(&large).await;
+        stage.until_called(&large, 1).await;
         stage.platform.invoke(&second, "0").await
     };
     let (busy, refused) = tokio::join!(busy, refused);

@@ -234,15 +234,7 @@ async fn a_stop_lets_the_call_finish_and_gives_the_function_a_last_word() {
     let gateway = platform.gateway;
     let long = gateway.send(function.request("sleep 2; echo done", &[]));
     let stop = async {
-        eventually("the call runs", BOUND, async || {
-            let status = platform.status(&function).await;
-            if status["instances"][0]["in_flight"] == 1 {
-                Ok(())
-            } else {
-                Err(status.to_string())
-            }
-        })
-        .await;
+        platform.until_called(&function, 1).await;
         // A platform that stops ends its instances as a scale-down does.
         platform.finish().await;
     };

@@ -114,7 +114,7 @@ async fn devices_of_a_pod_are_counted_by_the_name_that_functions_use() {
     let one = stage.function("one", needs(1)).await;
     let busy = stage.platform.invoke(&both, "4");
     let refused = async {
-        stage.until_called(&both, 1).await;
+        stage.platform.until_called(&both, 1).await;
         stage.platform.invoke(&one, "0").await
     };
     let (busy, refused) = tokio::join!(busy, refused);

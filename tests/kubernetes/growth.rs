@@ -29,7 +29,7 @@ async fn a_pool_grows_for_calls_without_room_and_its_idle_pods_go() {
     assert_eq!(stage.cluster.names().len(), 1, "one instance, one Pod");
     let calls = (0..=ROOM).map(|_| stage.platform.invoke(&who, "10"));
     let grown = async {
-        stage.until_called(&who, ROOM + 1).await;
+        stage.platform.until_called(&who, ROOM + 1).await;
         stage.cluster.names().len()
     };
     let (answers, grown) = tokio::join!(join_all(calls), grown);
@@ -80,7 +80,7 @@ async fn a_full_pool_that_does_not_grow_says_so_soon() {
     let second = stage.function("second", other).await;
     let busy = stage.platform.invoke(&large, "4");
     let refused = async {
-        stage.until_called(&large, 1).await;
+        stage.platform.until_called(&large, 1).await;
         stage.platform.invoke(&second, "0").await
     };
     let (busy, refused) = tokio::join!(busy, refused);

@@ -130,19 +130,6 @@ impl<'a> Stage<'a> {
         let _done = self.platform.control.put(&path, fields).await.expect(200);
     }
 
-    /// Waits until calls of the function run in so many of its instances.
-    pub(crate) async fn until_called(&self, function: &Registered, instances: usize) {
-        eventually("the calls run", BOUND, async || {
-            let status = self.platform.status(function).await;
-            let all = status["instances"].as_array().into_iter().flatten();
-            let called = all.filter(|instance| instance["in_flight"] == 1);
-            (called.count() >= instances)
-                .then_some(())
-                .ok_or_else(|| status.to_string())
-        })
-        .await;
-    }
-
     pub(crate) async fn delete(&self, id: &str) {
         let path = format!("{POOLS}?id={id}");
         let _accepted = self.platform.control.delete(&path).await.expect(200);

@@ -18,7 +18,7 @@ async fn calls_of_a_pod_that_is_lost_with_its_machine_are_told_so_and_go_on_else
     let who = stage.function("who", json!({"poolId": "p1"})).await;
     let call = stage.platform.invoke(&who, "30");
     let lose = async {
-        stage.until_called(&who, 1).await;
+        stage.platform.until_called(&who, 1).await;
         let machine = stage.cluster.pods()[0]["spec"]["nodeName"].clone();
         stage.cluster.server.remove_node(machine.as_str().unwrap());
     };
@@ -42,7 +42,7 @@ async fn a_pod_that_is_evicted_finishes_its_calls() {
     let who = stage.function("who", json!({"poolId": "p1"})).await;
     let call = stage.platform.invoke(&who, "2");
     let evict = async {
-        stage.until_called(&who, 1).await;
+        stage.platform.until_called(&who, 1).await;
         let pod = name(&stage.cluster.pods()[0]);
         stage.evict(&pod).await;
         pod

@@ -174,7 +174,7 @@ async fn a_call_whose_node_is_killed_is_told_so() {
     let _ = platform.invoke(&who, "0").await.expect(200);
     let running = platform.invoke(&who, "30");
     let kill = async {
-        sleep(Duration::from_millis(500)).await;
+        platform.until_called(&who, 1).await;
         one.kill().await;
     };
     let begin = Instant::now();
@@ -306,7 +306,7 @@ async fn a_second_process_in_a_nodes_folder_is_refused_and_takes_no_call_away() 
     let who = function(&site, &platform, "who", "1").await;
     let call = platform.invoke(&who, "2");
     let again = async {
-        sleep(Duration::from_millis(500)).await;
+        platform.until_called(&who, 1).await;
         Node::start(&site, "one", &[]).refused().await
     };
     let (answer, said) = tokio::join!(call, again);

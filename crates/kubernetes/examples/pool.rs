@@ -14,9 +14,7 @@ use std::time::{Duration, Instant};
 
 use bugle_apiserver::{ApiServer, Options};
 use bugle_kubernetes::{BoxFuture, Config, Controller, Metrics, PoolMap, Records, Use, Workers};
-use bugle_types::pool::{
-    IdleRecycle, Pool, PoolGroup, PoolId, PoolResources, PoolSpec, PoolState, PoolStatus,
-};
+use bugle_types::pool::{Pool, PoolId, PoolResources, PoolSpec, PoolState, PoolStatus};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -125,31 +123,11 @@ impl Workers for Nobody {
 fn scalable(id: &PoolId, size: u32) -> PoolSpec {
     let amount = |name: &str, text: &str| (name.to_owned(), text.parse().expect("a quantity"));
     PoolSpec {
-        id: id.clone(),
-        group: PoolGroup::default(),
-        size,
-        max_size: size + 1,
-        scalable: true,
-        reuse: false,
-        image: None,
-        init_image: None,
-        labels: BTreeMap::new(),
-        environment: BTreeMap::new(),
         resources: PoolResources {
             requests: [amount("cpu", "10m"), amount("memory", "16Mi")].into(),
             limits: BTreeMap::new(),
         },
-        volumes: Vec::new(),
-        volume_mounts: Vec::new(),
-        affinities: None,
-        node_selector: BTreeMap::new(),
-        runtime_class_name: None,
-        tolerations: Vec::new(),
-        autoscaler: None,
-        topology_spread: Vec::new(),
-        pending_threshold: None,
-        idle: IdleRecycle::default(),
-        ignored: Vec::new(),
+        ..PoolSpec::new(id.clone(), size, size + 1)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Registering and calling functions.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
 use serde_json::{Map, Value, json};
 
-use crate::{Answer, Platform};
+use crate::{Answer, Platform, eventually};
 
 /// The body of a registration.
 #[derive(Clone, Debug)]
@@ -182,6 +183,22 @@ impl Platform {
     pub async fn status(&self, function: &Registered) -> Value {
         let path = format!("/bugle/v1/functions/{}/status", function.name);
         self.control.get(&path).await.expect(200).json()
+    }
+
+    /// Waits until calls of a function run in so many of its instances.
+    ///
+    /// # Panics
+    /// When they do not within a minute.
+    pub async fn until_called(&self, function: &Registered, instances: usize) {
+        eventually("the calls run", Duration::from_mins(1), async || {
+            let status = self.status(function).await;
+            let all = status["instances"].as_array().into_iter().flatten();
+            let called = all.filter(|instance| instance["in_flight"] == 1);
+            (called.count() >= instances)
+                .then_some(())
+                .ok_or_else(|| status.to_string())
+        })
+        .await;
     }
 
     /// The processes of a function's instances.

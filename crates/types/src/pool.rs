@@ -147,6 +147,36 @@ pub struct PoolSpec {
     pub ignored: Vec<String>,
 }
 
+impl PoolSpec {
+    /// A pool of that size of which nothing else was said. It grows if `max_size` is larger.
+    pub fn new(id: PoolId, size: u32, max_size: u32) -> Self {
+        Self {
+            id,
+            group: PoolGroup::default(),
+            size,
+            max_size,
+            scalable: max_size > size,
+            reuse: false,
+            image: None,
+            init_image: None,
+            labels: BTreeMap::new(),
+            environment: BTreeMap::new(),
+            resources: PoolResources::default(),
+            volumes: Vec::new(),
+            volume_mounts: Vec::new(),
+            affinities: None,
+            node_selector: BTreeMap::new(),
+            runtime_class_name: None,
+            tolerations: Vec::new(),
+            autoscaler: None,
+            topology_spread: Vec::new(),
+            pending_threshold: None,
+            idle: IdleRecycle::default(),
+            ignored: Vec::new(),
+        }
+    }
+}
+
 /// Amounts of resources by their Kubernetes name (`cpu`, `memory`, `example.com/gpu`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolResources {

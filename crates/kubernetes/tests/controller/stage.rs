@@ -8,9 +8,7 @@ use bugle_apiserver::{ApiServer, Options};
 use bugle_kubernetes::{
     BoxFuture, Config, Controller, Handle, Metrics, PoolMap, Records, Use, Workers,
 };
-use bugle_types::pool::{
-    IdleRecycle, Pool, PoolGroup, PoolId, PoolResources, PoolSpec, PoolState, PoolStatus,
-};
+use bugle_types::pool::{Pool, PoolId, PoolResources, PoolSpec, PoolState, PoolStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -387,30 +385,10 @@ impl Stage {
 pub(crate) fn pool(id: &str, size: u32, max_size: u32) -> PoolSpec {
     let amount = |name: &str, text: &str| (name.to_owned(), text.parse().unwrap());
     PoolSpec {
-        id: id.parse().unwrap(),
-        group: PoolGroup::default(),
-        size,
-        max_size,
-        scalable: max_size > size,
-        reuse: false,
-        image: None,
-        init_image: None,
-        labels: BTreeMap::new(),
-        environment: BTreeMap::new(),
         resources: PoolResources {
             requests: [amount("cpu", "10m"), amount("memory", "16Mi")].into(),
             limits: BTreeMap::new(),
         },
-        volumes: Vec::new(),
-        volume_mounts: Vec::new(),
-        affinities: None,
-        node_selector: BTreeMap::new(),
-        runtime_class_name: None,
-        tolerations: Vec::new(),
-        autoscaler: None,
-        topology_spread: Vec::new(),
-        pending_threshold: None,
-        idle: IdleRecycle::default(),
-        ignored: Vec::new(),
+        ..PoolSpec::new(id.parse().unwrap(), size, max_size)
     }
 }

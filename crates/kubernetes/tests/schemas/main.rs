@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use bugle_kubernetes::{Config, manifest};
-use bugle_types::pool::{IdleRecycle, IdleTime, PoolGroup, PoolResources, PoolSpec};
+use bugle_types::pool::{IdleRecycle, IdleTime, PoolResources, PoolSpec};
 use serde_json::{Value, json};
 
 const PACKAGES: [&str; 2] = ["kubernetes-validate==1.37.0", "helm-python-sdk==0.2.2"];
@@ -38,14 +38,7 @@ fn packages() -> PathBuf {
 fn pool(id: &str, size: u32, max_size: u32) -> PoolSpec {
     let amount = |name: &str, text: &str| (name.to_owned(), text.parse().unwrap());
     PoolSpec {
-        id: id.parse().unwrap(),
-        group: PoolGroup::default(),
-        size,
-        max_size,
-        scalable: max_size > size,
         reuse: true,
-        image: None,
-        init_image: None,
         labels: [("tier".to_owned(), "x".to_owned())].into(),
         environment: [("MINE".to_owned(), "1".to_owned())].into(),
         resources: PoolResources {
@@ -57,17 +50,8 @@ fn pool(id: &str, size: u32, max_size: u32) -> PoolSpec {
             .into(),
             limits: [amount("memory", "1Gi")].into(),
         },
-        volumes: Vec::new(),
-        volume_mounts: Vec::new(),
-        affinities: None,
         node_selector: [("disk".to_owned(), "ssd".to_owned())].into(),
-        runtime_class_name: None,
-        tolerations: Vec::new(),
-        autoscaler: None,
-        topology_spread: Vec::new(),
-        pending_threshold: None,
-        idle: IdleRecycle::default(),
-        ignored: Vec::new(),
+        ..PoolSpec::new(id.parse().unwrap(), size, max_size)
     }
 }
 

@@ -150,12 +150,8 @@ impl Shared {
         let all_are_here = async {
             while let Ok(members) = self.members.list().await {
                 let links = self.links.lock().len();
-                if members
-                    .iter()
-                    .filter(|(_, member)| member.is_some())
-                    .count()
-                    <= links
-                {
+                let readable = members.iter().filter(|(_, member)| member.is_some());
+                if readable.count() <= links {
                     return;
                 }
                 sleep(LOOK).await;

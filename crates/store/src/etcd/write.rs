@@ -167,8 +167,8 @@ impl Sent {
     }
 
     /// Takes puts that were done into the copy, if nothing is missing before them; else, and for
-    /// what deletes, the watch does it. It is as fast as etcd's answer, but on the way from there to
-    /// here a change waits for several threads, and one wait less is a tenth more registrations.
+    /// what deletes, the watch does it. The watch is no slower than the answer, but each wait for
+    /// another thread costs a registration some of its time.
     fn publish(&self, together: &[Waiting], newest: Revision) {
         self.core.write(|state| {
             if state.revision().0 + 1 != newest.0 {

@@ -23,34 +23,17 @@ fn pool(id: &str, size: u32, max_size: u32) -> Pool {
         .into();
     Pool {
         spec: PoolSpec {
-            id: id.parse().unwrap(),
             group: format!("group-of-{id}").parse().unwrap(),
-            size,
-            max_size,
-            scalable: max_size > size,
-            reuse: false,
-            image: None,
-            init_image: None,
             labels: BTreeMap::from([("shared".to_owned(), "1".to_owned())]),
-            environment: BTreeMap::new(),
             resources: PoolResources {
                 requests: amounts.clone(),
                 limits: amounts,
             },
-            volumes: Vec::new(),
-            volume_mounts: Vec::new(),
-            affinities: None,
-            node_selector: BTreeMap::new(),
-            runtime_class_name: None,
-            tolerations: Vec::new(),
-            autoscaler: None,
-            topology_spread: Vec::new(),
-            pending_threshold: None,
             idle: IdleRecycle {
                 reserved: IdleTime::Unset,
                 scaled: IdleTime::After(Duration::from_secs(10)),
             },
-            ignored: Vec::new(),
+            ..PoolSpec::new(id.parse().unwrap(), size, max_size)
         },
         state: PoolState::default(),
         revision: 1,

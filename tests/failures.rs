@@ -2,7 +2,7 @@
 #![cfg(test)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bugle_testkit::{FunctionSpec, Platform, Registered, Site, Witness, eventually, within};
@@ -240,6 +240,7 @@ def handler(event, context):
 #[tokio::test]
 async fn a_thousand_calls_under_random_kills_get_one_answer_each_and_none_runs_twice() {
     const CALLS: usize = 1000;
+    const KILLS: usize = 30;
     let site = Site::new();
     let witness = Witness::new().await;
     let port = witness.port();
@@ -252,23 +253,24 @@ async fn a_thousand_calls_under_random_kills_get_one_answer_each_and_none_runs_t
         .with("concurrentNum", "2");
     let function = platform.register(&spec).await;
     let platform = Arc::new(platform);
-    let over = Arc::new(AtomicBool::new(false));
+    let kills = Arc::new(AtomicUsize::new(0));
     let killer = tokio::spawn(kill_at_random(
         Arc::clone(&platform),
         function.clone(),
-        Arc::clone(&over),
+        Arc::clone(&kills),
     ));
 
     let next = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..16)
         .map(|_| {
             let (platform, function) = (Arc::clone(&platform), function.clone());
-            let next = Arc::clone(&next);
+            let (next, kills) = (Arc::clone(&next), Arc::clone(&kills));
             tokio::spawn(async move {
                 let mut answers = Vec::new();
                 loop {
                     let call = next.fetch_add(1, Ordering::Relaxed);
-                    if call >= CALLS {
+                    // A fast machine has answered the thousand before many were killed.
+                    if call >= CALLS && kills.load(Ordering::Relaxed) >= KILLS {
                         return answers;
                     }
                     let event = json!({"witness": port, "call": format!("call-{call}")});
@@ -284,10 +286,12 @@ async fn a_thousand_calls_under_random_kills_get_one_answer_each_and_none_runs_t
     for client in clients {
         answers.extend(client.await.unwrap());
     }
-    over.store(true, Ordering::Relaxed);
-    let kills = killer.await.unwrap();
+    killer.abort();
+    let cancelled = killer.await.expect_err("it kills until it is told not to");
+    assert!(cancelled.is_cancelled(), "{cancelled}");
 
-    assert_eq!(answers.len(), CALLS);
+    let calls = answers.len();
+    assert!(calls >= CALLS, "{calls} calls were answered");
     let mut succeeded = 0;
     for (call, answer) in answers {
         let answer = answer.unwrap_or_else(|error| panic!("call {call} has no answer: {error}"));
@@ -310,10 +314,9 @@ async fn a_thousand_calls_under_random_kills_get_one_answer_each_and_none_runs_t
             );
         }
     }
-    assert!(kills >= 20, "only {kills} instances were killed");
     assert!(
-        succeeded > CALLS / 2,
-        "only {succeeded} calls succeeded beside {kills} kills"
+        succeeded > calls / 2,
+        "only {succeeded} of {calls} calls succeeded"
     );
     Arc::into_inner(platform)
         .expect("all clients have ended")
@@ -321,27 +324,22 @@ async fn a_thousand_calls_under_random_kills_get_one_answer_each_and_none_runs_t
         .await;
 }
 
-/// Kills instances, one at a time and in an order that repeats from run to run, until `over`;
-/// returns how many were running when they were hit.
-async fn kill_at_random(
-    platform: Arc<Platform>,
-    function: Registered,
-    over: Arc<AtomicBool>,
-) -> usize {
-    let mut kills = 0;
+/// Kills instances, one at a time and in an order that repeats from run to run, for as long as it is
+/// let; counts those that were running when they were hit.
+async fn kill_at_random(platform: Arc<Platform>, function: Registered, kills: Arc<AtomicUsize>) {
     let mut state: u32 = 2024;
     let mut random = move |below: usize| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state as usize / 65_536 % below
     };
-    while !over.load(Ordering::Relaxed) {
+    loop {
         let pids = platform.instance_pids(&function).await;
         if !pids.is_empty() {
             let pid = pids[random(pids.len())];
-            kills += usize::from(bugle_testkit::is_running(pid));
+            let was_running = bugle_testkit::is_running(pid);
             bugle_testkit::kill(pid);
+            kills.fetch_add(usize::from(was_running), Ordering::Relaxed);
         }
         tokio::time::sleep(Duration::from_millis(10 + random(40) as u64)).await;
     }
-    kills
 }

@@ -366,7 +366,7 @@ impl Members {
     /// Follows changes of what is kept of nodes from now on.
     pub(crate) async fn watch(&self) -> Result<Box<dyn Watch>, Error> {
         let now = self.store.revision().await?;
-        Ok(self.store.watch(MEMBERS.as_bytes(), now).await?)
+        Ok(self.store.watch(&[MEMBERS.as_bytes()], now).await?)
     }
 
     /// A node gets a new certificate for the key that it has.

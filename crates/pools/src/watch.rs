@@ -89,7 +89,7 @@ impl PoolWatch {
 
     async fn read(&mut self) -> Result<&BTreeMap<PoolId, Arc<Pool>>, Error> {
         let (items, revision) = read_all(&*self.store).await?;
-        let watch = self.store.watch(PREFIX, revision).await?;
+        let watch = self.store.watch(&[PREFIX], revision).await?;
         self.pools.clear();
         self.verdicts.clear();
         for item in &items {

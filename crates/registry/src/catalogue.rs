@@ -27,8 +27,8 @@ use crate::specification::{self, Current, Labels, Outline};
 /// Keys that are looked through at once: a load waits at most for these, about a millisecond.
 const CHUNK: usize = 200;
 
-/// What is looked through for functions that keep instances.
-const SEARCHED: [&str; 3] = [PUBLISHED_FAAS, PUBLISHED_OTHER, INSTANCES];
+/// What is followed, and looked through for functions that keep instances.
+const FOLLOWED: [&str; 3] = [PUBLISHED_FAAS, PUBLISHED_OTHER, INSTANCES];
 
 /// A change of what there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub struct Catalogue {
 /// How far everything was looked through.
 #[derive(Debug, Default)]
 struct Search {
-    /// Which of [`SEARCHED`].
+    /// Which of [`FOLLOWED`].
     part: usize,
     after: Option<Bytes>,
 }
@@ -191,7 +191,8 @@ impl Catalogue {
     /// Reads again what is in use, and begins to follow and to search.
     async fn begin(&mut self) -> Result<Batch, Error> {
         let revision = self.store.revision().await?;
-        let watch = self.store.watch(b"/", revision).await?;
+        let watched = FOLLOWED.map(str::as_bytes);
+        let watch = self.store.watch(&watched, revision).await?;
         let known: Vec<FunctionId> = self.known.keys().cloned().collect();
         for id in known {
             let labels = specification::labels(&*self.store, &id).await?;
@@ -217,7 +218,7 @@ impl Catalogue {
     /// Looks through some more keys.
     async fn search(&mut self) -> Result<Batch, Error> {
         if let Some(Search { part, after }) = &self.search
-            && let Some(prefix) = SEARCHED.get(*part)
+            && let Some(prefix) = FOLLOWED.get(*part)
         {
             let range = self
                 .store
@@ -236,7 +237,7 @@ impl Catalogue {
             for item in &range.items {
                 self.look_at(item).await?;
             }
-            self.search = (next.part < SEARCHED.len()).then_some(next);
+            self.search = (next.part < FOLLOWED.len()).then_some(next);
         }
         Ok(self.batch())
     }

@@ -16,9 +16,9 @@ use bugle_store::{Change, Error, KeyValue, Revision, Store};
 use bugle_types::{Kind, ProductId, TenantId};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::Deserialize;
 use tokio::sync::watch;
 
+use crate::json::{self, Fields};
 use crate::keys::{self, RECORDS};
 
 /// Keys read at once when the index is read: an answer that waits for the index waits at most for
@@ -92,19 +92,6 @@ struct Reading {
     after: Option<Bytes>,
 }
 
-/// The one field of a record that lists filter by.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Partial {
-    function_version: PartialVersion,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct PartialVersion {
-    kind: String,
-}
-
 impl Index {
     /// An index that [`Self::follow`] fills.
     pub(crate) fn new() -> Arc<Self> {
@@ -133,7 +120,7 @@ impl Index {
 
     async fn read_and_follow(&self, store: &dyn Store) -> Result<std::convert::Infallible, Error> {
         let applied = store.revision().await?;
-        let mut watch = store.watch(RECORDS.as_bytes(), applied).await?;
+        let mut watch = store.watch(&[RECORDS.as_bytes()], applied).await?;
         self.owners.lock().clear();
         let whole = false;
         self.progress.send_replace(Progress { applied, whole });
@@ -242,12 +229,16 @@ fn insert(owners: &mut HashMap<Owner, Owned>, item: &KeyValue) {
         }
         None => key,
     };
-    let kind = serde_json::from_slice::<Partial>(&item.value)
-        .ok()
-        .and_then(|partial| partial.function_version.kind.parse().ok())
-        .unwrap_or(Kind::Yrlib);
+    let kind = kind(&item.value).unwrap_or(Kind::Yrlib);
     owned.places.insert(key.clone(), revision);
     owned.order.insert((Reverse(revision), key), kind);
+}
+
+/// The one field of a record that lists filter by.
+fn kind(record: &[u8]) -> Option<Kind> {
+    let version = Fields::find(record, "FunctionVersion")?;
+    let kind: String = json::read(Fields::find(version, "Kind")?)?;
+    kind.parse().ok()
 }
 
 fn remove(owners: &mut HashMap<Owner, Owned>, key: &[u8], at: Revision) {

@@ -1,7 +1,8 @@
-//! JSON that is written field by field: a registration writes some hundred of them, and a tree in
-//! between would cost more than everything else of it.
+//! JSON field by field. A registration writes some hundred fields, and a tree in between would cost
+//! more than everything else of it. Who follows registrations wants one or two of these, and checking
+//! all the others as a parser does would cost more than the rest of following.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Room for a value without asking for more.
 const USUAL: usize = 4096;
@@ -54,6 +55,97 @@ impl Object<'_> {
     }
 }
 
+/// The fields of an object in their order: each name, as it is written, and the text from its value
+/// on. For values that this program, or one that it works with, has written: nothing is checked but
+/// where each value ends, and that only where another field is asked for. What is no object has no
+/// fields.
+pub(crate) struct Fields<'a> {
+    rest: &'a [u8],
+    /// The rest begins with the value of the field that was read last.
+    at_value: bool,
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn of(text: &'a [u8]) -> Self {
+        let rest = text.trim_ascii_start().strip_prefix(b"{");
+        Self {
+            rest: rest.unwrap_or_default(),
+            at_value: false,
+        }
+    }
+
+    /// The text from the value of the first field of this name on.
+    pub(crate) fn find(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
+        let mut fields = Self::of(text);
+        fields
+            .find(|(found, _)| *found == name.as_bytes())
+            .map(|(_, value)| value)
+    }
+
+    fn read(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        let mut rest = self.rest;
+        if self.at_value {
+            rest = &rest[value(rest)?..];
+        }
+        let rest = rest.trim_ascii_start();
+        let rest = rest.strip_prefix(b",").unwrap_or(rest).trim_ascii_start();
+        let rest = rest.strip_prefix(b"\"")?;
+        let (name, rest) = rest.split_at(string(rest)?);
+        let rest = rest.trim_ascii_start().strip_prefix(b":")?;
+        self.rest = rest.trim_ascii_start();
+        self.at_value = true;
+        Some((name.strip_suffix(b"\"")?, self.rest))
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let read = self.read();
+        if read.is_none() {
+            (self.rest, self.at_value) = (&[], false);
+        }
+        read
+    }
+}
+
+/// Reads the value that a text begins with. None if it is no such value, or is cut off.
+pub(crate) fn read<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<T> {
+    serde_json::from_slice(&text[..value(text)?]).ok()
+}
+
+/// How much of a text is the string that has begun before it, with the quote that ends it.
+fn string(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// How much of a text is the value that it begins with.
+fn value(text: &[u8]) -> Option<usize> {
+    let (mut at, mut depth) = (0, 0_usize);
+    loop {
+        let byte = text.get(at)?;
+        at += 1;
+        match byte {
+            b',' | b'}' | b']' if depth == 0 => return Some(at - 1),
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            b'"' => at += string(&text[at..])?,
+            _ => continue,
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -78,5 +170,58 @@ mod tests {
         });
         assert_eq!(read, wanted);
         assert_eq!(Object::write(|_| {}), b"{}");
+    }
+
+    #[test]
+    fn each_field_is_found_with_the_text_of_its_value() {
+        let value = json!({
+            "": "", "text": "a \"quote\", {, [ and \\", "number": -1.5e3, "null": null, "true": true,
+            "empty": {}, "none": [], "deep": {"a": [{"b": "}]"}, [[]], 1], "c": {"d": "\\\""}},
+            "a \"name\": ": 1, "last": "ü",
+        });
+        for text in [
+            serde_json::to_string(&value).unwrap(),
+            serde_json::to_string_pretty(&value).unwrap(),
+        ] {
+            let wanted = value.as_object().unwrap();
+            let mut read = serde_json::Map::new();
+            for (name, value) in Fields::of(text.as_bytes()) {
+                let name = [b"\"", name, b"\""].concat();
+                let name: String = serde_json::from_slice(&name).unwrap();
+                read.insert(name, super::read(value).unwrap());
+            }
+            assert_eq!(read, *wanted);
+            let found = Fields::find(text.as_bytes(), "number").unwrap();
+            assert_eq!(super::read(found), Some(-1500.0));
+            assert_eq!(Fields::find(text.as_bytes(), "b"), None);
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_or_is_cut_off_ends() {
+        let whole = br#"{"a": "b\"", "c": [1, {"d": 2}], "e": 3}"#;
+        for end in 0..whole.len() {
+            let fields = Fields::of(&whole[..end]);
+            let read = fields.filter(|(_, value)| read::<Value>(value).is_some());
+            assert!(read.count() < 3, "{end}");
+        }
+        for text in [
+            "",
+            "null",
+            "[1]",
+            "{",
+            "{]",
+            r#"{"a""#,
+            r#"{"a":}"#,
+            r#"{"a":]"#,
+            r#"{"a" "b"}"#,
+            "{1:2}",
+        ] {
+            let mut fields = Fields::of(text.as_bytes());
+            assert!(
+                fields.all(|(_, value)| read::<Value>(value).is_none()),
+                "{text}"
+            );
+        }
     }
 }

@@ -20,35 +20,29 @@ pub(crate) const INSTANCES: &str = "/instances/";
 pub(crate) struct Keys<'a>(pub(crate) &'a Caller);
 
 impl Keys<'_> {
-    fn owned(self, kind: &str, name: &FunctionName) -> String {
-        let Caller { tenant, product } = self.0;
-        let product = product.as_ref().map_or("", |product| product.as_str());
-        format!("/repo/{kind}/{BUSINESS}/{tenant}/{product}/{name}/")
-    }
-
     /// Every record of a function.
     pub(crate) fn records(self, name: &FunctionName) -> Bytes {
-        self.owned("FunctionVersion", name).into()
+        self.repository("FunctionVersion", name, &[])
     }
 
     /// The record of a version, as it is spelled.
     pub(crate) fn record(self, name: &FunctionName, version: &str) -> Bytes {
-        format!("{}{version}/", self.owned("FunctionVersion", name)).into()
+        self.repository("FunctionVersion", name, &[version, "/"])
     }
 
     /// The status records of a function.
     pub(crate) fn statuses(self, name: &FunctionName) -> Bytes {
-        self.owned("FunctionStatus", name).into()
+        self.repository("FunctionStatus", name, &[])
     }
 
     /// The status record of a version.
     pub(crate) fn status(self, name: &FunctionName, version: &str) -> Bytes {
-        format!("{}{version}/", self.owned("FunctionStatus", name)).into()
+        self.repository("FunctionStatus", name, &[version, "/"])
     }
 
     /// What a function publishes, under both prefixes.
     pub(crate) fn published_all(self, name: &FunctionName) -> [Bytes; 2] {
-        [PUBLISHED_FAAS, PUBLISHED_OTHER].map(|root| self.published_under(root, name).into())
+        [PUBLISHED_FAAS, PUBLISHED_OTHER].map(|root| self.published_under(root, name, ""))
     }
 
     /// What a version publishes.
@@ -57,30 +51,22 @@ impl Keys<'_> {
             Kind::Faas | Kind::Agent => PUBLISHED_FAAS,
             _ => PUBLISHED_OTHER,
         };
-        format!("{}{version}", self.published_under(root, name)).into()
-    }
-
-    fn published_under(self, root: &str, name: &FunctionName) -> String {
-        let Caller { tenant, product } = self.0;
-        let product = product
-            .as_ref()
-            .map_or_else(String::new, |product| format!("@{product}"));
-        format!("{root}business/{BUSINESS}/tenant/{tenant}{product}/function/{name}/version/")
+        self.published_under(root, name, version)
     }
 
     /// The bounds of all versions and labels of a function in a cluster.
     pub(crate) fn instances_all(self, cluster: &str, name: &FunctionName) -> Bytes {
-        self.instances_under(cluster, name).into()
+        self.instances_under(cluster, name, &[])
     }
 
     /// The bounds of a version in a cluster.
     pub(crate) fn instances(self, cluster: &str, name: &FunctionName, version: &str) -> Bytes {
-        format!("{}{version}", self.instances_under(cluster, name)).into()
+        self.instances_under(cluster, name, &[version])
     }
 
     /// The bounds of all labels of a version in a cluster.
     pub(crate) fn labels(self, cluster: &str, name: &FunctionName, version: &str) -> Bytes {
-        format!("{}{version}/label/", self.instances_under(cluster, name)).into()
+        self.instances_under(cluster, name, &[version, "/label/"])
     }
 
     /// The bounds of a label of a version in a cluster.
@@ -91,19 +77,57 @@ impl Keys<'_> {
         version: &str,
         label: &str,
     ) -> Bytes {
-        format!(
-            "{}{version}/label/{label}",
-            self.instances_under(cluster, name)
-        )
-        .into()
+        self.instances_under(cluster, name, &[version, "/label/", label])
     }
 
-    fn instances_under(self, cluster: &str, name: &FunctionName) -> String {
-        let tenant = &self.0.tenant;
-        format!(
-            "/instances/business/{BUSINESS}/cluster/{cluster}/tenant/{tenant}/function/{name}/version/"
-        )
+    fn repository(self, kind: &str, name: &FunctionName, rest: &[&str]) -> Bytes {
+        let (tenant, product) = self.owner();
+        let root = ["/repo/", kind, "/", BUSINESS, "/", tenant, "/", product];
+        joined(&[&root, &["/", name.as_str(), "/"], rest])
     }
+
+    fn published_under(self, root: &str, name: &FunctionName, version: &str) -> Bytes {
+        let (tenant, product) = self.owner();
+        let sign = if product.is_empty() { "" } else { "@" };
+        joined(&[
+            &[
+                root,
+                "business/",
+                BUSINESS,
+                "/tenant/",
+                tenant,
+                sign,
+                product,
+            ],
+            &["/function/", name.as_str(), "/version/", version],
+        ])
+    }
+
+    fn instances_under(self, cluster: &str, name: &FunctionName, rest: &[&str]) -> Bytes {
+        let (tenant, _) = self.owner();
+        joined(&[
+            &[INSTANCES, "business/", BUSINESS, "/cluster/", cluster],
+            &["/tenant/", tenant, "/function/", name.as_str(), "/version/"],
+            rest,
+        ])
+    }
+
+    /// The tenant and the product, which is empty where there is none.
+    fn owner(&self) -> (&str, &str) {
+        let Caller { tenant, product } = self.0;
+        let product = product.as_ref().map_or("", |product| product.as_str());
+        (tenant.as_str(), product)
+    }
+}
+
+/// A registration makes a dozen keys; formatting them would be a noticeable part of it.
+fn joined(parts: &[&[&str]]) -> Bytes {
+    let parts = || parts.iter().copied().flatten();
+    let mut key = Vec::with_capacity(parts().map(|part| part.len()).sum());
+    for part in parts() {
+        key.extend_from_slice(part.as_bytes());
+    }
+    key.into()
 }
 
 /// The owner, name and version of a record's key; none for a key of another form.
@@ -130,11 +154,12 @@ pub(crate) fn published_of(id: &FunctionId) -> impl Iterator<Item = (Bytes, bool
     let caller = owner(id);
     let roots = [(PUBLISHED_FAAS, true), (PUBLISHED_OTHER, false)];
     roots.into_iter().flat_map(move |(root, faas)| {
-        let under = Keys(&caller).published_under(root, &id.name);
-        spellings(&id.version)
-            .into_iter()
-            .flatten()
-            .map(move |version| (format!("{under}{version}").into(), faas))
+        let versions = spellings(&id.version).into_iter().flatten();
+        let caller = caller.clone();
+        versions.map(move |version| {
+            let key = Keys(&caller).published_under(root, &id.name, version);
+            (key, faas)
+        })
     })
 }
 

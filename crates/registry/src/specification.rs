@@ -20,6 +20,7 @@ use bugle_types::{
 use serde::Deserialize;
 
 use crate::fingerprint::Fingerprint;
+use crate::json::{self, Fields};
 use crate::keys;
 use crate::published::{ALGORITHM, VARIABLE_PREFIX};
 
@@ -156,13 +157,25 @@ pub(crate) struct Outline {
 impl Outline {
     /// None for what cannot be read; a call says why.
     pub(crate) fn of(item: &KeyValue) -> Option<Self> {
-        let value: Outlined<'_> = serde_json::from_slice(&item.value).ok()?;
-        let scale = value
-            .instance_meta_data
-            .or(value.extended_meta_data.instance_meta_data);
+        let (mut function, mut scale, mut extended) = (None, None, None);
+        for (name, value) in Fields::of(&item.value) {
+            match name {
+                b"funcMetaData" => function = Some(value),
+                b"instanceMetaData" if value.starts_with(b"{") => scale = Some(value),
+                b"extendedMetaData" => extended = Some(value),
+                _ => {}
+            }
+            // What is behind is long.
+            if function.is_some() && scale.is_some() {
+                break;
+            }
+        }
+        let scale = scale.or_else(|| Fields::find(extended?, "instance_meta_data"));
+        let min = |scale| json::read(Fields::find(scale, "minInstance")?);
+        let runtime: Cow<'_, str> = json::read(Fields::find(function?, "runtime")?)?;
         Some(Self {
-            runtime: Runtime::from_name(&value.func_meta_data.runtime),
-            min: scale.map_or(0, |scale| count(scale.min_instance)),
+            runtime: Runtime::from_name(&runtime),
+            min: scale.and_then(min).map_or(0, count),
         })
     }
 }
@@ -492,34 +505,4 @@ struct Initializer {
 struct PreStop {
     pre_stop_handler: String,
     pre_stop_timeout: i64,
-}
-
-/// The parts of a published value that [`Outline`] needs.
-#[derive(Deserialize)]
-#[expect(clippy::struct_field_names, reason = "the contract's names")]
-#[serde(rename_all = "camelCase")]
-struct Outlined<'a> {
-    #[serde(borrow)]
-    func_meta_data: OutlinedFunction<'a>,
-    instance_meta_data: Option<OutlinedScale>,
-    #[serde(default)]
-    extended_meta_data: OutlinedExtension,
-}
-
-#[derive(Deserialize)]
-struct OutlinedFunction<'a> {
-    #[serde(borrow)]
-    runtime: Cow<'a, str>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct OutlinedExtension {
-    instance_meta_data: Option<OutlinedScale>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct OutlinedScale {
-    min_instance: i64,
 }

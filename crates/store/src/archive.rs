@@ -163,7 +163,7 @@ pub async fn export(
     }
     let revision = store.revision().await?;
     if revision > begin {
-        let mut watch = store.watch(b"", begin).await?;
+        let mut watch = store.watch(&[b""], begin).await?;
         loop {
             let batch = watch.next().await?;
             for change in &batch.changes {

@@ -209,7 +209,7 @@ async fn a_watch_misses_nothing<S: Store>(store: &S) {
         .txn(write(vec![put("p/1", "before")]))
         .await
         .expect("written");
-    let mut watch = store.watch(b"p/", base.at(1)).await.expect("watchable");
+    let mut watch = store.watch(&[b"p/"], base.at(1)).await.expect("watchable");
     store
         .txn(write(vec![put("p/2", "2"), put("q", "x"), put("p/3", "3")]))
         .await
@@ -258,13 +258,13 @@ async fn a_compacted_watch_says_so<S: Store>(store: &S) {
             .expect("written");
     }
     store.compact(base.at(2)).await.expect("compacted");
-    let mut old = store.watch(b"", base.at(1)).await.expect("watchable");
+    let mut old = store.watch(&[b""], base.at(1)).await.expect("watchable");
     let refused = old.next().await;
     assert!(
         matches!(refused, Err(Error::Compacted { revision }) if revision == base.at(2)),
         "{refused:?}"
     );
-    let mut young = store.watch(b"", base.at(2)).await.expect("watchable");
+    let mut young = store.watch(&[b""], base.at(2)).await.expect("watchable");
     assert_eq!(young.next().await.expect("news").revision, base.at(3));
     assert!(
         store.get(b"a").await.expect("readable").is_some(),

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -101,11 +100,11 @@ impl Core {
         self.read(State::revision)
     }
 
-    pub(crate) fn watch(self: &Arc<Self>, prefix: &[u8], from: Revision) -> Box<dyn Watch> {
+    pub(crate) fn watch(self: &Arc<Self>, prefixes: &[&[u8]], from: Revision) -> Box<dyn Watch> {
         Box::new(Follower {
             core: Arc::clone(self),
             news: self.news.subscribe(),
-            prefix: Bytes::copy_from_slice(prefix),
+            prefixes: prefixes.iter().copied().map(Box::from).collect(),
             position: from,
         })
     }
@@ -115,12 +114,12 @@ impl Core {
 struct Follower {
     core: Arc<Core>,
     news: watch::Receiver<News>,
-    prefix: Bytes,
+    prefixes: Box<[Box<[u8]>]>,
     position: Revision,
 }
 
 impl Follower {
-    /// The next batch after the position, if there is one. Revisions without a change under the
+    /// The next batch after the position, if there is one. Revisions without a change under a
     /// prefix are passed over; if there is nothing else, the last of them is reported.
     fn advance(&mut self) -> Result<Option<Batch>, Error> {
         let core = Arc::clone(&self.core);
@@ -137,10 +136,15 @@ impl Follower {
         })
     }
 
+    fn follows(&self, key: &[u8]) -> bool {
+        self.prefixes.iter().any(|prefix| key.starts_with(prefix))
+    }
+
     fn ours(&self, state: &State, mut changes: Reader<'_>) -> Result<Vec<Change>, Error> {
         let mut ours = Vec::new();
         while let Some(entry) = changes.next() {
-            if changes.key.starts_with(&self.prefix) {
+            // What is not ours is not unpacked.
+            if self.follows(&changes.key) {
                 ours.push(state.change(&changes.key, &entry)?);
             }
         }

@@ -31,6 +31,7 @@ mod error;
 mod etcd;
 mod history;
 mod leaf;
+mod lz4;
 mod memory;
 mod metrics;
 mod pack;
@@ -161,7 +162,7 @@ impl Change {
     }
 }
 
-/// All changes of one revision that fall under the watched prefix, or, with no changes, news of
+/// All changes of one revision that fall under a watched prefix, or, with no changes, news of
 /// how far the watch has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
@@ -202,11 +203,11 @@ pub trait Store: Send + Sync {
     /// later read. Dropping the future does not undo it.
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnOutcome, Error>>;
 
-    /// Follows all keys with `prefix` from after `from` on: the first batch has a revision above
-    /// `from`.
+    /// Follows all keys with one of the prefixes from after `from` on: the first batch has a revision
+    /// above `from`.
     fn watch<'a>(
         &'a self,
-        prefix: &'a [u8],
+        prefixes: &'a [&'a [u8]],
         from: Revision,
     ) -> BoxFuture<'a, Result<Box<dyn Watch>, Error>>;
 

@@ -79,10 +79,10 @@ impl Store for MemoryStore {
 
     fn watch<'a>(
         &'a self,
-        prefix: &'a [u8],
+        prefixes: &'a [&'a [u8]],
         from: Revision,
     ) -> BoxFuture<'a, Result<Box<dyn Watch>, Error>> {
-        Box::pin(async move { Ok(self.core.watch(prefix, from)) })
+        Box::pin(async move { Ok(self.core.watch(prefixes, from)) })
     }
 
     fn revision(&self) -> BoxFuture<'_, Result<Revision, Error>> {

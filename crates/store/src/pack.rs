@@ -11,6 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lz4_flex::block;
 
+use crate::lz4::Dictionary;
+
 /// Values shorter than this are kept as they are.
 const LEAST: usize = 64;
 
@@ -39,7 +41,7 @@ pub(crate) struct Shape {
     pub(crate) number: u16,
     /// The class whose keys it serves.
     pub(crate) class: Arc<[u8]>,
-    pub(crate) bytes: Arc<[u8]>,
+    pub(crate) value: Dictionary,
 }
 
 /// The value cannot be made from what is kept.
@@ -89,7 +91,7 @@ impl Shape {
         if length > LARGEST_VALUE {
             return Err(Unpackable);
         }
-        let value = block::decompress_with_dict(block, length, &self.bytes);
+        let value = block::decompress_with_dict(block, length, self.value.text());
         let value = value.map_err(|_| Unpackable)?;
         // A block that is cut off may end early without being wrong.
         if value.len() == length {
@@ -106,6 +108,8 @@ pub(crate) struct Packer<'a> {
     known: &'a Shapes,
     /// Shapes that nobody else knows yet.
     new: Vec<Shape>,
+    /// Where values are packed.
+    block: Vec<u8>,
 }
 
 impl<'a> Packer<'a> {
@@ -113,19 +117,24 @@ impl<'a> Packer<'a> {
         Self {
             known,
             new: Vec::new(),
+            block: Vec::new(),
         }
     }
 
     /// Packs the value of `key`.
     pub(crate) fn pack(&mut self, key: &[u8], value: &[u8]) -> Packed {
+        let Self { known, new, block } = self;
         if value.len() >= LEAST
-            && let Some(shape) = self.shape(key, value)
+            && let Ok(length) = u32::try_from(value.len())
+            && let Some(shape) = shape(known, new, key, value)
         {
-            let bytes = block::compress_prepend_size_with_dict(value, &shape.bytes);
-            if bytes.len() < value.len() {
+            block.clear();
+            block.extend_from_slice(&length.to_le_bytes());
+            shape.value.compress(value, block);
+            if block.len() < value.len() {
                 return Packed {
                     shape: shape.number,
-                    bytes: bytes.into(),
+                    bytes: block[..].into(),
                 };
             }
         }
@@ -143,30 +152,36 @@ impl<'a> Packer<'a> {
         })
     }
 
-    fn shape(&mut self, key: &[u8], value: &[u8]) -> Option<&Shape> {
-        if let Some(known) = self.known.of(key) {
-            return Some(known);
-        }
-        let class = class(key);
-        if let Some(at) = self.new.iter().position(|shape| *shape.class == *class) {
-            return self.new.get(at);
-        }
-        let number = self.known.len() + self.new.len() + 1;
-        if number > MOST_SHAPES {
-            return None;
-        }
-        self.new.push(Shape {
-            number: u16::try_from(number).ok()?,
-            class: class.into(),
-            bytes: value[..value.len().min(LARGEST_SHAPE)].into(),
-        });
-        self.new.last()
-    }
-
     /// The shapes that were found, to be kept before the values are.
     pub(crate) fn finish(self) -> Vec<Shape> {
         self.new
     }
+}
+
+/// The shape for a value of `key`; the value itself where there is none yet.
+fn shape<'a>(
+    known: &'a Shapes,
+    new: &'a mut Vec<Shape>,
+    key: &[u8],
+    value: &[u8],
+) -> Option<&'a Shape> {
+    if let Some(known) = known.of(key) {
+        return Some(known);
+    }
+    let class = class(key);
+    if let Some(at) = new.iter().position(|shape| *shape.class == *class) {
+        return new.get(at);
+    }
+    let number = known.len() + new.len() + 1;
+    if number > MOST_SHAPES {
+        return None;
+    }
+    new.push(Shape {
+        number: u16::try_from(number).ok()?,
+        class: class.into(),
+        value: Dictionary::new(value[..value.len().min(LARGEST_SHAPE)].into()),
+    });
+    new.last()
 }
 
 /// `/repo/FunctionVersion/…` is of the class `/repo/FunctionVersion`.

@@ -5,7 +5,6 @@
 //! block of bytes ([`crate::leaf`]), and a tree finds the leaf. A write makes its leaf anew, which
 //! is a copy of a few KiB.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, btree_map};
 use std::ops::Bound;
 
@@ -46,15 +45,7 @@ impl Table {
     /// The value of `key`.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Found<'_>> {
         let (_, leaf) = self.leaf(key)?;
-        let mut reader = Reader::new(leaf);
-        while let Some(entry) = reader.next() {
-            match reader.key.as_slice().cmp(key) {
-                Ordering::Less => {}
-                Ordering::Equal => return found(entry),
-                Ordering::Greater => return None,
-            }
-        }
-        None
+        found(leaf::find(leaf, key).entry?)
     }
 
     /// The values whose key has `prefix`, after the key `after` if given, in order.
@@ -81,7 +72,7 @@ impl Table {
             Some((first, leaf)) => (first.into(), leaf),
             None => (Box::default(), &[]),
         };
-        let new = edited(old, key, entry);
+        let new = leaf::edited(old, &leaf::find(old, key), key, entry);
         if new.len() > LARGEST {
             let mut leaves = Leaves::new(first, new.len() / 2);
             let mut reader = Reader::new(&new);
@@ -106,38 +97,6 @@ impl Table {
 fn found(entry: Entry<'_>) -> Option<Found<'_>> {
     let Entry { place, value } = entry;
     value.map(|value| Found { place, value })
-}
-
-/// The leaf with one entry written or deleted. Only the entry behind it is made anew; what is
-/// before and after these is copied as it is.
-fn edited(leaf: &[u8], key: &[u8], entry: &Entry<'_>) -> Vec<u8> {
-    let value = entry.value.map_or(0, |value| value.bytes.len());
-    let mut new = Vec::with_capacity(leaf.len() + 2 * key.len() + value + 64);
-    let mut before = Vec::with_capacity(key.len());
-    let mut reader = Reader::new(leaf);
-    loop {
-        let begin = reader.position();
-        let next = reader.next();
-        let order = next.map(|_| reader.key.as_slice().cmp(key));
-        if order == Some(Ordering::Less) {
-            before.clone_from(&reader.key);
-            continue;
-        }
-        new.extend_from_slice(&leaf[..begin]);
-        if entry.value.is_some() {
-            leaf::write(&mut new, &before, key, entry);
-            key.clone_into(&mut before);
-        }
-        let behind = match order {
-            Some(Ordering::Equal) => reader.next(),
-            _ => next,
-        };
-        if let Some(behind) = behind {
-            leaf::write(&mut new, &before, &reader.key, &behind);
-        }
-        new.extend_from_slice(&leaf[reader.position()..]);
-        return new;
-    }
 }
 
 /// Makes leaves of entries that come in order.

@@ -45,7 +45,7 @@ fn is_compacted_at(next: &Result<Batch, Error>, at: u64) -> bool {
 async fn one_that_lags_gets_every_change_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path(), 1000);
-    let mut watch = store.watch(b"/key/", Revision(0)).await.unwrap();
+    let mut watch = store.watch(&[b"/key/"], Revision(0)).await.unwrap();
     write(&store, 0..300).await;
     for revision in 1..=300 {
         let key = format!("/key/{}", revision - 1);
@@ -57,12 +57,12 @@ async fn one_that_lags_gets_every_change_in_order() {
 async fn one_that_falls_out_of_the_history_is_told_where_to_begin_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path(), 10);
-    let mut watch = store.watch(b"/key/", Revision(0)).await.unwrap();
+    let mut watch = store.watch(&[b"/key/"], Revision(0)).await.unwrap();
     write(&store, 0..5).await;
     assert_eq!(seen(&mut *watch).await.0, 1);
     write(&store, 5..50).await;
     assert!(is_compacted_at(&watch.next().await, 40));
-    let mut again = store.watch(b"/key/", Revision(40)).await.unwrap();
+    let mut again = store.watch(&[b"/key/"], Revision(40)).await.unwrap();
     assert_eq!(seen(&mut *again).await, (41, "/key/40".to_owned()));
 }
 
@@ -74,7 +74,7 @@ async fn one_goes_on_after_a_restart_where_it_was() {
     drop(store);
     let store = open(folder.path(), 1000);
     write(&store, 20..30).await;
-    let mut watch = store.watch(b"/key/", Revision(15)).await.unwrap();
+    let mut watch = store.watch(&[b"/key/"], Revision(15)).await.unwrap();
     for revision in 16..=30 {
         assert_eq!(seen(&mut *watch).await.0, revision);
     }
@@ -85,14 +85,14 @@ async fn what_was_compacted_stays_so_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path(), 1000);
     write(&store, 0..20).await;
-    let mut lagging = store.watch(b"", Revision(3)).await.unwrap();
+    let mut lagging = store.watch(&[b""], Revision(3)).await.unwrap();
     store.compact(Revision(12)).await.unwrap();
     assert!(is_compacted_at(&lagging.next().await, 12));
     drop(store);
     let store = open(folder.path(), 1000);
-    let mut late = store.watch(b"", Revision(11)).await.unwrap();
+    let mut late = store.watch(&[b""], Revision(11)).await.unwrap();
     assert!(is_compacted_at(&late.next().await, 12));
-    let mut young = store.watch(b"", Revision(12)).await.unwrap();
+    let mut young = store.watch(&[b""], Revision(12)).await.unwrap();
     assert_eq!(seen(&mut *young).await.0, 13);
     assert_eq!(store.range(b"", None, 999).await.unwrap().items.len(), 20);
 }
@@ -102,7 +102,7 @@ async fn one_ends_when_it_has_delivered_what_there_is_and_the_store_closes() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path(), 1000);
     write(&store, 0..2).await;
-    let mut watch = store.watch(b"", Revision(0)).await.unwrap();
+    let mut watch = store.watch(&[b""], Revision(0)).await.unwrap();
     drop(store);
     assert_eq!(seen(&mut *watch).await.0, 1);
     assert_eq!(seen(&mut *watch).await.0, 2);

@@ -57,7 +57,7 @@ impl Shared {
         let before = self.view.read().revision;
         view.revision = view.revision.max(before).max(1);
         self.install(view.clone(), told);
-        let mut watch = match self.store.watch(prefix, range.revision).await {
+        let mut watch = match self.store.watch(&[prefix], range.revision).await {
             Ok(watch) => watch,
             Err(error) => return error,
         };

@@ -19,6 +19,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 use super::load::Loading;
 use crate::history::Limits;
 use crate::leaf::{Entry, Stored};
+use crate::lz4::Dictionary;
 use crate::pack::Shape;
 use crate::state::{Kept, Place, Planned, Row, State};
 use crate::{Error, Revision};
@@ -174,7 +175,7 @@ impl Log {
             Ok(Shape {
                 number: row.get(0)?,
                 class: row.get_ref(1)?.as_blob()?.into(),
-                bytes: row.get_ref(2)?.as_blob()?.into(),
+                value: Dictionary::new(row.get_ref(2)?.as_blob()?.into()),
             })
         };
         let select = "SELECT number, class, value FROM shape ORDER BY number";
@@ -330,7 +331,7 @@ impl Sweep<'_> {
 
 fn insert_shape(transaction: &Transaction<'_>, shape: &Shape) -> rusqlite::Result<()> {
     let insert = "INSERT INTO shape (number, class, value) VALUES (?, ?, ?)";
-    let (class, value) = (&shape.class[..], &shape.bytes[..]);
+    let (class, value) = (&shape.class[..], shape.value.text());
     transaction
         .execute(insert, params![shape.number, class, value])
         .map(|_rows| ())

@@ -86,7 +86,7 @@ fn after_a_failed_sync_nothing_is_written_and_what_was_acknowledged_can_be_read(
     if let Some(folder) = std::env::var_os(ROLE) {
         let store = open(Path::new(&folder));
         runtime().block_on(async {
-            let mut watch = store.watch(b"/", Revision(0)).await.unwrap();
+            let mut watch = store.watch(&[b"/"], Revision(0)).await.unwrap();
             let mut number = 0;
             let failure = loop {
                 match store.txn(transaction(0, number)).await {

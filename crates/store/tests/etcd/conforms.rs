@@ -28,7 +28,7 @@ async fn two_platforms_see_what_the_other_writes() {
     let config = config(std::slice::from_ref(&etcd.address));
     let (one, two) = (open(&config).unwrap(), open(&config).unwrap());
     let begin = two.revision().await.unwrap();
-    let mut watch = two.watch(b"/repo/", begin).await.unwrap();
+    let mut watch = two.watch(&[b"/repo/"], begin).await.unwrap();
     assert!(one.txn(create("/repo/f", "one")).await.unwrap().succeeded);
     let batch = watch.next().await.unwrap();
     assert_eq!(&batch.changes[0].key()[..], b"/repo/f");

@@ -21,7 +21,7 @@ async fn an_etcd_that_is_killed_is_missed_and_then_found_again() {
     let store = open(&config(std::slice::from_ref(&etcd.address))).unwrap();
     store.txn(put("/repo/f", "before")).await.unwrap();
     let begin = store.revision().await.unwrap();
-    let mut watch = store.watch(b"/repo/", begin).await.unwrap();
+    let mut watch = store.watch(&[b"/repo/"], begin).await.unwrap();
     etcd.kill();
 
     let refused = store.txn(put("/repo/f", "lost")).await.unwrap_err();
@@ -54,7 +54,7 @@ async fn a_watch_that_broke_goes_on_where_it_was() {
     let near = open(&config(std::slice::from_ref(&link.address))).unwrap();
     let direct = open(&config(std::slice::from_ref(&etcd.address))).unwrap();
     let begin = near.revision().await.unwrap();
-    let mut watch = near.watch(b"/repo/", begin).await.unwrap();
+    let mut watch = near.watch(&[b"/repo/"], begin).await.unwrap();
     for round in 0..3 {
         direct
             .txn(put("/repo/f", &format!("{round} a")))
@@ -88,7 +88,7 @@ async fn what_was_compacted_meanwhile_is_read_again() {
     })
     .await;
     let begin = near.revision().await.unwrap();
-    let mut watch = near.watch(b"/repo/", begin).await.unwrap();
+    let mut watch = near.watch(&[b"/repo/"], begin).await.unwrap();
     link.cut();
     let delete = Txn {
         when: Vec::new(),
@@ -105,7 +105,7 @@ async fn what_was_compacted_meanwhile_is_read_again() {
     assert!(matches!(told, Err(Error::Compacted { .. })), "{told:?}");
     assert_eq!(value(&*near, "/repo/old").await, None);
     assert_eq!(value(&*near, "/repo/new").await.as_deref(), Some("3"));
-    let mut watch = near.watch(b"/repo/", last.revision).await.unwrap();
+    let mut watch = near.watch(&[b"/repo/"], last.revision).await.unwrap();
     near.txn(put("/repo/new", "4")).await.unwrap();
     assert_eq!(watch.next().await.unwrap().changes.len(), 1);
 }

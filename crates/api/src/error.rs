@@ -181,9 +181,13 @@ pub struct ErrorBody {
     pub message: String,
 }
 
+/// Room for the answer that most ask for, a function, without asking for more.
+const USUAL: usize = 4096;
+
 /// A JSON answer with the content type of the contract.
 pub(crate) fn answer(status: StatusCode, body: &impl Serialize) -> Response {
-    let text = serde_json::to_vec(body).expect("wire shapes are made of JSON values");
+    let mut text = Vec::with_capacity(USUAL);
+    serde_json::to_writer(&mut text, body).expect("wire shapes are made of JSON values");
     (
         status,
         [(header::CONTENT_TYPE, "application/json; charset=utf-8")],

@@ -187,6 +187,18 @@ impl Registry {
         Ok(found.map_err(|error| unreadable(&error))?.items.len())
     }
 
+    /// A page of the versions that are `wanted`, and how many there are.
+    async fn page(
+        &self,
+        caller: &Caller,
+        window: (usize, usize),
+        wanted: impl Fn(&Versioned, Kind) -> bool,
+    ) -> Result<(Vec<Versioned>, usize), Error> {
+        let revision = self.store.revision().await;
+        let revision = revision.map_err(|error| unreadable(&error))?;
+        Ok(self.index.page(revision, caller, window, wanted).await)
+    }
+
     /// The records of a page; one that vanished since the index was read is left out.
     async fn load_page(
         &self,
@@ -544,11 +556,10 @@ impl FunctionsApi for Registry {
             return Err(Error::other(Code::PageInfoError, "page size cannot be 0"));
         };
         let (places, total) = self
-            .index
             .page(caller, window, |version, _| {
                 version.name() == wanted.as_str()
             })
-            .await;
+            .await?;
         Ok((self.load_page(caller, places).await?, total))
     }
 
@@ -577,7 +588,7 @@ impl FunctionsApi for Registry {
                 && is_wanted_version(version)
                 && kind.is_none_or(|kind| kind == Some(its_kind))
         };
-        let (places, total) = self.index.page(caller, window, wanted).await;
+        let (places, total) = self.page(caller, window, wanted).await?;
         Ok(FunctionList {
             functions: Some(self.load_page(caller, places).await?),
             total,

@@ -1,7 +1,8 @@
 //! Which function versions there are, in the order of their last change.
 //!
 //! A list request reads this and then only the records of its page. The index follows the store's
-//! watch, so it is right whoever writes; an answer to a change waits until its revision is in.
+//! watch, so it is right whoever writes; a list waits until all that the store holds when it is asked
+//! for is in. Changes are answered before.
 //!
 //! At the start it is read bit by bit while the platform serves already; lists wait until it is
 //! whole. What is read and what the watch delivers is ordered by revision: the newer counts.
@@ -21,11 +22,11 @@ use tokio::sync::watch;
 use crate::json::{self, Fields};
 use crate::keys::{self, RECORDS};
 
-/// Keys read at once when the index is read: an answer that waits for the index waits at most for
+/// Keys read at once when the index is read: a list that waits for the index waits at most for
 /// these, about a millisecond.
 const CHUNK: usize = 200;
 
-/// The longest that an answer waits for the index; beyond, a list may be late.
+/// The longest that a list waits for changes; beyond, it may be late.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The pause before a store that cannot be read is tried again.
@@ -170,7 +171,7 @@ impl Index {
     }
 
     /// Waits until the changes up to `revision` are in.
-    pub(crate) async fn wait_for(&self, revision: Revision) {
+    async fn wait_for(&self, revision: Revision) {
         let applied = self.wait(|progress| progress.applied >= revision);
         if tokio::time::timeout(PATIENCE, applied).await.is_err() {
             tracing::warn!(revision = revision.0, "the index is behind the store");
@@ -185,15 +186,18 @@ impl Index {
         }
     }
 
-    /// The versions that `wanted` accepts, in order: those of a page, and how many there are.
+    /// The versions that `wanted` accepts, in order: those of a page, and how many there are. All
+    /// that the store held at `revision` is seen.
     pub(crate) async fn page(
         &self,
+        revision: Revision,
         caller: &Caller,
         (before, size): (usize, usize),
         wanted: impl Fn(&Versioned, Kind) -> bool,
     ) -> (Vec<Versioned>, usize) {
         // A part of a list would be wrong, and who waits for all of it can give up.
         self.wait(|progress| progress.whole).await;
+        self.wait_for(revision).await;
         let owners = self.owners.lock();
         let Some(owned) = owners.get(&(caller.tenant.clone(), caller.product.clone())) else {
             return (Vec::new(), 0);

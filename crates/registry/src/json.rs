@@ -7,6 +7,13 @@ use serde::{Deserialize, Serialize};
 /// Room for a value without asking for more.
 const USUAL: usize = 4096;
 
+/// The text of a value that always can be written.
+pub(crate) fn text(value: &impl Serialize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(USUAL);
+    serde_json::to_writer(&mut out, value).expect("the value can be written as JSON");
+    out
+}
+
 /// An object that is being written.
 pub(crate) struct Object<'a> {
     out: &'a mut Vec<u8>,

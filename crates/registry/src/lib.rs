@@ -79,8 +79,7 @@ const ATTEMPTS: usize = 32;
 
 impl Registry {
     /// A registry over `store`; `resolve` asks registries of images. The future that comes with it reads what is there, follows further
-    /// changes, and must run as long as the registry is used: lists and answers to changes wait
-    /// for it.
+    /// changes, and must run as long as the registry is used: lists wait for it.
     pub fn open(
         store: Arc<dyn Store>,
         keyring: Arc<Keyring>,
@@ -108,7 +107,6 @@ impl Registry {
     async fn commit(&self, txn: Txn) -> Result<bool, Error> {
         let outcome = self.store.txn(txn).await.map_err(refused)?;
         if outcome.succeeded {
-            self.index.wait_for(outcome.revision).await;
             (self.after_commit)(outcome.revision).await;
         }
         Ok(outcome.succeeded)

@@ -10,7 +10,7 @@ use bugle_api::{
 use bugle_types::{Code, Kind, RevisionId, SealedEnvironment, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::foreign;
+use crate::{foreign, json};
 
 /// The form of the records that this program writes; a larger one is not read.
 pub(crate) const FORMAT: u32 = 1;
@@ -131,7 +131,7 @@ impl Record {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a record is made of JSON values")
+        json::text(self)
     }
 
     pub(crate) fn decode(value: &[u8]) -> Result<Self, Error> {

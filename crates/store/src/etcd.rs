@@ -14,6 +14,7 @@
 mod alone;
 mod client;
 mod config;
+mod encoded;
 mod failure;
 mod gather;
 mod keys;

@@ -146,7 +146,8 @@ pub(crate) fn find<'a>(leaf: &'a [u8], key: &[u8]) -> Spot<'a> {
         if with_before == shared {
             let wanted = &key[shared..];
             let common = in_common(own, wanted);
-            match own[common..].cmp(&wanted[common..]) {
+            // None, where one of them ends, is less than any byte.
+            match own.get(common).cmp(&wanted.get(common)) {
                 Ordering::Less => shared += common,
                 Ordering::Equal => {
                     return Spot {
@@ -173,16 +174,15 @@ impl Spot<'_> {
     }
 }
 
-/// The leaf with the entry of `key`, whose place in it is `spot`, written, or deleted when it has no
-/// value. What is before and after is copied as it is, but for the key right behind.
-pub(crate) fn edited(leaf: &[u8], spot: &Spot<'_>, key: &[u8], entry: &Entry<'_>) -> Vec<u8> {
-    let value = entry.value.map_or(0, |value| value.bytes.len());
-    let mut new = Vec::with_capacity(leaf.len() + 2 * key.len() + value + 64);
+/// Makes `new` of a leaf: with the entry of `key`, whose place in it is `spot`, written, or deleted
+/// when it has no value. What is before and after is copied as it is, but for the key right behind.
+pub(crate) fn edit(leaf: &[u8], spot: &Spot<'_>, key: &[u8], entry: &Entry<'_>, new: &mut Vec<u8>) {
+    new.clear();
     let Spot { taken, shared, .. } = spot;
     new.extend_from_slice(&leaf[..taken.start]);
     if entry.value.is_some() {
-        write_key(&mut new, *shared, &[&key[*shared..]], length_of(entry));
-        write_entry(&mut new, entry);
+        write_key(new, *shared, &[&key[*shared..]], length_of(entry));
+        write_entry(new, entry);
     }
     let mut behind = Cursor {
         leaf,
@@ -194,7 +194,7 @@ pub(crate) fn edited(leaf: &[u8], spot: &Spot<'_>, key: &[u8], entry: &Entry<'_>
         if spot.entry.is_some() {
             // It follows the one before `key` now, and has no more in common with it than `key` has.
             let left = with_before.min(*shared);
-            write_key(&mut new, left, &[&key[left..with_before], own], rest);
+            write_key(new, left, &[&key[left..with_before], own], rest);
         } else {
             // It follows `key` now, and may have more in common with it.
             let more = if with_before == *shared {
@@ -202,11 +202,10 @@ pub(crate) fn edited(leaf: &[u8], spot: &Spot<'_>, key: &[u8], entry: &Entry<'_>
             } else {
                 0
             };
-            write_key(&mut new, with_before + more, &[&own[more..]], rest);
+            write_key(new, with_before + more, &[&own[more..]], rest);
         }
     }
     new.extend_from_slice(&leaf[behind.at..]);
-    new
 }
 
 /// Reads the first entry of a leaf. Its key is where it is, whole.

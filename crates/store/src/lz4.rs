@@ -29,11 +29,15 @@ const LONG: usize = 15;
 /// The search goes faster by a byte whenever it has found nothing in so many.
 const PATIENCE: usize = 64;
 
+/// By the hash of four bytes where they are first in the dictionary, so that as much as possible
+/// follows them. It is no more than a hint: they are compared.
+type Places = [u32; PLACES];
+
 const PLACES: usize = 4096;
 
-/// By the hash of four bytes where they were seen last, counted from the beginning of the dictionary.
-/// It is no more than a hint: they are compared.
-type Places = [u32; PLACES];
+/// The same for the part of a value that was seen; there is little in it that is not in the
+/// dictionary, and it is made anew for each value.
+const OWN_PLACES: usize = 512;
 
 /// What values are like.
 #[derive(Clone)]
@@ -51,8 +55,8 @@ impl std::fmt::Debug for Dictionary {
 impl Dictionary {
     pub(crate) fn new(text: Arc<[u8]>) -> Self {
         let mut places = [0; PLACES];
-        for (at, bytes) in (0..).zip(text.windows(LEAST)) {
-            places[slot(word(bytes, 0))] = at;
+        for (at, bytes) in text.windows(LEAST).enumerate().rev() {
+            places[slot(word(bytes, 0))] = u32::try_from(at).unwrap_or(u32::MAX);
         }
         let places = Arc::new(places);
         Self { text, places }
@@ -64,29 +68,31 @@ impl Dictionary {
 
     /// Adds the block of `value` to `block`.
     pub(crate) fn compress(&self, value: &[u8], block: &mut Vec<u8>) {
-        let mut places = *self.places;
         let known = self.text.len();
         let end = value.len().saturating_sub(LITERALS_AT_END);
+        let mut own = [0; OWN_PLACES];
         // What is before is in the block.
         let mut done = 0;
         let mut at = 0;
         while at + NO_MATCH <= value.len() {
             let wanted = word(value, at);
-            let place = &mut places[slot(wanted)];
-            let here = known + at;
-            let seen = *place as usize;
-            *place = u32::try_from(here).unwrap_or(u32::MAX);
-            let (text, mut from) = if seen < known {
-                (&self.text[..], seen)
-            } else {
-                (value, seen - known)
+            let slot = slot(wanted);
+            let known_at = self.places[slot] as usize;
+            let place = &mut own[slot % OWN_PLACES];
+            let own_at = *place as usize;
+            *place = u32::try_from(at).unwrap_or(u32::MAX);
+            let is_there = |text: &[u8], from, distance| {
+                distance <= WINDOW && text.len() >= from + LEAST && word(text, from) == wanted
             };
-            let distance = here.saturating_sub(seen);
-            let is_there = text.len() >= from + LEAST && word(text, from) == wanted;
-            if !is_there || distance == 0 || distance > WINDOW {
+            let known_distance = (known + at).saturating_sub(known_at);
+            let (text, mut from, distance) = if is_there(&self.text, known_at, known_distance) {
+                (&self.text[..], known_at, known_distance)
+            } else if own_at < at && is_there(value, own_at, at - own_at) {
+                (value, own_at, at - own_at)
+            } else {
                 at += 1 + (at - done) / PATIENCE;
                 continue;
-            }
+            };
             let mut length = in_common(&text[from..], &value[at..end]);
             while at > done && from > 0 && text[from - 1] == value[at - 1] {
                 (at, from, length) = (at - 1, from - 1, length + 1);

@@ -32,6 +32,8 @@ pub(crate) struct Table {
     /// Each holds the keys from its own on, up to the next. The first leaf's key is empty; no other
     /// leaf is.
     leaves: BTreeMap<Key, Leaf>,
+    /// Where leaves are made anew.
+    new: Vec<u8>,
 }
 
 /// A value and the change that wrote it.
@@ -68,22 +70,26 @@ impl Table {
 
     /// Writes a key, or deletes it when the entry has no value.
     pub(crate) fn put(&mut self, key: &[u8], entry: &Entry<'_>) {
-        let (first, old): (Key, &[u8]) = match self.leaf(key) {
-            Some((first, leaf)) => (first.into(), leaf),
-            None => (Box::default(), &[]),
+        let Self { leaves, new } = self;
+        let upto = (Bound::Unbounded, Bound::Included(key));
+        let Some((first, leaf)) = leaves.range_mut::<[u8], _>(upto).next_back() else {
+            leaf::edit(&[], &leaf::find(&[], key), key, entry, new);
+            leaves.insert(Key::default(), new[..].into());
+            return;
         };
-        let new = leaf::edited(old, &leaf::find(old, key), key, entry);
+        leaf::edit(leaf, &leaf::find(leaf, key), key, entry, new);
         if new.len() > LARGEST {
-            let mut leaves = Leaves::new(first, new.len() / 2);
-            let mut reader = Reader::new(&new);
+            let mut parts = Leaves::new(first.clone(), new.len() / 2);
+            let mut reader = Reader::new(new);
             while let Some(entry) = reader.next() {
-                leaves.push(&reader.key, &entry);
+                parts.push(&reader.key, &entry);
             }
-            self.leaves.extend(leaves.finish());
+            leaves.extend(parts.finish());
         } else if new.is_empty() && !first.is_empty() {
-            self.leaves.remove(&first);
+            let first = first.clone();
+            leaves.remove(&first);
         } else {
-            self.leaves.insert(first, new.into());
+            *leaf = new[..].into();
         }
     }
 
@@ -148,6 +154,7 @@ impl Leaves {
     pub(crate) fn into_table(self) -> Table {
         Table {
             leaves: self.finish().into_iter().collect(),
+            new: Vec::new(),
         }
     }
 }

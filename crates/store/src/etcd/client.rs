@@ -8,6 +8,7 @@ use std::error::Error as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::Stream;
 use parking_lot::Mutex;
 use prost::Message;
@@ -20,6 +21,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::config::{EtcdConfig, Login};
+use super::encoded::Encoded;
 use super::failure::Failure;
 use super::wire::{AuthenticateRequest, AuthenticateResponse, path};
 
@@ -114,7 +116,25 @@ impl Client {
         again: Again,
     ) -> Result<R, Failure>
     where
-        M: Message + Clone + 'static,
+        M: Message,
+        R: Message + Default + 'static,
+    {
+        let message = message.encode_to_vec().into();
+        self.ask_encoded(path, message, again).await
+    }
+
+    /// The same for a request that is encoded already.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub(super) async fn ask_encoded<R>(
+        &self,
+        path: &'static str,
+        message: Bytes,
+        again: Again,
+    ) -> Result<R, Failure>
+    where
         R: Message + Default + 'static,
     {
         let deadline = Instant::now() + self.timeout;
@@ -154,16 +174,16 @@ impl Client {
         }
     }
 
-    async fn attempt<M, R>(&self, path: &'static str, message: M) -> Result<R, Status>
+    async fn attempt<R>(&self, path: &'static str, message: Bytes) -> Result<R, Status>
     where
-        M: Message + 'static,
         R: Message + Default + 'static,
     {
+        let codec = Encoded::<R>::new(message.len());
         let request = self.request(message).await?;
         let mut member = self.member();
         ready(&mut member).await?;
         let path = PathAndQuery::from_static(path);
-        let answer = member.unary(request, path, ProstCodec::<M, R>::default());
+        let answer = member.unary(request, path, codec);
         Ok(answer.await?.into_inner())
     }
 

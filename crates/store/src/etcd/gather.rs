@@ -8,6 +8,7 @@
 //! another touches, so that it is as if they were run one after the other.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +41,34 @@ const BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) txn: Txn,
-    pub(super) done: oneshot::Sender<Result<TxnOutcome, Error>>,
+    /// Its conditions and writes, as etcd takes them.
+    pub(super) encoded: Vec<u8>,
+    /// Hashes of the keys that it looks at or writes; none for one that goes alone.
+    touched: Option<Vec<u64>>,
+    done: oneshot::Sender<Told>,
+}
+
+/// What became of a transaction. It comes back so that it is freed where it was made: freeing it
+/// elsewhere holds up whoever allocates there meanwhile.
+pub(super) type Told = (Result<TxnOutcome, Error>, Txn);
+
+impl Waiting {
+    /// All that is to be done for a transaction alone is done here, where many are submitted at once,
+    /// and not by the one who sends.
+    pub(super) fn new(txn: Txn, encoded: Vec<u8>, done: oneshot::Sender<Told>) -> Self {
+        let touched = touched(&txn);
+        Self {
+            txn,
+            encoded,
+            touched,
+            done,
+        }
+    }
+
+    /// Tells what there is to tell. Nobody may wait any more.
+    pub(super) fn tell(self, outcome: Result<TxnOutcome, Error>) {
+        let _ = self.done.send((outcome, self.txn));
+    }
 }
 
 /// The transactions that wait.
@@ -85,11 +113,13 @@ impl Gather {
         txn: Txn,
     ) -> Result<TxnOutcome, Error> {
         let (done, outcome) = oneshot::channel();
-        if let Some(sender) = self.push(Waiting { txn, done }) {
+        let encoded = write::encoded(shared, &txn);
+        if let Some(sender) = self.push(Waiting::new(txn, encoded, done)) {
             let run = sender.run(Arc::clone(shared), Arc::clone(core));
             shared.runtime.spawn(run);
         }
-        outcome.await.map_err(|_| Error::Closed)?
+        let (outcome, _) = outcome.await.map_err(|_| Error::Closed)?;
+        outcome
     }
 
     /// Adds one; a sender if there are not enough of them.
@@ -170,42 +200,45 @@ impl Drop for Sender {
 /// The first ones that can go together.
 fn take(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
     let mut together = Vec::new();
-    let (mut touched, mut bytes, mut operations) = (HashSet::new(), 0, 0);
+    let (mut touched, mut bytes, mut operations) = (HashSet::<u64>::new(), 0, 0);
     while let Some(next) = waiting.front() {
-        let keys = keys(&next.txn);
         bytes += size(&next.txn);
         operations += next.txn.when.len().max(next.txn.then.len());
         let has_room = together.len() < TOGETHER && operations <= OPERATIONS && bytes <= BYTES;
-        let fits = keys
-            .as_ref()
-            .is_some_and(|keys| has_room && keys.is_disjoint(&touched));
+        let is_apart = |keys: &Vec<u64>| keys.iter().all(|key| !touched.contains(key));
+        let fits = has_room && next.touched.as_ref().is_some_and(is_apart);
         if !fits && !together.is_empty() {
             break;
         }
+        let goes_alone = next.touched.is_none();
+        touched.extend(next.touched.iter().flatten());
         together.extend(waiting.pop_front());
-        let Some(keys) = keys else { break };
-        touched.extend(keys);
+        if goes_alone {
+            break;
+        }
     }
     together
 }
 
-/// Every key that a transaction looks at or writes; none for one that goes alone.
-fn keys(txn: &Txn) -> Option<HashSet<Bytes>> {
+/// Hashes of the keys that a transaction looks at or writes; none for one that goes alone. Two that
+/// have one in common by chance go one after the other.
+fn touched(txn: &Txn) -> Option<Vec<u64>> {
     if txn.when.len().max(txn.then.len()) > SMALL {
         return None;
     }
-    let mut keys = HashSet::new();
-    for compare in &txn.when {
-        let (Compare::ModRevision(key, _) | Compare::Value(key, _)) = compare;
-        keys.insert(key.clone());
-    }
-    for write in &txn.then {
-        match write {
-            Op::Put(key, _) | Op::Delete(key) => keys.insert(key.clone()),
-            Op::DeletePrefix(_) => return None,
-        };
-    }
-    Some(keys)
+    let compared = txn.when.iter().map(|compare| match compare {
+        Compare::ModRevision(key, _) | Compare::Value(key, _) => Some(key),
+    });
+    let written = txn.then.iter().map(|write| match write {
+        Op::Put(key, _) | Op::Delete(key) => Some(key),
+        Op::DeletePrefix(_) => None,
+    });
+    let hash = |key: &Bytes| {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(key);
+        hasher.finish()
+    };
+    compared.chain(written).map(|key| key.map(hash)).collect()
 }
 
 fn size(txn: &Txn) -> usize {
@@ -239,10 +272,8 @@ mod tests {
 
     /// Adds one; the sender that goes for it, if one does.
     fn push(gather: &Arc<Gather>, number: usize) -> Option<Sender> {
-        gather.push(Waiting {
-            txn: put(&format!("k{number}"), 1),
-            done: oneshot::channel().0,
-        })
+        let txn = put(&format!("k{number}"), 1);
+        gather.push(Waiting::new(txn, Vec::new(), oneshot::channel().0))
     }
 
     #[test]
@@ -298,10 +329,7 @@ mod tests {
 
     /// How many go with each request.
     fn shares(txns: Vec<Txn>) -> Vec<usize> {
-        let waiting = |txn| Waiting {
-            txn,
-            done: oneshot::channel().0,
-        };
+        let waiting = |txn| Waiting::new(txn, Vec::new(), oneshot::channel().0);
         let mut queue: VecDeque<_> = txns.into_iter().map(waiting).collect();
         let mut shares = Vec::new();
         while !queue.is_empty() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Again;
@@ -67,7 +68,11 @@ impl Sent {
                 parts: vec![answer],
             });
         }
-        let answer = self.send(&txns, as_one(&self.shared, &txns)).await?;
+        // In protobuf, messages one behind the other are one that has the lists of all.
+        let one: Vec<&[u8]> = together.iter().map(|one| &one.encoded[..]).collect();
+        let client = &self.shared.client;
+        let one = client.ask_encoded(path::TXN, one.concat().into(), again(&txns));
+        let answer: TxnResponse = one.await?;
         if answer.succeeded {
             return Ok(split(&txns, answer));
         }
@@ -115,16 +120,16 @@ impl Sent {
         }
     }
 
-    /// Tells those who wait what there is to tell. Nobody may wait any more.
+    /// Tells those who wait what there is to tell.
     async fn conclude(&self, together: Vec<Waiting>, answer: Result<Answered, Failure>) {
         match answer {
             Ok(answer) => self.settle(together, answer).await,
             Err(Failure::Unsure { reason }) => {
-                let told = together.into_iter().map(async |Waiting { txn, done }| {
-                    let reason = reason.clone();
-                    let outcome = find(&self.shared, &self.core, &txn, self.before, reason).await;
+                let told = together.into_iter().map(async |one| {
+                    let (reason, before) = (reason.clone(), self.before);
+                    let outcome = find(&self.shared, &self.core, &one.txn, before, reason).await;
                     self.count(&outcome);
-                    let _ = done.send(outcome);
+                    one.tell(outcome);
                 });
                 join_all(told).await;
             }
@@ -134,7 +139,7 @@ impl Sent {
                 }
                 for one in together {
                     self.shared.metrics.failed.inc();
-                    let _ = one.done.send(Err(failure.clone().into()));
+                    one.tell(Err(failure.clone().into()));
                 }
             }
         }
@@ -151,17 +156,17 @@ impl Sent {
                 succeeded: true,
                 revision: newest,
             };
-            for Waiting { done, .. } in together {
+            for one in together {
                 let outcome = is_seen.then_some(outcome).ok_or_else(not_seen);
                 self.count(&outcome);
-                let _ = done.send(outcome);
+                one.tell(outcome);
             }
             return;
         }
         let told = together.into_iter().zip(parts).map(async |(one, part)| {
             let outcome = settle(&self.core, &one.txn, newest, &part).await;
             self.count(&outcome);
-            let _ = one.done.send(outcome);
+            one.tell(outcome);
         });
         join_all(told).await;
     }
@@ -233,7 +238,8 @@ fn op(request: Request) -> RequestOp {
     }
 }
 
-fn encode(shared: &Shared, txn: &Txn) -> TxnRequest {
+/// The conditions and the writes, and nothing for when the conditions do not hold.
+fn request(shared: &Shared, txn: &Txn) -> TxnRequest {
     let part = &shared.part;
     let compare = txn.when.iter().map(|compare| {
         let (target, key, wanted) = match compare {
@@ -264,6 +270,21 @@ fn encode(shared: &Shared, txn: &Txn) -> TxnRequest {
             op(Request::DeleteRange(DeleteRangeRequest { key, range_end }))
         }
     });
+    TxnRequest {
+        compare: compare.collect(),
+        success: success.collect(),
+        failure: Vec::new(),
+    }
+}
+
+/// The same as bytes, which are a part of a request.
+pub(super) fn encoded(shared: &Shared, txn: &Txn) -> Vec<u8> {
+    request(shared, txn).encode_to_vec()
+}
+
+/// All of a transaction.
+fn encode(shared: &Shared, txn: &Txn) -> TxnRequest {
+    let part = &shared.part;
     // What kept it from being done is what the caller must be able to read next.
     let failure = txn.when.iter().map(|compare| {
         op(Request::Range(RangeRequest {
@@ -273,23 +294,9 @@ fn encode(shared: &Shared, txn: &Txn) -> TxnRequest {
         }))
     });
     TxnRequest {
-        compare: compare.collect(),
-        success: success.collect(),
         failure: failure.collect(),
+        ..request(shared, txn)
     }
-}
-
-/// The conditions of all, and the writes of all.
-fn as_one(shared: &Shared, txns: &[&Txn]) -> TxnRequest {
-    let mut one = TxnRequest::default();
-    for txn in txns {
-        let TxnRequest {
-            compare, success, ..
-        } = encode(shared, txn);
-        one.compare.extend(compare);
-        one.success.extend(success);
-    }
-    one
 }
 
 /// The answer to transactions that were sent as one and done, as one to each.
@@ -485,13 +492,13 @@ mod tests {
             newest: Revision(revision),
             parts: vec![part],
         };
-        let settled = sent.settle(vec![Waiting { txn, done }], answered);
+        let settled = sent.settle(vec![Waiting::new(txn, Vec::new(), done)], answered);
         tokio::select! {
             biased;
             () = settled => {}
             () = tokio::task::yield_now() => {}
         }
-        matches!(outcome.try_recv(), Ok(Ok(outcome)) if outcome.revision.0 == revision)
+        matches!(outcome.try_recv(), Ok((Ok(outcome), _)) if outcome.revision.0 == revision)
     }
 
     #[tokio::test]

@@ -2,9 +2,9 @@
 //!
 //! `cargo run --release -p bugle-scheduler --example measure`
 //!
-//! One thread, simulated instances, nothing else: the time from the demand to the lease and back, and
-//! the memory of functions that nobody calls. Figures are the best of several rounds, because
-//! whatever disturbs a round makes it slower.
+//! One thread, simulated instances, nothing else: the time from the demand to the lease and back, what
+//! the start of an instance costs beside others, and the memory of functions that nobody calls. Figures
+//! are the best of several rounds, because whatever disturbs a round makes it slower.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -25,26 +25,30 @@ fn main() {
         .build()
         .expect("a runtime needs no resources that could be short");
     runtime.block_on(async {
-        for instances in [1, 10, 100, 1000] {
-            let nanos = warm(instances).await;
-            show(
-                &format!("slot taken and given back, {instances} instances"),
-                nanos,
-                "ns",
-            );
-        }
-        show(
-            "slot handed to the next waiting call",
-            handed_over().await,
-            "ns",
-        );
-        show("call queued behind 999 and cancelled", queued().await, "ns");
-        show("herd of 1000 on a cold function", herd().await, "ns a call");
+        // First, while no other has left memory that can be used again.
         show(
             "registered function that nobody called",
             idle_memory(),
             "bytes",
         );
+        for instances in [1, 10, 100, 1000, 10_000] {
+            let of = |what: &str| format!("{what}, {instances} instances");
+            show(&of("start"), starts(instances).await, "ns");
+            show(&of("end"), ends(instances).await, "ns");
+            show(
+                &of("only free slot taken and back"),
+                warm(instances).await,
+                "ns",
+            );
+            let packed = mixed(instances, 0).await;
+            show(&of("slot taken, half are free"), packed, "ns");
+            let shared = mixed(instances, instances.div_ceil(2)).await;
+            show(&of("same, half of them reserved"), shared, "ns");
+            let handed_over = handed_over(instances).await;
+            show(&of("slot handed to the next call"), handed_over, "ns");
+        }
+        show("call queued behind 999 and cancelled", queued().await, "ns");
+        show("herd of 1000 on a cold function", herd().await, "ns a call");
     });
 }
 
@@ -53,18 +57,22 @@ fn main() {
     reason = "the figures are what this program is for"
 )]
 fn show(what: &str, figure: u128, unit: &str) {
-    println!("{what:<45} {figure:>8} {unit}");
+    println!("{what:<47} {figure:>8} {unit}");
 }
 
 fn scheduler() -> Scheduler {
     let script: Script = Arc::new(|_| (Duration::ZERO, "1".to_owned()));
     let driver = SimDriver::new(Duration::ZERO, script);
-    Scheduler::new(Config::default(), driver, Metrics::default())
+    let config = Config {
+        queue_limit: 100_000,
+        ..Config::default()
+    };
+    Scheduler::new(config, driver, Metrics::default())
 }
 
-fn function(concurrency: u32, max: u32) -> Function {
+fn function(concurrency: u32, min: u32, max: u32) -> Function {
     let scheduler = scheduler();
-    let spec = spec("measured", "1", concurrency, 0, max);
+    let spec = spec("measured", "1", concurrency, min, max);
     let id = spec.id.clone();
     scheduler.upsert(spec);
     scheduler.find(&id).expect("it was just added")
@@ -84,46 +92,113 @@ async fn lease(function: &Function) -> Lease {
     lease.expect("simulated instances start")
 }
 
-/// With all instances but one busy, so that the search sees all of them.
-async fn warm(instances: u32) -> u128 {
-    let function = function(1, instances);
+/// So many leases, each of which starts the instances it needs.
+async fn leases(function: &Function, count: u32) -> Vec<Lease> {
     let mut held = Vec::new();
-    for _ in 0..instances {
-        held.push(lease(&function).await);
+    for _ in 0..count {
+        held.push(lease(function).await);
     }
+    held
+}
+
+/// Rounds of so many calls, fewer where each took longer.
+fn calls(instances: u32) -> u32 {
+    CALLS / instances.clamp(1, 100)
+}
+
+/// For as many calls at once. The clock by which simulated instances start adds a millisecond to all of
+/// them together.
+async fn starts(instances: u32) -> u128 {
+    let function = function(1, 0, instances);
+    let begin = Instant::now();
+    let calls = (0..instances).map(|_| lease(&function));
+    black_box(futures_util::future::join_all(calls).await);
+    begin.elapsed().as_nanos() / u128::from(instances)
+}
+
+/// Of all instances but one, each with the call that it runs.
+async fn ends(instances: u32) -> u128 {
+    let function = function(1, 0, instances + 1);
+    let mut held = leases(&function, instances + 1).await;
+    let last = held.pop();
+    let begin = Instant::now();
+    for lease in held {
+        lease.instance().kill();
+        lease.lost();
+        // Its end is noticed before the next.
+        tokio::task::yield_now().await;
+    }
+    while function.census().values().sum::<u32>() > 1 {
+        tokio::task::yield_now().await;
+    }
+    drop(black_box(last));
+    begin.elapsed().as_nanos() / u128::from(instances)
+}
+
+/// With all instances but one busy.
+async fn warm(instances: u32) -> u128 {
+    let function = function(1, 0, instances);
+    let mut held = leases(&function, instances).await;
     held.pop();
     let demand = demand();
     let mut best = u128::MAX;
     for _ in 0..ROUNDS {
         let begin = Instant::now();
-        for _ in 0..CALLS / instances.min(100) {
+        for _ in 0..calls(instances) {
             let lease = function.acquire(demand.clone()).await;
             drop(black_box(lease.expect("there is a free slot")));
         }
-        best = best.min(begin.elapsed().as_nanos() / u128::from(CALLS / instances.min(100)));
+        best = best.min(begin.elapsed().as_nanos() / u128::from(calls(instances)));
     }
     best
 }
 
-async fn handed_over() -> u128 {
-    let function = function(1, 1);
-    let mut held = lease(&function).await;
+/// Of instances with ten slots each, half of which are taken: calls end in any order, and another comes
+/// for each.
+async fn mixed(instances: u32, min: u32) -> u128 {
+    let function = function(10, min, instances);
+    let mut held = leases(&function, instances * 10).await;
+    let mut number = 1_u32;
+    let mut some = |count: usize| {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        number as usize % count
+    };
+    for _ in 0..instances * 5 {
+        held.swap_remove(some(held.len()));
+    }
+    let demand = demand();
     let mut best = u128::MAX;
     for _ in 0..ROUNDS {
         let begin = Instant::now();
-        for _ in 0..CALLS {
+        for _ in 0..calls(instances) {
+            held.swap_remove(some(held.len()));
+            let lease = function.acquire(demand.clone()).await;
+            held.push(lease.expect("there is a free slot"));
+        }
+        best = best.min(begin.elapsed().as_nanos() / u128::from(calls(instances)));
+    }
+    best
+}
+
+async fn handed_over(instances: u32) -> u128 {
+    let function = function(1, 0, instances);
+    let mut held = leases(&function, instances).await;
+    let mut best = u128::MAX;
+    for _ in 0..ROUNDS {
+        let begin = Instant::now();
+        for _ in 0..calls(instances) {
             let mut next = Box::pin(function.acquire(demand()));
             assert!((&mut next).now_or_never().is_none(), "it waits");
-            drop(held);
-            held = next.await.expect("the slot was handed over");
+            held.pop();
+            held.push(next.await.expect("the slot was handed over"));
         }
-        best = best.min(begin.elapsed().as_nanos() / u128::from(CALLS));
+        best = best.min(begin.elapsed().as_nanos() / u128::from(calls(instances)));
     }
     best
 }
 
 async fn queued() -> u128 {
-    let function = function(1, 1);
+    let function = function(1, 0, 1);
     let _held = lease(&function).await;
     let mut waiting = Vec::new();
     for _ in 0..999 {
@@ -147,7 +222,7 @@ async fn queued() -> u128 {
 async fn herd() -> u128 {
     let mut best = u128::MAX;
     for _ in 0..ROUNDS {
-        let function = function(100, 100);
+        let function = function(100, 0, 100);
         let begin = Instant::now();
         let calls = (0..1000).map(|_| lease(&function));
         black_box(futures_util::future::join_all(calls).await);

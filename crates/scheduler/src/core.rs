@@ -28,6 +28,9 @@ mod calls;
 mod elsewhere;
 mod failure;
 mod instance;
+mod instances;
+#[cfg(test)]
+mod oracle;
 mod queue;
 mod scaling;
 #[cfg(test)]
@@ -49,7 +52,8 @@ use crate::Config;
 pub use elsewhere::Census;
 use elsewhere::Elsewhere;
 use failure::{Cause, Failure};
-use instance::{Instance, State};
+use instance::{Code, Instance, State};
+use instances::Instances;
 use queue::Queue;
 use update::Rolling;
 
@@ -184,7 +188,7 @@ pub(crate) struct Core {
     config: Arc<Config>,
     spec: Arc<FunctionSpec>,
     life: Life,
-    instances: BTreeMap<Key, Instance>,
+    instances: Instances,
     elsewhere: Elsewhere,
     orphans: Census,
     /// Whether starts wait until it is known what else there is.
@@ -214,7 +218,7 @@ impl Core {
             config,
             spec,
             life: Life::Open,
-            instances: BTreeMap::new(),
+            instances: Instances::default(),
             elsewhere: Elsewhere::default(),
             orphans: Census::new(),
             held: false,
@@ -248,7 +252,7 @@ impl Core {
             Event::StartFailed(key, error) => self.start_failed(key, &error, now, actions),
             Event::Exited(key) => self.exited(key, now, actions),
             Event::Lost(key) => {
-                if self.instances.remove(&key).is_some() {
+                if self.instances.remove(key).is_some() {
                     self.scale(now, actions);
                 }
             }
@@ -293,19 +297,19 @@ impl Core {
             return None;
         }
         let key = self.come_up(set);
-        if let Some(instance) = self.instances.get_mut(&key) {
-            // It was up before: its end is no failed start.
-            instance.has_answered = true;
-        }
+        // It was up before: its end is no failed start.
+        self.instances
+            .change(key, |instance| instance.has_answered = true);
         Some(key)
     }
 
     fn stop_if_drained(&mut self, key: Key, actions: &mut Vec<Action>) {
-        let Some(instance) = self.instances.get_mut(&key) else {
+        let Some(instance) = self.instances.get(key) else {
             return;
         };
         if let State::Draining { in_flight: 0, kill } = instance.state {
-            instance.state = State::Stopping;
+            self.instances
+                .change(key, |instance| instance.state = State::Stopping);
             actions.push(if kill {
                 Action::Kill(key)
             } else {
@@ -315,20 +319,15 @@ impl Core {
     }
 
     fn started(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
-        let Some(instance) = self.instances.get_mut(&key) else {
+        let coming = self.instances.get(key);
+        // Else it was abandoned while it came up.
+        let Some(instance) = coming.filter(|instance| instance.state == State::Starting) else {
             return;
         };
-        if instance.state != State::Starting {
-            // It was abandoned while it came up.
-            return;
-        }
-        instance.state = State::Ready {
-            in_flight: 0,
-            idle_since: now,
-        };
+        let (set, code) = (instance.set.clone(), instance.code);
+        self.instances.change(key, |instance| instance.come_up(now));
         self.last_error = None;
-        if instance.current {
-            let set = instance.set.clone();
+        if code == Code::Newest {
             self.forget_failed_starts(&set);
             self.switch(actions);
         }
@@ -338,12 +337,12 @@ impl Core {
     }
 
     fn exited(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
-        let Some(instance) = self.instances.remove(&key) else {
+        let Some(instance) = self.instances.remove(key) else {
             return;
         };
         // Nobody asked for it and no call is to blame: a crash loop, if it goes on.
         let unprovoked = instance.is_idle() && !instance.has_answered;
-        if unprovoked && instance.current {
+        if unprovoked && instance.code == Code::Newest {
             self.hold(&instance.set, Cause::Crash, now);
         }
         self.scale(now, actions);
@@ -351,19 +350,22 @@ impl Core {
 
     /// Gives the instance no further call, and stops it when it has none.
     fn retire(&mut self, key: Key, actions: &mut Vec<Action>) {
-        let Some(instance) = self.instances.get_mut(&key) else {
+        let Some(instance) = self.instances.get(key) else {
             return;
         };
         match instance.state {
             State::Starting => {
-                instance.state = State::Stopping;
+                self.instances
+                    .change(key, |instance| instance.state = State::Stopping);
                 actions.push(Action::Stop(key));
             }
             State::Ready { in_flight, .. } => {
-                instance.state = State::Draining {
-                    in_flight,
-                    kill: false,
-                };
+                self.instances.change(key, |instance| {
+                    instance.state = State::Draining {
+                        in_flight,
+                        kill: false,
+                    };
+                });
                 self.stop_if_drained(key, actions);
             }
             State::Draining { .. } | State::Stopping => {}
@@ -385,7 +387,7 @@ impl Core {
         self.instances
             .iter()
             .filter(|(_, i)| wanted(i))
-            .map(|(key, _)| *key)
+            .map(|(key, _)| key)
             .collect()
     }
 

@@ -331,6 +331,10 @@ impl Inner {
         let Some(live) = &mut shell.live else { return };
         let now = Instant::now();
         let ends_a_call = matches!(event, Event::Answered(_));
+        let gone = match event {
+            Event::StartFailed(key, _) | Event::Exited(key) | Event::Lost(key) => Some(key),
+            _ => None,
+        };
         let mut actions = Vec::new();
         live.core.on(event, now, &mut actions);
         // The usual end of a call of a warm function changes nothing that is counted.
@@ -344,6 +348,9 @@ impl Inner {
         {
             live.armed = Some(due);
             effects.push(Effect::Arm(due));
+        }
+        if let Some(key) = gone {
+            live.instances.remove(&key);
         }
         if !quiet {
             live.count(&self.shared.metrics);

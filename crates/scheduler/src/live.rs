@@ -211,12 +211,8 @@ impl Live {
         }
     }
 
-    /// Brings the gauges up to date, and forgets the instances that the core has forgotten.
+    /// Brings the gauges up to date.
     pub(crate) fn count(&mut self, metrics: &Metrics) {
-        if self.instances.len() != self.core.alive_count() {
-            let core = &self.core;
-            self.instances.retain(|key, _| core.knows(*key));
-        }
         let now = self.core.counts();
         let counted = Counted {
             queued: now.0,

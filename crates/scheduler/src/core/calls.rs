@@ -1,8 +1,11 @@
 //! The way of a call: to an instance at once, or through the queue, and what its end means for the instance.
 
+use std::cmp::Reverse;
+
 use tokio::time::Instant;
 
-use super::instance::{Instance, State};
+use super::instance::{Code, Instance, Phase};
+use super::instances::Group;
 use super::{Action, Core, Key, Life, Rejection, Set, Ticket, after};
 
 impl Core {
@@ -12,7 +15,7 @@ impl Core {
             return None;
         }
         let key = self.choose(set)?;
-        self.instances.get_mut(&key)?.take_slot();
+        self.instances.change(key, Instance::take_slot)?;
         Some(key)
     }
 
@@ -63,99 +66,65 @@ impl Core {
         }
     }
 
-    /// Whether `instance` serves calls of `set`, now or when it is up.
-    pub(super) fn could_serve(&self, instance: &Instance, set: &Set) -> bool {
-        let live = matches!(instance.state, State::Starting | State::Ready { .. });
-        live && instance.set.serves(set) && self.is_usable(instance)
+    /// Whether an instance of `group` serves calls of `set`, now or when it is up.
+    pub(super) fn could_serve(&self, group: &Group, set: &Set) -> bool {
+        group.live() > 0 && group.set.serves(set) && self.is_usable(group.code)
     }
 
-    /// Whether the code of `instance` may still be used.
-    fn is_usable(&self, instance: &Instance) -> bool {
-        instance.current || self.rolling.is_some()
+    /// Whether instances with this code get calls.
+    fn is_usable(&self, code: Code) -> bool {
+        code == Code::Newest || self.rolling.is_some()
     }
 
     /// The instance for a call of `set`: among the oldest `minInstance` ones the emptiest, so that
     /// they share the load; else the busiest with a free slot, so that others become idle. Exact
     /// resources come before larger ones, new code before old.
-    fn choose(&self, set: &Set) -> Option<Key> {
-        let reserved = usize::try_from(self.bounds(set).min).unwrap_or(usize::MAX);
-        let mut seen_reserved = 0;
-        let mut best: Option<((bool, bool, bool, i64), Key)> = None;
-        for (&key, instance) in &self.instances {
-            let State::Ready { in_flight, .. } = instance.state else {
-                continue;
-            };
-            if !self.is_usable(instance) || !instance.set.serves(set) {
-                continue;
-            }
-            let current = instance.current;
-            let exact = instance.set == *set;
-            let is_reserved = exact && current && seen_reserved < reserved;
-            seen_reserved += usize::from(is_reserved);
-            if in_flight >= instance.spec.concurrency.get() {
-                continue;
-            }
-            let load = i64::from(in_flight);
-            let rank = (
-                current,
-                exact,
-                is_reserved,
-                if is_reserved { -load } else { load },
-            );
-            if best.as_ref().is_none_or(|(other, _)| rank > *other) {
-                best = Some((rank, key));
-            }
+    pub(super) fn choose(&self, set: &Set) -> Option<Key> {
+        let newest = self.choose_with(Code::Newest, set, self.bounds(set).min);
+        if newest.is_some() || !self.is_usable(Code::Older) {
+            return newest;
         }
-        best.map(|(_, key)| key)
+        self.choose_with(Code::Older, set, 0)
+    }
+
+    /// The same among instances with this code, of whose oldest in `set` so many are reserved.
+    fn choose_with(&self, code: Code, set: &Set, reserved: u32) -> Option<Key> {
+        let exact = self.instances.group(set, code);
+        exact.and_then(|group| group.choose(reserved)).or_else(|| {
+            let larger = self
+                .instances
+                .groups()
+                .filter(|group| group.code == code && group.set != *set && group.set.serves(set));
+            let busiest = larger.filter_map(Group::busiest);
+            busiest.max().map(|(_, Reverse(key))| key)
+        })
     }
 
     pub(super) fn answered(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
-        let Some(instance) = self.instances.get_mut(&key) else {
+        let Some((first, phase)) = self.instances.change(key, |instance| {
+            let first = !std::mem::replace(&mut instance.has_answered, true);
+            instance.end_call(now);
+            (first, instance.phase())
+        }) else {
             return;
         };
-        if !instance.has_answered {
-            instance.has_answered = true;
-            if instance.current {
+        if first {
+            let instance = &self.instances[key];
+            if instance.code == Code::Newest {
                 self.failures.remove(&instance.set);
             }
         }
-        match &mut instance.state {
-            State::Ready {
-                in_flight,
-                idle_since,
-            } => {
-                *in_flight = in_flight.saturating_sub(1);
-                if *in_flight == 0 {
-                    *idle_since = now;
-                }
-                self.serve_waiting(key, actions);
-            }
-            State::Draining { in_flight, .. } => {
-                *in_flight = in_flight.saturating_sub(1);
-                self.stop_if_drained(key, actions);
-            }
-            State::Starting | State::Stopping => {}
+        match phase {
+            Phase::Ready => self.serve_waiting(key, actions),
+            Phase::Draining => self.stop_if_drained(key, actions),
+            Phase::Starting | Phase::Stopping => {}
         }
     }
 
     pub(super) fn given_up(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
-        let Some(instance) = self.instances.get_mut(&key) else {
+        let given_up = self.instances.change(key, Instance::give_call_up);
+        if given_up.is_none() {
             return;
-        };
-        // Only the other calls are waited for: nobody waits for this one any more.
-        match &mut instance.state {
-            State::Ready { in_flight, .. } => {
-                let in_flight = in_flight.saturating_sub(1);
-                instance.state = State::Draining {
-                    in_flight,
-                    kill: true,
-                };
-            }
-            State::Draining { in_flight, kill } => {
-                *in_flight = in_flight.saturating_sub(1);
-                *kill = true;
-            }
-            State::Starting | State::Stopping => {}
         }
         self.stop_if_drained(key, actions);
         self.scale(now, actions);
@@ -165,28 +134,20 @@ impl Core {
     pub(super) fn serve_waiting(&mut self, key: Key, actions: &mut Vec<Action>) {
         if self.queue.is_empty() {
             // The common case at the end of every call: only the idle clock may need a timer.
-            if let Some(instance) = self.instances.get(&key)
-                && let State::Ready {
-                    in_flight: 0,
-                    idle_since,
-                } = instance.state
-            {
-                let idle = instance.spec.idle.unwrap_or_else(|| self.config.idle());
-                self.arm(after(idle_since, idle));
+            if let Some(until) = self.instances.get(key).and_then(Instance::idle_until) {
+                self.arm(until);
             }
             return;
         }
-        while let Some(instance) = self.instances.get(&key) {
-            if !self.is_usable(instance) || !instance.has_free_slot() {
+        while let Some(instance) = self.instances.get(key) {
+            if !self.is_usable(instance.code) || !instance.has_free_slot() {
                 return;
             }
-            let set = instance.set.clone();
+            let set = &instance.set;
             let Some(ticket) = self.queue.take_first(|wanted| set.serves(wanted)) else {
                 return;
             };
-            if let Some(instance) = self.instances.get_mut(&key) {
-                instance.take_slot();
-            }
+            self.instances.change(key, Instance::take_slot);
             actions.push(Action::Assign { ticket, key });
         }
     }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use bugle_types::InstanceLabel;
 use tokio::time::Instant;
 
+use super::instances::Group;
 use super::{Action, Core, Life, Rejection, State};
 
 /// How many instances there are, by the label of their set.
@@ -92,11 +93,11 @@ impl Core {
     /// This scheduler may not use its instances any more.
     pub(super) fn fenced(&mut self, actions: &mut Vec<Action>) {
         self.moved(actions);
-        for (key, instance) in &mut self.instances {
+        self.instances.change_all(|key, instance| {
             // A start is abandoned, which is the same as its end.
             instance.state = State::Stopping;
-            actions.push(Action::Kill(*key));
-        }
+            actions.push(Action::Kill(key));
+        });
     }
 
     /// Others have said what they have.
@@ -124,7 +125,11 @@ impl Core {
 
     /// All instances of a label that count against its bound, wherever they are.
     pub(super) fn in_set(&self, label: Option<&InstanceLabel>) -> u32 {
-        let here = self.count(|instance| instance.set.label.as_ref() == label);
+        let of_label = self
+            .instances
+            .groups()
+            .filter(|group| group.set.label.as_ref() == label);
+        let here = of_label.map(Group::all).fold(0, u32::saturating_add);
         let orphans = self.orphans.iter();
         let orphans = orphans.filter(|(known, _)| known.as_ref() == label);
         let orphans = orphans.fold(0, |sum: u32, (_, n)| sum.saturating_add(*n));
@@ -148,8 +153,8 @@ impl Core {
     /// The instances that are not gone.
     pub(crate) fn census(&self) -> Census {
         let mut census = Census::new();
-        for instance in self.instances.values() {
-            *census.entry(instance.set.label.clone()).or_default() += 1;
+        for group in self.instances.groups() {
+            *census.entry(group.set.label.clone()).or_default() += group.all();
         }
         census
     }

@@ -8,7 +8,7 @@
 use bugle_instances::StartError;
 use tokio::time::Instant;
 
-use super::instance::State;
+use super::instance::{Code, State};
 use super::scaling::Why;
 use super::{Action, Core, Key, Rejection, Set, after};
 
@@ -75,9 +75,8 @@ impl Core {
     }
 
     /// Whether an instance lives or comes up that can serve calls of `set`.
-    fn has_hope(&self, set: &Set) -> bool {
-        let mut instances = self.instances.values();
-        instances.any(|instance| self.could_serve(instance, set))
+    pub(super) fn has_hope(&self, set: &Set) -> bool {
+        self.instances.any(|group| self.could_serve(group, set))
     }
 
     /// The failure that calls are told without a new attempt: it is too early for the next, and
@@ -100,10 +99,10 @@ impl Core {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let Some(instance) = self.instances.remove(&key) else {
+        let Some(instance) = self.instances.remove(key) else {
             return;
         };
-        if instance.state == State::Starting && instance.current {
+        if instance.state == State::Starting && instance.code == Code::Newest {
             self.last_error = Some(error.clone());
             self.judge(&instance.set, error, now, actions);
         }
@@ -128,10 +127,9 @@ impl Core {
         self.hold(set, cause, now);
         // New code that does not come up must not hide behind the old one.
         self.switch(actions);
-        let served = self.instances.values().any(|instance| {
+        let served = self.instances.any(|group| {
             // Others that come up have found room; why this one failed is likely to be theirs otherwise.
-            let is_up = matches!(instance.state, State::Ready { .. });
-            (is_up || is_full) && self.could_serve(instance, set)
+            (group.ready() > 0 || is_full) && self.could_serve(group, set)
         });
         if !served {
             for ticket in self.queue.take_set(set) {

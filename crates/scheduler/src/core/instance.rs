@@ -1,11 +1,12 @@
 //! One instance as the core sees it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bugle_types::FunctionSpec;
 use tokio::time::Instant;
 
-use super::Set;
+use super::{Set, after};
 
 /// What an instance is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +17,8 @@ pub(super) enum State {
     Ready {
         /// Calls that it runs.
         in_flight: u32,
-        /// When it finished its last call; meaningful while it runs none.
-        idle_since: Instant,
+        /// When its idle clock runs out; meaningful while it runs none.
+        idle_until: Instant,
     },
     /// It finishes the calls that it runs.
     Draining {
@@ -30,15 +31,34 @@ pub(super) enum State {
     Stopping,
 }
 
+/// The code of an instance beside that of its function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Code {
+    /// It was superseded.
+    Older,
+    Newest,
+}
+
+/// A state without what belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Starting,
+    Ready,
+    Draining,
+    Stopping,
+}
+
 /// One instance.
 #[derive(Debug)]
 pub(super) struct Instance {
     pub(super) set: Set,
     /// The code it runs.
     pub(super) spec: Arc<FunctionSpec>,
-    /// Whether that is the function's newest code.
-    pub(super) current: bool,
+    /// Whether that is the function's newest.
+    pub(super) code: Code,
     pub(super) state: State,
+    /// How long it may be without a call.
+    pub(super) idle: Duration,
     /// Whether it has finished a call; one that never did and dies is a failed start.
     pub(super) has_answered: bool,
 }
@@ -49,8 +69,13 @@ impl Instance {
         matches!(self.state, State::Starting | State::Ready { .. })
     }
 
-    pub(super) fn is_live_and_current(&self) -> bool {
-        self.is_live() && self.current
+    pub(super) fn phase(&self) -> Phase {
+        match self.state {
+            State::Starting => Phase::Starting,
+            State::Ready { .. } => Phase::Ready,
+            State::Draining { .. } => Phase::Draining,
+            State::Stopping => Phase::Stopping,
+        }
     }
 
     pub(super) fn in_flight(&self) -> u32 {
@@ -68,11 +93,58 @@ impl Instance {
         matches!(self.state, State::Ready { in_flight: 0, .. })
     }
 
+    /// When its idle clock runs out.
+    pub(super) fn idle_until(&self) -> Option<Instant> {
+        match self.state {
+            State::Ready {
+                in_flight: 0,
+                idle_until,
+            } => Some(idle_until),
+            _ => None,
+        }
+    }
+
+    /// It takes calls from now on.
+    pub(super) fn come_up(&mut self, now: Instant) {
+        self.state = State::Ready {
+            in_flight: 0,
+            idle_until: after(now, self.idle),
+        };
+    }
+
     /// Counts a call; the caller has seen that there is a free slot.
     pub(super) fn take_slot(&mut self) {
         debug_assert!(self.has_free_slot(), "a slot was given away twice");
         if let State::Ready { in_flight, .. } = &mut self.state {
             *in_flight += 1;
+        }
+    }
+
+    /// Counts the end of a call.
+    pub(super) fn end_call(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Ready {
+                in_flight,
+                idle_until,
+            } => {
+                *in_flight = in_flight.saturating_sub(1);
+                if *in_flight == 0 {
+                    *idle_until = after(now, self.idle);
+                }
+            }
+            State::Draining { in_flight, .. } => *in_flight = in_flight.saturating_sub(1),
+            State::Starting | State::Stopping => {}
+        }
+    }
+
+    /// Counts the end of a call that it works on still: it gets no further call, and the others that it
+    /// runs are waited for, but not that one.
+    pub(super) fn give_call_up(&mut self) {
+        if let State::Ready { in_flight, .. } | State::Draining { in_flight, .. } = self.state {
+            self.state = State::Draining {
+                in_flight: in_flight.saturating_sub(1),
+                kill: true,
+            };
         }
     }
 }

@@ -1,13 +1,13 @@
 //! How many instances there are: starts for who waits and for the minimum, stops for who idles.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_types::Scale;
 use tokio::time::Instant;
 
-use super::instance::{Instance, State};
+use super::instance::{Code, Instance, State};
+use super::instances::Group;
 use crate::InstanceState;
 
 use super::{Action, Core, Key, Life, Rejection, Set, after};
@@ -20,9 +20,6 @@ pub(super) enum Why {
     /// The minimum, or the first instance of new code.
     Minimum,
 }
-
-/// Idle instances with the time at which the idle clock of each runs out.
-type Idle = Vec<(Instant, Key)>;
 
 /// Which bound keeps an instance from being started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,28 +104,23 @@ impl Core {
         if let Some(rolling) = &self.rolling {
             // At least one instance of the new code, whoever waits.
             let first = rolling.first.clone();
-            let current = self.instances.values().any(Instance::is_live_and_current);
+            let current = self.instances.any(Group::is_live_and_current);
             self.start_some(&first, u32::from(!current), Why::Minimum, now, actions);
         }
     }
 
     /// Instances of the newest code that come up and will serve `set`.
-    fn coming(&self, set: &Set) -> u32 {
-        self.count(|i| i.state == State::Starting && i.current && i.set == *set)
+    pub(super) fn coming(&self, set: &Set) -> u32 {
+        self.instances
+            .group(set, Code::Newest)
+            .map_or(0, |group| group.starting)
     }
 
     /// Instances of the newest code in `set` that serve or will.
-    fn serving(&self, set: &Set) -> u32 {
-        self.count(|instance| instance.is_live_and_current() && instance.set == *set)
-    }
-
-    pub(super) fn count(&self, wanted: impl Fn(&Instance) -> bool) -> u32 {
-        let count = self
-            .instances
-            .values()
-            .filter(|instance| wanted(instance))
-            .count();
-        u32::try_from(count).unwrap_or(u32::MAX)
+    pub(super) fn serving(&self, set: &Set) -> u32 {
+        self.instances
+            .group(set, Code::Newest)
+            .map_or(0, Group::live)
     }
 
     /// Starts up to `missing` instances of `set`, as far as the bounds and earlier failures allow.
@@ -176,8 +168,9 @@ impl Core {
         let instance = Instance {
             set,
             spec: Arc::clone(&self.spec),
-            current: true,
+            code: Code::Newest,
             state: State::Starting,
+            idle: self.spec.idle.unwrap_or_else(|| self.config.idle()),
             has_answered: false,
         };
         self.instances.insert(key, instance);
@@ -195,26 +188,22 @@ impl Core {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let mut instances = self.instances.values();
-        let bridging = self.rolling.is_some() && instances.any(Instance::is_live_and_current);
+        let bridging = self.rolling.is_some() && self.instances.any(Group::is_live_and_current);
         if why == Why::Minimum && bridging {
             // The old code serves until the first instance of the new is up; the rest can wait.
             return;
         }
-        let counts =
-            |instance: &Instance| limit == Limit::Function || instance.set.label == set.label;
-        let on_its_way =
-            |instance: &Instance| instance.state == State::Stopping && counts(instance);
-        if self.instances.values().any(on_its_way) {
+        let counts = |other: &Set| limit == Limit::Function || other.label == set.label;
+        let on_its_way = |group: &Group| group.stopping > 0 && counts(&group.set);
+        if self.instances.any(on_its_way) {
             return;
         }
-        let mut idle = self.idle_surplus();
-        idle.sort_unstable();
-        let other = |key: &Key| {
-            let instance = &self.instances[key];
-            (instance.set != *set || !instance.current) && counts(instance)
-        };
-        let victim = match idle.into_iter().find(|(_, key)| other(key)) {
+        let others = self
+            .instances
+            .groups()
+            .filter(|group| (group.set != *set || group.code == Code::Older) && counts(&group.set));
+        let idle = others.filter_map(|group| self.idle_surplus(group).next());
+        let victim = match idle.min() {
             Some((_, key)) => Some(key),
             None if why == Why::Calls => self.busy_victim(set, counts, now),
             None => None,
@@ -229,15 +218,12 @@ impl Core {
     fn busy_victim(
         &mut self,
         set: &Set,
-        counts: impl Fn(&Instance) -> bool,
+        counts: impl Fn(&Set) -> bool,
         now: Instant,
     ) -> Option<Key> {
         let patient_until = after(self.queue.oldest(set)?, PATIENCE);
-        let mut instances = self.instances.values();
-        let hopeful = instances.any(|instance| self.could_serve(instance, set));
-        let mut instances = self.instances.values();
-        let draining = instances.any(|i| matches!(i.state, State::Draining { .. }) && counts(i));
-        if hopeful || draining {
+        let draining = |group: &Group| group.draining > 0 && counts(&group.set);
+        if self.has_hope(set) || self.instances.any(draining) {
             return None;
         }
         if now < patient_until {
@@ -246,17 +232,17 @@ impl Core {
         }
         let ready = self.instances.iter().filter(|(_, instance)| {
             matches!(instance.state, State::Ready { .. })
-                && counts(instance)
+                && counts(&instance.set)
                 && self.is_surplus(instance)
         });
         ready
             .min_by_key(|(_, instance)| instance.in_flight())
-            .map(|(key, _)| *key)
+            .map(|(key, _)| key)
     }
 
     /// Whether the minimum of its set holds without `instance`.
     fn is_surplus(&self, instance: &Instance) -> bool {
-        !instance.current || self.serving(&instance.set) > self.bounds(&instance.set).min
+        instance.code == Code::Older || self.serving(&instance.set) > self.bounds(&instance.set).min
     }
 
     /// Everything that time brings.
@@ -273,10 +259,8 @@ impl Core {
         {
             self.switch(actions);
         }
-        for (until, key) in self.idle_surplus() {
-            if until <= now {
-                self.retire(key, actions);
-            }
+        for key in self.idled_out(now) {
+            self.retire(key, actions);
         }
         self.scale(now, actions);
         self.rearm(now);
@@ -290,52 +274,42 @@ impl Core {
         let mut queue = std::mem::take(&mut self.queue);
         queue.postpone_late(now, |set, since| {
             let until = after(since, self.config.pool_wait);
-            let mut starting = self
-                .instances
-                .values()
-                .filter(|instance| matches!(instance.state, State::Starting));
-            let hope = until > now && starting.any(|instance| self.could_serve(instance, set));
+            let coming = |group: &Group| group.starting > 0 && self.could_serve(group, set);
+            let hope = until > now && self.instances.any(coming);
             hope.then(|| until.min(after(now, LOOK_AGAIN)))
         });
         self.queue = queue;
     }
 
-    /// The idle instances without which the minima hold, and when the idle clock of each runs out.
-    /// Of a set those come first whose clock runs out first.
-    fn idle_surplus(&self) -> Idle {
-        let mut surplus = Idle::new();
-        let mut sets: BTreeMap<&Set, (u32, Idle)> = BTreeMap::new();
-        for (&key, instance) in &self.instances {
-            let idle = self.idle_until(instance).map(|until| (until, key));
-            if instance.is_live_and_current() {
-                let (serving, candidates) = sets.entry(&instance.set).or_default();
-                *serving += 1;
-                candidates.extend(idle);
-            } else {
-                surplus.extend(idle);
-            }
-        }
-        for (set, (serving, mut candidates)) in sets {
-            let spare = serving.saturating_sub(self.bounds(set).min);
-            candidates.sort_unstable();
-            candidates.truncate(usize::try_from(spare).unwrap_or(usize::MAX));
-            surplus.append(&mut candidates);
-        }
-        surplus
+    /// The idle instances of `group` without which the minimum of its set holds, and when the idle
+    /// clock of each runs out: those first whose clock runs out first.
+    fn idle_surplus(&self, group: &Group) -> impl Iterator<Item = (Instant, Key)> {
+        let spare = if group.code == Code::Newest {
+            group.live().saturating_sub(self.bounds(&group.set).min)
+        } else {
+            u32::MAX
+        };
+        group
+            .idle()
+            .take(usize::try_from(spare).unwrap_or(usize::MAX))
     }
 
-    /// When the idle clock of `instance` runs out.
-    fn idle_until(&self, instance: &Instance) -> Option<Instant> {
-        match instance.state {
-            State::Ready {
-                in_flight: 0,
-                idle_since,
-            } => {
-                let idle = instance.spec.idle.unwrap_or_else(|| self.config.idle());
-                Some(after(idle_since, idle))
-            }
-            _ => None,
-        }
+    /// The instances whose idle clock has run out and without which the minima hold: those of older
+    /// code first, in order of age.
+    pub(super) fn idled_out(&self, now: Instant) -> Vec<Key> {
+        let of_code = |code: Code| {
+            let groups = self.instances.groups();
+            let groups = groups.filter(move |group| group.code == code);
+            let idle = groups.flat_map(|group| {
+                self.idle_surplus(group)
+                    .take_while(|(until, _)| *until <= now)
+            });
+            idle.map(|(_, key)| key)
+        };
+        let mut keys: Vec<Key> = of_code(Code::Older).collect();
+        keys.sort_unstable();
+        keys.extend(of_code(Code::Newest));
+        keys
     }
 
     /// Asks to be told when `at` has come. On the way of a call this is one comparison: the timer
@@ -353,8 +327,10 @@ impl Core {
 
     /// Arms the timer for whatever is due next.
     pub(super) fn rearm(&mut self, now: Instant) {
-        let idle = self.idle_surplus().into_iter().map(|(until, _)| until);
+        let groups = self.instances.groups();
+        let idle = groups.filter_map(|group| self.idle_surplus(group).next());
         let next = idle
+            .map(|(until, _)| until)
             .chain(self.retries(now))
             .chain(self.queue.deadline())
             .chain(self.rolling.as_ref().map(|rolling| rolling.until))
@@ -370,24 +346,12 @@ impl Core {
     /// Calls that wait; instances that come up, take calls, and end.
     pub(crate) fn counts(&self) -> (usize, usize, usize, usize) {
         let mut counts = (self.queue.len(), 0, 0, 0);
-        for instance in self.instances.values() {
-            match instance.state {
-                State::Starting => counts.1 += 1,
-                State::Ready { .. } => counts.2 += 1,
-                State::Draining { .. } | State::Stopping => counts.3 += 1,
-            }
+        for group in self.instances.groups() {
+            counts.1 += group.starting as usize;
+            counts.2 += group.ready() as usize;
+            counts.3 += (group.draining + group.stopping) as usize;
         }
         counts
-    }
-
-    /// Instances that are not gone.
-    pub(crate) fn alive_count(&self) -> usize {
-        self.instances.len()
-    }
-
-    /// Whether the instance is not gone.
-    pub(crate) fn knows(&self, key: Key) -> bool {
-        self.instances.contains_key(&key)
     }
 
     /// Every instance: its set, state and calls, oldest first.
@@ -399,7 +363,7 @@ impl Core {
         };
         self.instances
             .iter()
-            .map(|(key, i)| (*key, i.set.clone(), shown(i.state), i.in_flight()))
+            .map(|(key, i)| (key, i.set.clone(), shown(i.state), i.in_flight()))
             .collect()
     }
 

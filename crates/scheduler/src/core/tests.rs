@@ -2,6 +2,7 @@
 //! `tests/`.
 
 mod failure;
+mod history;
 mod set;
 mod update;
 

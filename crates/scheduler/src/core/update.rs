@@ -12,7 +12,8 @@ use std::sync::Arc;
 use bugle_types::{FunctionSpec, InstanceLabel};
 use tokio::time::Instant;
 
-use super::instance::{Instance, State};
+use super::instance::{Code, State};
+use super::instances::Group;
 use super::{Action, Core, Key, Life, Rejection, Set, after};
 
 /// An update that goes on: instances of older code may still get calls.
@@ -63,14 +64,18 @@ impl Core {
 
     /// Begins to replace the instances of older code.
     fn replace(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        for instance in self.instances.values_mut() {
-            instance.current = instance.spec.generation == self.spec.generation;
-        }
-        for key in self.keys(|instance| instance.state == State::Starting && !instance.current) {
+        let generation = &self.spec.generation;
+        self.instances.change_all(|_, instance| {
+            let is_newest = instance.spec.generation == *generation;
+            instance.code = if is_newest { Code::Newest } else { Code::Older };
+        });
+        for key in
+            self.keys(|instance| instance.state == State::Starting && instance.code == Code::Older)
+        {
             self.retire(key, actions);
         }
         let ready = self.keys(|instance| matches!(instance.state, State::Ready { .. }));
-        let back = self.instances.values().any(Instance::is_live_and_current);
+        let back = self.instances.any(Group::is_live_and_current);
         if ready.is_empty() || back {
             // Nothing to bridge the time with, or nothing to bridge: older code is back.
             self.switch(actions);
@@ -82,7 +87,10 @@ impl Core {
             .rolling
             .take()
             .map_or(until, |earlier| earlier.until.min(until));
-        let label = ready.iter().map(|key| &self.instances[key].set.label).min();
+        let label = ready
+            .iter()
+            .map(|key| &self.instances[*key].set.label)
+            .min();
         let first = Set {
             label: label.cloned().flatten(),
             resources: self.spec.resources.clone(),
@@ -92,7 +100,7 @@ impl Core {
         self.arm(until);
         // The first instance of the new code needs a place.
         if self.alive() >= self.spec.scale.max {
-            let load = |key: &&Key| self.instances[*key].in_flight();
+            let load = |key: &&Key| self.instances[**key].in_flight();
             if let Some(&emptiest) = ready.iter().min_by_key(load) {
                 self.retire(emptiest, actions);
             }
@@ -102,7 +110,12 @@ impl Core {
     /// From now on only the newest code gets calls.
     pub(super) fn switch(&mut self, actions: &mut Vec<Action>) {
         self.rolling = None;
-        for key in self.keys(|instance| !instance.current) {
+        let live_and_old = |group: &Group| group.code == Code::Older && group.live() > 0;
+        if !self.instances.any(live_and_old) {
+            // Every start comes here.
+            return;
+        }
+        for key in self.keys(|instance| instance.code == Code::Older) {
             self.retire(key, actions);
         }
     }
@@ -112,7 +125,7 @@ impl Core {
     fn fit(&mut self, actions: &mut Vec<Action>) {
         let mut in_set: BTreeMap<Option<InstanceLabel>, u32> = BTreeMap::new();
         let mut live = Vec::new();
-        for (&key, instance) in &self.instances {
+        for (key, instance) in self.instances.iter() {
             if instance.is_live() {
                 live.push((instance.in_flight(), Reverse(key)));
                 *in_set.entry(instance.set.label.clone()).or_default() += 1;
@@ -121,7 +134,7 @@ impl Core {
         live.sort_unstable();
         let mut total = u32::try_from(live.len()).unwrap_or(u32::MAX);
         for (_, Reverse(key)) in live {
-            let set = &self.instances[&key].set;
+            let set = &self.instances[key].set;
             let allowed = self.bounds(set).max;
             let Some(count) = in_set.get_mut(&set.label) else {
                 continue;

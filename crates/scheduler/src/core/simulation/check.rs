@@ -87,6 +87,7 @@ impl World {
 
     pub(super) fn check(&self) {
         let seed = self.seed;
+        self.core.compare_with_definition(&[], self.now);
         let (queued, starting, ready, ending) = self.core.counts();
         assert_eq!(
             starting + ready + ending,

@@ -204,6 +204,28 @@ async fn gateways_that_are_not_alike_do_not_work_together() {
 }
 
 #[tokio::test]
+async fn gateways_that_make_pools_real_in_other_ways_do_not_work_together() {
+    let gates = Gates::new(1).await;
+    let first = gates.start(0).await;
+    until_members(&[&first]).await;
+    let late = Site::new();
+    let key = "environment.key";
+    std::fs::copy(
+        gates.site(0).data_dir().join(key),
+        late.data_dir().join(key),
+    )
+    .unwrap();
+    let options = gates.options().config("pools", "backend", "none");
+    let said = match late.try_start(&options).await {
+        Err(refused) => refused.log,
+        Ok(platform) => trouble::ends_by_itself(platform).await,
+    };
+    let differs = "has pools.backend = machine, this one none; set the same for all gateways";
+    assert!(said.contains(differs), "{said}");
+    first.finish().await;
+}
+
+#[tokio::test]
 async fn limits_hold_under_load_while_gateways_come_and_go() {
     let gates = Gates::new(3).await;
     let (first, second) = (gates.start(0).await, gates.start(1).await);

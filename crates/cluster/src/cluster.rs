@@ -92,6 +92,17 @@ pub enum Refused {
         /// Who was there before.
         other: Box<Member>,
     },
+    /// Pools that nobody would keep, or two.
+    #[error(
+        "the gateway at {} has pools.backend = {}, this one {ours}; set the same for all gateways on one etcd: one \
+         of them keeps each pool for all", other.address, other.pools
+    )]
+    Pools {
+        /// Who was there before.
+        other: Box<Member>,
+        /// What is set here.
+        ours: String,
+    },
     /// Another platform works alone.
     #[error("it cannot join the gateways of its etcd")]
     Etcd(#[source] EtcdFailure),

@@ -21,6 +21,9 @@ pub struct Member {
     pub build: String,
     /// What its key for the functions' variables is known by; all have the same.
     pub key: String,
+    /// Its `pools.backend`; all have the same, as one of them keeps a pool for all.
+    #[serde(default)]
+    pub pools: String,
     /// The host and process, for people.
     pub host: String,
     /// Whether it takes no functions any more, because it is about to end.
@@ -91,11 +94,14 @@ impl View {
         self.me.is_some() && self.owner(function) == self.me.as_ref()
     }
 
-    /// A member of another build or with another key, that was there before `since`.
+    /// A member that was there before `since`, and is of another build, has another key or makes pools real in another
+    /// way.
     pub(crate) fn stranger(&self, mine: &Member, since: u64) -> Option<&Member> {
         let mut members = self.members().map(|(_, member)| member);
         members.find(|other| {
-            other.since < since && (other.build != mine.build || other.key != mine.key)
+            let is_alike =
+                other.build == mine.build && other.key == mine.key && other.pools == mine.pools;
+            other.since < since && !is_alike
         })
     }
 

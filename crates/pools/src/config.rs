@@ -1,5 +1,6 @@
 //! The section of the configuration.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -83,6 +84,16 @@ pub enum Backend {
     Kubernetes,
     /// Nobody: pools are recorded and stay pending, as on a host of the original.
     None,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Machine => "machine",
+            Self::Kubernetes => "kubernetes",
+            Self::None => "none",
+        })
+    }
 }
 
 /// What a machine has for its workers.

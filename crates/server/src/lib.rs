@@ -203,12 +203,13 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         .zip(cluster_listener.as_ref())
         .map(|(membership, (_, address))| {
             let place = (membership, Arc::clone(&store));
-            let key = keyring.fingerprint();
-            let addresses = sharing::Addresses {
-                gateways: config.cluster.advertised(*address),
+            let introduction = sharing::Introduction {
+                address: config.cluster.advertised(*address),
                 nodes: nodes_address.clone(),
+                key: keyring.fingerprint().to_owned(),
+                pools: config.pools.backend,
             };
-            Sharing::new(addresses, place, key, data.handle().clone())
+            Sharing::new(introduction, place, data.handle().clone())
         });
     let confinement = confinement(&config, Some(control), code)?;
     let images = images::open(

@@ -22,6 +22,7 @@ use bugle_cluster::{Cluster, Joining, Member, Refused, Told, serve_port};
 use bugle_gateway::{Gateway, Owners};
 use bugle_instances::{Driver, Instance};
 use bugle_node::{GatewayAddress, Gateways, Roster};
+use bugle_pools::Backend;
 use bugle_registry::Keyring;
 use bugle_scheduler::Scheduler;
 use bugle_store::{Membership, Store};
@@ -113,12 +114,16 @@ pub(crate) struct Sharing {
     grows: Arc<OnceLock<Grow>>,
 }
 
-/// Where this gateway is reached.
-pub(crate) struct Addresses {
-    /// By other gateways.
-    pub(crate) gateways: String,
-    /// By nodes; empty if there are none.
+/// What this gateway says of itself to the others.
+pub(crate) struct Introduction {
+    /// Where they reach it.
+    pub(crate) address: String,
+    /// Where nodes reach it; empty if there are none.
     pub(crate) nodes: String,
+    /// The word for its key.
+    pub(crate) key: String,
+    /// Who makes pools real here.
+    pub(crate) pools: Backend,
 }
 
 /// Cancels an invocation of a function that waits or runs here, by its request id; whether there is one.
@@ -152,19 +157,19 @@ pub(crate) struct Parts {
 impl Sharing {
     /// A gateway that has not joined yet.
     pub(crate) fn new(
-        addresses: Addresses,
+        introduction: Introduction,
         (membership, store): (Membership, Arc<dyn Store>),
-        key: &str,
         runtime: Handle,
     ) -> Self {
         let cluster = Cluster::new(Joining {
             membership,
             store,
             member: Member {
-                address: addresses.gateways,
-                nodes: addresses.nodes,
+                address: introduction.address,
+                nodes: introduction.nodes,
                 build: BUILD.to_owned(),
-                key: key.to_owned(),
+                key: introduction.key,
+                pools: introduction.pools.to_string(),
                 host: crate::opened::who("a gateway"),
                 leaving: false,
                 since: 0,

@@ -137,13 +137,15 @@ impl Shared {
             return Ok(());
         };
         let other = Box::new(other.clone());
-        Err(if other.build == self.member.build {
+        let mine = &self.member;
+        Err(if other.build != mine.build {
+            let ours = mine.build.clone();
+            Refused::Build { other, ours }
+        } else if other.key != mine.key {
             Refused::Key { other }
         } else {
-            Refused::Build {
-                other,
-                ours: self.member.build.clone(),
-            }
+            let ours = mine.pools.clone();
+            Refused::Pools { other, ours }
         })
     }
 

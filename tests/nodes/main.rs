@@ -318,6 +318,45 @@ async fn a_second_process_in_a_nodes_folder_is_refused_and_takes_no_call_away() 
 }
 
 #[tokio::test]
+async fn a_node_from_a_copied_folder_is_refused_and_takes_no_call_away() {
+    let site = Site::new();
+    let mut platform = site.start_with(&options()).await;
+    platform.tolerate("two processes have the identity of one node");
+    let one = Node::join(&site, &platform, "one").await;
+    let who = function(&site, &platform, "who", "1").await;
+    let before = platform.invoke(&who, "0").await.expect(200).text();
+    let call = platform.invoke(&who, "2");
+    let folder = |name: &str| site.path().join(format!("node-{name}"));
+    std::fs::create_dir(folder("copy")).unwrap();
+    for file in ["node.key", "node.json"] {
+        std::fs::copy(folder("one").join(file), folder("copy").join(file)).unwrap();
+    }
+    let copied = async {
+        platform.until_called(&who, 1).await;
+        let copy = Node::start(&site, "copy", &[]);
+        eventually("the copy says why", BOUND, || async {
+            let said = copy.said();
+            let cause = format!("process {}", one.pid());
+            let told = said.contains("is connected as node one already") && said.contains(&cause);
+            told.then_some(()).ok_or(said)
+        })
+        .await;
+        copy
+    };
+    let (answer, copy) = tokio::join!(call, copied);
+    assert_eq!(answer.expect(200).text(), before);
+    let said = platform.log();
+    let told = said.matches("two processes have the identity").count();
+    assert_eq!(told, 1, "{said}");
+    assert!(!one.said().contains("ended"), "{}", one.said());
+    // As soon as the first one is gone, the other is the node.
+    one.kill().await;
+    until_node_lives(&platform, "one").await;
+    copy.finish().await;
+    platform.finish().await;
+}
+
+#[tokio::test]
 async fn a_platform_that_takes_no_nodes_says_how_it_would() {
     let site = Site::new();
     let platform = site.start().await;

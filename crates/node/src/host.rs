@@ -14,7 +14,7 @@ mod orders;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bugle_instances::{Awake, Driver, StartError};
@@ -52,6 +52,8 @@ pub type Prepare = Arc<
 pub struct Offer {
     /// The build, which must be that of the platform.
     pub build: String,
+    /// Which process it is, for people, and unlike any other that there is or was.
+    pub process: String,
     /// Thousandths of a core.
     pub cpu: u64,
     /// MiB.
@@ -111,6 +113,11 @@ impl Host {
     /// Whether the node can have instances: a gateway hears its news, and it does not end.
     pub fn is_ready(&self) -> bool {
         self.is_connected() && !self.0.draining.is_cancelled()
+    }
+
+    /// Which process this is.
+    pub(crate) fn process(&self) -> &str {
+        &self.0.offer.process
     }
 
     /// Whether a gateway hears the news of this node.
@@ -175,12 +182,13 @@ impl Host {
         &self,
         mut connection: h2::server::Connection<T, Bytes>,
         silent: impl Future<Output = ()>,
-    ) -> Result<(), h2::Error>
+    ) -> Served
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
         let shared = &self.0;
         let link = shared.news.quietly(news::Desk::number);
+        let refused = Refusal::default();
         // Also when this future is dropped.
         let mut connected = Connected {
             shared,
@@ -198,16 +206,32 @@ impl Host {
                 }
             };
             match accepted {
-                None => return Ok(()),
-                Some(Err(error)) => return Err(error),
                 Some(Ok((request, respond))) => {
-                    let handled = Arc::clone(shared).handle(link, request, respond);
+                    let refused = Arc::clone(&refused);
+                    let handled = Arc::clone(shared).handle(link, refused, request, respond);
                     shared.tasks.spawn(handled);
+                }
+                ended => {
+                    return Served {
+                        broke: ended.and_then(Result::err),
+                        refused: refused.get().cloned(),
+                    };
                 }
             }
         }
     }
 }
+
+/// How a connection ended.
+pub(crate) struct Served {
+    /// What broke it.
+    pub(crate) broke: Option<h2::Error>,
+    /// Why the gateway did not take this process in, if it said so.
+    pub(crate) refused: Option<String>,
+}
+
+/// Why a gateway does not take this process in, once it has said so.
+type Refusal = Arc<OnceLock<String>>;
 
 /// A connection, until this is dropped.
 struct Connected<'a> {
@@ -247,6 +271,7 @@ impl Shared {
     async fn handle(
         self: Arc<Self>,
         link: LinkId,
+        refused: Refusal,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
     ) {
@@ -264,6 +289,8 @@ impl Shared {
             "/close" => self.close(respond),
             "/open" => self.open(respond),
             "/news" => self.tell_news(link, respond).await,
+            "/alive" => answer_with(respond, Bytes::new()).map_err(Broken::from),
+            "/refused" => hear_refusal(&refused, body, respond).await,
             _ => refuse(respond),
         };
         if let Err(error) = handled {
@@ -292,6 +319,7 @@ impl Shared {
         let mut stream = respond.send_response(Response::new(()), false)?;
         let Offer {
             build,
+            process,
             cpu,
             memory,
             custom,
@@ -302,6 +330,7 @@ impl Shared {
         let hello = Hello {
             protocol: wire::PROTOCOL,
             build,
+            process,
             cpu,
             memory,
             custom,
@@ -350,6 +379,18 @@ impl Shared {
 fn answer_with(mut respond: SendResponse<Bytes>, bytes: Bytes) -> Result<(), h2::Error> {
     let mut stream: SendStream<Bytes> = respond.send_response(Response::new(()), false)?;
     stream.send_data(bytes, true)
+}
+
+/// Hears why this process is not taken in.
+async fn hear_refusal(
+    refused: &OnceLock<String>,
+    body: Incoming,
+    respond: SendResponse<Bytes>,
+) -> Result<(), Broken> {
+    let reason = body.whole(LARGEST_ORDER).await?;
+    // Said once.
+    _ = refused.set(String::from_utf8_lossy(&reason).into_owned());
+    Ok(answer_with(respond, Bytes::new())?)
 }
 
 fn refuse(mut respond: SendResponse<Bytes>) -> Result<(), Broken> {

@@ -3,6 +3,7 @@
 mod attend;
 mod orphans;
 mod shared;
+pub(crate) mod twins;
 
 use std::collections::BTreeMap;
 use std::fmt;

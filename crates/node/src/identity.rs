@@ -24,7 +24,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::authority::{self, NODE_HOLDS, PLATFORM};
-use crate::requests::{JoinAnswer, JoinRequest};
+use crate::requests::{JoinAnswer, JoinRequest, RenewRequest};
 use crate::stream::{Broken, Incoming, STREAM_WINDOW};
 use crate::token::JoinToken;
 use crate::wire::{self, ALPN_NODE, ALPN_PLATFORM};
@@ -90,6 +90,9 @@ pub enum Error {
     /// The platform refused.
     #[error("the platform refuses: {0}")]
     Refused(String),
+    /// Another process is connected as this node. Which, and what to do, in the platform's words.
+    #[error("{0}")]
+    Twin(String),
 }
 
 impl From<Broken> for Error {
@@ -299,16 +302,20 @@ impl Identity {
     }
 
     /// Gets a new certificate when half of the time of the old one has passed, from the gateway at
-    /// `address`.
-    pub(crate) async fn renew_when_due(&self, address: &str) -> Result<(), Error> {
+    /// `address`; `process` asks.
+    pub(crate) async fn renew_when_due(&self, address: &str, process: &str) -> Result<(), Error> {
         let _one_after_the_other = self.0.renewing.lock().await;
         let issued = self.0.record.lock().issued;
         if now() < issued + NODE_HOLDS.as_secs() / 2 {
             return Ok(());
         }
         let platform = Asking::connect(address, self.client(ALPN_PLATFORM)?).await?;
-        let key = Bytes::copy_from_slice(self.0.key.public_key_raw());
-        let answer = platform.ask("/renew", key).await?;
+        let question = RenewRequest {
+            public_key: self.0.key.public_key_raw().to_vec(),
+            process: process.to_owned(),
+        };
+        let question = serde_json::to_vec(&question).unwrap_or_default();
+        let answer = platform.ask("/renew", question.into()).await?;
         let answer: JoinAnswer =
             wire::json(&answer).map_err(|garbage| Error::Garbage(garbage.to_string()))?;
         self.change(|record| {
@@ -425,9 +432,11 @@ impl Asking {
             return Ok(body);
         }
         let reason = body.whole(LARGEST_ANSWER).await?;
-        Err(Error::Refused(
-            String::from_utf8_lossy(&reason).into_owned(),
-        ))
+        let reason = String::from_utf8_lossy(&reason).into_owned();
+        Err(match status {
+            StatusCode::CONFLICT => Error::Twin(reason),
+            _ => Error::Refused(reason),
+        })
     }
 
     async fn ask(&self, path: &str, question: Bytes) -> Result<Bytes, Error> {

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use bugle_types::report;
 use bytes::Bytes;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::beat::{OF_NODES, until_silent};
-use crate::host::Host;
+use crate::host::{Host, Served};
 use crate::identity::{CONNECT, Error, Identity};
 use crate::stream::{CONNECTION_WINDOW, FRAME, STREAM_WINDOW, STREAMS};
 
@@ -24,9 +26,10 @@ use crate::stream::{CONNECTION_WINDOW, FRAME, STREAM_WINDOW, STREAMS};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(600);
 
-/// The longest pause of a node that was removed: nothing but a new token brings it back, and each attempt is a warning in
-/// the gateway's log. It is reached by and by, as a gateway may just not have heard of a node that is new.
-const LONGEST_OF_REMOVED: Duration = Duration::from_secs(10);
+/// The longest pause of a node that was removed, or whose place another process has: nothing but an operator brings it
+/// back, and each attempt of a removed one is a warning in the gateway's log. It is reached by and by, as a gateway may
+/// just not have heard of a node that is new.
+const LONGEST_OF_REFUSED: Duration = Duration::from_secs(10);
 
 /// What such a node says.
 const REMOVED: &str =
@@ -136,12 +139,26 @@ fn wanted(identity: &Identity, host: &Host) -> Vec<String> {
     gateways
 }
 
+/// A connection to a gateway.
+pub(crate) type Connection = h2::server::Connection<TlsStream<TcpStream>, Bytes>;
+
 /// Has a connection to the gateway at `address`, as long as there is to be one.
 async fn keep(identity: Identity, host: Host, address: String) -> String {
     let (mut pause, mut told) = (FIRST_PAUSE, Told::default());
+    let mut is_twin = false;
     loop {
         let mut longest = LONGEST_PAUSE;
-        match once(&identity, &host, &address).await {
+        let connected = connect(&identity, &host, &address).await;
+        // One that was refused makes a connection again and again, only to be refused.
+        if connected.is_ok() && !is_twin {
+            tracing::info!(gateway = address, "connected");
+        }
+        let ended = match connected {
+            Ok(connection) => hear(&host, connection).await,
+            Err(error) => Err(error),
+        };
+        is_twin = matches!(ended, Err(Error::Twin(_)));
+        match ended {
             Ok(()) => {
                 tracing::info!(gateway = address, "the connection to a gateway ended");
                 pause = FIRST_PAUSE;
@@ -151,7 +168,10 @@ async fn keep(identity: Identity, host: Host, address: String) -> String {
                 let mut reason = report(&error);
                 if may_be_removed(&error) && identity.is_refused(&address).await {
                     REMOVED.clone_into(&mut reason);
-                    longest = LONGEST_OF_REMOVED;
+                    longest = LONGEST_OF_REFUSED;
+                }
+                if is_twin {
+                    longest = LONGEST_OF_REFUSED;
                 }
                 if told.is_news(&reason) {
                     tracing::warn!(
@@ -190,9 +210,13 @@ pub(crate) fn may_be_removed(error: &Error) -> bool {
     matches!(error, Error::Broken(_) | Error::Refused(_))
 }
 
-/// One connection, to its end.
-pub(crate) async fn once(identity: &Identity, host: &Host, address: &str) -> Result<(), Error> {
-    identity.renew_when_due(address).await?;
+/// A connection over which the gateway at `address` asks.
+pub(crate) async fn connect(
+    identity: &Identity,
+    host: &Host,
+    address: &str,
+) -> Result<Connection, Error> {
+    identity.renew_when_due(address, host.process()).await?;
     let stream = identity.connect(address).await?;
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
@@ -205,13 +229,17 @@ pub(crate) async fn once(identity: &Identity, host: &Host, address: &str) -> Res
         source: std::io::ErrorKind::TimedOut.into(),
     };
     let connection = timeout(CONNECT, handshake).await.map_err(silent)?;
-    let mut connection = connection.map_err(Error::Broken)?;
+    connection.map_err(Error::Broken)
+}
+
+/// Does what the gateway asks over a connection, to its end.
+pub(crate) async fn hear(host: &Host, mut connection: Connection) -> Result<(), Error> {
     let silent = until_silent(connection.ping_pong(), OF_NODES);
-    tracing::info!(gateway = address, "connected");
-    if let Err(error) = host.serve(connection, silent).await {
+    let Served { broke, refused } = host.serve(connection, silent).await;
+    if let Some(error) = broke {
         tracing::debug!(%error, "the connection broke");
     }
-    Ok(())
+    refused.map_or(Ok(()), |reason| Err(Error::Twin(reason)))
 }
 
 #[cfg(test)]

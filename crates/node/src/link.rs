@@ -3,8 +3,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bugle_instances::{EnvironmentOpener, Exit, ExitCause, InstanceId};
 use bugle_scheduler::placement::NodeId;
@@ -16,6 +17,7 @@ use http::{Request, StatusCode, Uri};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{SetOnce, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::orders::OrderKey;
@@ -25,6 +27,10 @@ use crate::wire::{Ended, StartOrder};
 
 /// The answer to an order or to a stop.
 const SMALL_ANSWER: usize = 1024 * 1024;
+
+/// How long a process may take to say that it lives when another one says that it is the same node. A node that starts
+/// again after it fell silent waits for so long.
+const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 
 type Ends = HashMap<InstanceId, watch::Sender<Option<Exit>>>;
 
@@ -54,6 +60,10 @@ pub(crate) struct Link {
     is_shared: bool,
     /// The last roster that the node has acted upon.
     told: watch::Sender<u64>,
+    /// Which process of the node it is, since that has said so.
+    process: OnceLock<String>,
+    /// The last one that was refused because of this one.
+    refused: Mutex<String>,
     /// Whether it has been taken in, and whether it is about to end.
     introduced: SetOnce<()>,
     is_ending: AtomicBool,
@@ -90,6 +100,8 @@ impl Link {
             draining: watch::Sender::new(false),
             is_shared,
             told: watch::Sender::new(0),
+            process: OnceLock::new(),
+            refused: Mutex::default(),
             introduced: SetOnce::new(),
             is_ending: AtomicBool::new(false),
             orphans: AtomicUsize::new(0),
@@ -187,6 +199,33 @@ impl Link {
     /// Whether the node has links to other gateways as well.
     pub(crate) fn is_shared(&self) -> bool {
         self.is_shared
+    }
+
+    /// Says which process of the node it is.
+    pub(crate) fn be(&self, process: String) {
+        // It says so once.
+        _ = self.process.set(process);
+    }
+
+    /// Which process it is; none before it has said so.
+    pub(crate) fn process(&self) -> &str {
+        self.process.get().map_or("", String::as_str)
+    }
+
+    /// Whether it still is there. One that has ended is noticed at once, one that fell silent when it does not answer in
+    /// time. Cancel safe.
+    pub(crate) async fn is_alive(&self) -> bool {
+        let asked = timeout(ALIVE_WITHIN, self.ask_small(ALIVE, Bytes::new()));
+        let answered = self.lost.run_until_cancelled(asked).await;
+        matches!(answered, Some(Ok(Ok(_))))
+    }
+
+    /// Refuses another process of the node because of this one. Whether that is news.
+    pub(crate) fn refuses(&self, process: &str) -> bool {
+        let mut refused = self.refused.lock();
+        let is_news = *refused != process;
+        process.clone_into(&mut refused);
+        is_news
     }
 
     /// The node has been taken in.
@@ -330,4 +369,6 @@ pub(crate) const LEAVE: &str = "http://node/leave";
 pub(crate) const GATEWAYS: &str = "http://node/gateways";
 pub(crate) const CLOSE: &str = "http://node/close";
 pub(crate) const OPEN: &str = "http://node/open";
+pub(crate) const REFUSED: &str = "http://node/refused";
+const ALIVE: &str = "http://node/alive";
 const NEWS: &str = "http://node/news";

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::hub::{PackageBytes, Shared};
+use crate::hub::{PackageBytes, Shared, twins};
 use crate::members::Error;
 use crate::stream::{Broken, Incoming, STREAM_WINDOW, send};
 use crate::token::JoinToken;
@@ -30,6 +30,14 @@ pub(crate) struct JoinRequest {
     /// The uid of the Pod that it is, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pod: Option<String>,
+}
+
+/// A node asks for a new certificate.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct RenewRequest {
+    pub(crate) public_key: Vec<u8>,
+    /// Which process of the node asks.
+    pub(crate) process: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,8 +94,7 @@ impl Shared {
             return reply(respond, Ok(Vec::new()));
         }
         if path == "/renew" {
-            let renewed = self.members.renew(&node, &body).await;
-            return reply(respond, self.shown(renewed));
+            return self.renew(&node, &body, respond).await;
         }
         let package = path.strip_prefix("/package/").and_then(|rest| {
             let (tenant, digest) = rest.split_once('/')?;
@@ -100,6 +107,25 @@ impl Shared {
             Ok(bytes) => give(respond, bytes).await,
             Err(reason) => reply(respond, Err(reason)),
         }
+    }
+
+    /// A new certificate makes the former one worthless, so only the process gets one that is connected, if there is one.
+    async fn renew(
+        &self,
+        node: &NodeId,
+        body: &Bytes,
+        respond: SendResponse<Bytes>,
+    ) -> Result<(), Broken> {
+        let RenewRequest {
+            public_key,
+            process,
+        } = wire::json(body)?;
+        if let Some(twin) = self.twin_of(node, &process).await {
+            twins::tell(&twin, &process);
+            return answer(respond, StatusCode::CONFLICT, twins::reason(&twin).into());
+        }
+        let renewed = self.members.renew(node, &public_key).await;
+        reply(respond, self.shown(renewed))
     }
 
     async fn join(&self, body: &Bytes) -> Result<Vec<u8>, String> {
@@ -148,17 +174,18 @@ impl Shared {
 }
 
 /// What was asked for, or why not.
-fn reply(mut respond: SendResponse<Bytes>, answer: Result<Vec<u8>, String>) -> Result<(), Broken> {
+fn reply(respond: SendResponse<Bytes>, made: Result<Vec<u8>, String>) -> Result<(), Broken> {
+    match made {
+        Ok(made) => answer(respond, StatusCode::OK, made.into()),
+        Err(reason) => answer(respond, StatusCode::FORBIDDEN, reason.into()),
+    }
+}
+
+fn answer(mut respond: SendResponse<Bytes>, status: StatusCode, body: Bytes) -> Result<(), Broken> {
     let mut response = Response::new(());
-    let body = match answer {
-        Ok(body) => body,
-        Err(reason) => {
-            *response.status_mut() = StatusCode::FORBIDDEN;
-            reason.into_bytes()
-        }
-    };
+    *response.status_mut() = status;
     let mut stream = respond.send_response(response, false)?;
-    Ok(stream.send_data(body.into(), true)?)
+    Ok(stream.send_data(body, true)?)
 }
 
 async fn give(mut respond: SendResponse<Bytes>, mut bytes: PackageBytes) -> Result<(), Broken> {

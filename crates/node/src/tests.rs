@@ -4,9 +4,11 @@ mod gateways;
 mod hostility;
 mod instances;
 mod membership;
+mod twins;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bugle_instances::{
@@ -206,13 +208,19 @@ impl Platform {
         self.hub.token(Duration::from_mins(1)).await.unwrap().0
     }
 
-    async fn node(&self, name: &str) -> Node {
+    /// A node joins; its folder, and who it is.
+    async fn join(&self, name: &str) -> (tempfile::TempDir, Identity) {
         let folder = tempfile::tempdir().unwrap();
-        let name: NodeId = name.parse().unwrap();
         let token = self.token().await;
+        let name = name.parse().unwrap();
         let joined = Identity::join(folder.path(), &self.address, &token, &name, None).await;
-        let node = Node::run(folder, joined.unwrap());
-        self.until(&name, Health::Live).await;
+        (folder, joined.unwrap())
+    }
+
+    async fn node(&self, name: &str) -> Node {
+        let (folder, identity) = self.join(name).await;
+        let node = Node::run(folder, identity);
+        self.until(&name.parse().unwrap(), Health::Live).await;
         node
     }
 
@@ -251,6 +259,9 @@ async fn eventually(condition: impl Fn() -> bool) {
     }
 }
 
+/// Processes of nodes so far, which are numbered.
+static PROCESSES: AtomicUsize = AtomicUsize::new(0);
+
 struct Node {
     host: Host,
     driver: Arc<SimDriver>,
@@ -271,8 +282,10 @@ impl Node {
             }),
         );
         let news = Arc::new(News::default());
+        let number = PROCESSES.fetch_add(1, Ordering::Relaxed);
         let offer = Offer {
             build: "test".to_owned(),
+            process: format!("process {number}"),
             cpu: 4000,
             memory: 4096,
             ..Offer::default()
@@ -301,6 +314,12 @@ impl Node {
             folder,
         }
     }
+}
+
+/// One connection of a node, to its end.
+async fn once(identity: &Identity, host: &Host, address: &str) -> Result<(), IdentityError> {
+    let connection = joined::connect(identity, host, address).await?;
+    joined::hear(host, connection).await
 }
 
 fn request(id: u128) -> StartRequest {

@@ -3,7 +3,7 @@
 //! The node opens the connection, and then the platform asks over it: `/start`, `/call`, `/exchange`,
 //! `/stop`, `/kill` and `/news`; where several gateways share the node, also `/take` and `/leave` for
 //! instances that change hands, and `/gateways` to say who they are. `/close` and `/open` are about a node that nobody
-//! uses and that is to go. What goes on the way of a call is bytes ([`crate::parts`]); the rest is JSON. Both are of the same build or they do not speak ([`PROTOCOL`]).
+//! uses and that is to go, `/alive` and `/refused` about two processes that both are the same node. What goes on the way of a call is bytes ([`crate::parts`]); the rest is JSON. Both are of the same build or they do not speak ([`PROTOCOL`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::parts::{Fields, Garbage, Kind, Part, Writer, json_part, part};
 
 /// Changes whenever a shape in this crate does.
-pub(crate) const PROTOCOL: u32 = 3;
+pub(crate) const PROTOCOL: u32 = 4;
 
 /// The protocol of a connection over which the platform asks.
 pub(crate) const ALPN_NODE: &[u8] = b"bugle-node/1";
@@ -78,6 +78,8 @@ pub(crate) type StartAnswer = Result<Up, NotUp>;
 pub(crate) struct Hello {
     pub(crate) protocol: u32,
     pub(crate) build: String,
+    /// Which process it is.
+    pub(crate) process: String,
     pub(crate) cpu: u64,
     pub(crate) memory: u64,
     pub(crate) custom: BTreeMap<String, i64>,

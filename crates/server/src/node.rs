@@ -109,7 +109,7 @@ pub async fn run(
 ) -> Result<(), NodeError> {
     let folder = std::path::absolute(&config.server.data_dir).map_err(StartError::System)?;
     config.server.data_dir.clone_from(&folder);
-    // Two processes that are one node would take the connections from each other, and with them all calls.
+    // Of two processes that are one node the platform takes in the first; on this machine the second need not try.
     let _lock = bugle_store::lock_folder(&folder).map_err(NodeError::Folder)?;
     let health = Health::default();
     let _told = match options.health_port {
@@ -146,6 +146,7 @@ pub async fn run(
     let here = crate::machine::room();
     let offer = Offer {
         build: crate::nodes::BUILD.to_owned(),
+        process: process(),
         cpu: options.cpu.unwrap_or(here.cpu_millis),
         memory: options.memory.unwrap_or(here.memory_mib),
         custom: options.custom,
@@ -175,6 +176,13 @@ pub async fn run(
     stop.cancel();
     _ = serving.await;
     Ok(())
+}
+
+/// A name for this process that no other has: hosts and their processes may be copies, too.
+fn process() -> String {
+    let mut unique = uuid::Uuid::new_v4().simple().to_string();
+    unique.truncate(8);
+    format!("{} ({unique})", crate::opened::who("a node"))
 }
 
 async fn identity(folder: &Path, options: &NodeOptions) -> Result<Identity, NodeError> {

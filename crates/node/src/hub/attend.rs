@@ -171,6 +171,10 @@ impl Shared {
             );
             return Err(Garbage("a node of another build").into());
         }
+        if hello.process.len() > LABEL {
+            return Err(Garbage("a longer name of a process than a node may have").into());
+        }
+        link.be(hello.process.clone());
         let mut view = view(&link.node, hello)?;
         match self.members.member(&link.node).await {
             Ok(Some(member)) => {
@@ -186,6 +190,9 @@ impl Shared {
                 tracing::warn!(node = %link.node, reason, "a node is not taken in");
                 return Err(Garbage("a node that cannot be looked up").into());
             }
+        }
+        if let Some(twin) = self.twin_of(&link.node, link.process()).await {
+            return self.refuse(link, &twin).await;
         }
         self.add(link, view);
         link.introduce();
@@ -227,7 +234,7 @@ impl Shared {
             return;
         }
         if let Some(before) = links.insert(link.node.clone(), Arc::clone(link)) {
-            // The same node again: its earlier connection is dead and was not noticed yet.
+            // The same node again: its earlier connection is dead, and that was not noticed yet.
             self.forget_orphans(&before);
             before.lose();
         }

@@ -15,11 +15,17 @@ async fn hostile(
     name: &str,
     misbehave: impl Fn(&str, SendResponse<Bytes>) -> Option<SendStream<Bytes>> + Send + 'static,
 ) -> AbortOnDropHandle<()> {
-    let folder = tempfile::tempdir().unwrap();
-    let id: NodeId = name.parse().unwrap();
-    let token = platform.token().await;
-    let identity = Identity::join(folder.path(), &platform.address, &token, &id, None).await;
-    let stream = identity.unwrap().connect(&platform.address).await.unwrap();
+    let (_folder, identity) = platform.join(name).await;
+    misbehaving(platform, &identity, misbehave).await
+}
+
+/// A process of a node that does what it should not.
+pub(super) async fn misbehaving(
+    platform: &Platform,
+    identity: &Identity,
+    misbehave: impl Fn(&str, SendResponse<Bytes>) -> Option<SendStream<Bytes>> + Send + 'static,
+) -> AbortOnDropHandle<()> {
+    let stream = identity.connect(&platform.address).await.unwrap();
     let mut connection = h2::server::handshake(stream).await.unwrap();
     let serving = tokio::spawn(async move {
         let mut kept = Vec::new();
@@ -32,10 +38,11 @@ async fn hostile(
 }
 
 /// What it gives stays open for as long as it is kept.
-fn hello(mut respond: SendResponse<Bytes>) -> SendStream<Bytes> {
+pub(super) fn hello(mut respond: SendResponse<Bytes>) -> SendStream<Bytes> {
     let hello = Hello {
         protocol: PROTOCOL,
         build: "test".to_owned(),
+        process: String::new(),
         cpu: 9000,
         memory: 9000,
         custom: BTreeMap::new(),

@@ -1,7 +1,7 @@
 //! Who is a node of the platform: joining, being removed, and what a node alone may have.
 
 use crate::identity::KNOWN;
-use crate::joined::{may_be_removed, once};
+use crate::joined::may_be_removed;
 
 use super::*;
 
@@ -43,7 +43,7 @@ async fn a_removed_node_learns_that_it_was_removed_also_when_its_certificate_is_
 }
 
 /// What a node has in its folder, with a certificate that is to be renewed.
-fn issued_long_ago(folder: &std::path::Path) -> Identity {
+pub(super) fn issued_long_ago(folder: &std::path::Path) -> Identity {
     let path = folder.join("node.json");
     let mut record: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();

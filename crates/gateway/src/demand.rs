@@ -26,7 +26,8 @@ pub(crate) fn resources(
         asked.cpu = CpuMillis(positive("X-Instance-Cpu", "thousandths of a core", value)?);
     }
     if let Some(value) = headers.memory {
-        asked.memory = MemoryMib(positive("X-Instance-Memory", "MB", value)?);
+        let memory = positive::<u32>("X-Instance-Memory", "MB", value)?;
+        asked.memory = MemoryMib(memory.into());
     }
     if let Some(value) = headers.custom {
         asked.custom = custom(value)?;
@@ -52,8 +53,6 @@ where
 
 fn custom(value: &HeaderValue) -> Result<Vec<(String, i64)>, Failure> {
     const THOUSANDTHS: f64 = 1000.0;
-    // Past this a thousandth is no longer exact, and no machine has as many of anything.
-    const MOST: f64 = 1e12;
     let malformed = |why: &str| {
         Failure::bad_request(format!(
             "X-Instance-Custom-Resource must be a JSON object of names and numbers: {why}"
@@ -65,12 +64,12 @@ fn custom(value: &HeaderValue) -> Result<Vec<(String, i64)>, Failure> {
         .into_iter()
         .filter(|(_, amount)| *amount > 0.0)
         .map(|(name, amount)| {
-            if amount > MOST {
+            if amount > Resources::MOST_CUSTOM {
                 return Err(malformed(&format!("{name} is too large")));
             }
             #[expect(
                 clippy::cast_possible_truncation,
-                reason = "amount is between 0 and MOST, whose thousandths fit"
+                reason = "amount is between 0 and the most, whose thousandths fit"
             )]
             let thousandths = (amount * THOUSANDTHS).round() as i64;
             Ok((name, thousandths))
@@ -247,6 +246,8 @@ mod tests {
             assert_eq!(asked(Some(bad), None, None), Err(200_400), "{bad}");
             assert_eq!(asked(None, Some(bad), None), Err(200_400), "{bad}");
         }
+        // More than can be counted.
+        assert_eq!(asked(None, Some("4294967296"), None), Err(200_400));
         for bad in [
             "",
             "[]",

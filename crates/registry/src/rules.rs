@@ -7,7 +7,7 @@ use bugle_api::{
     AutoScaleConfig, Error, FunctionRequest, Interface, ResourceAffinitySelector, Rootfs,
     S3CodePath,
 };
-use bugle_types::{FunctionName, Kind, Runtime};
+use bugle_types::{CpuMillis, FunctionName, Kind, MemoryMib, Resources, Runtime};
 
 use crate::config::MAX_TIMEOUT;
 use crate::record::{Package, VersionPart};
@@ -15,6 +15,9 @@ use crate::{Config, image};
 
 const HANDLER_LENGTH: usize = 64;
 const DESCRIPTION_LENGTH: usize = 1024;
+
+/// The most memory in MiB where the configured range is lifted.
+const MOST_MEMORY: i64 = MemoryMib::MOST.0.cast_signed();
 
 /// The longest that `pre_stop` may take, in seconds.
 const MAX_PRE_STOP: i64 = 180;
@@ -125,6 +128,7 @@ fn settings(
         )));
     }
     resources(config, request)?;
+    custom_resources(request)?;
     if purpose == Purpose::Register {
         let runtime = request.runtime.as_deref().unwrap_or_default();
         let name = canonical_runtime(runtime);
@@ -181,19 +185,30 @@ fn resources(config: &Config, request: &FunctionRequest) -> Result<(), Error> {
         if cpu < 0 || memory < 0 {
             return Err(Error::field("CPU and memory cannot be negative"));
         }
+        within("CPU", cpu, 0, CpuMillis::MOST.0.into())?;
+        return within("memory", memory, 0, MOST_MEMORY);
+    }
+    within("CPU", cpu, *min_cpu, *max_cpu)?;
+    within("memory", memory, *min_memory, *max_memory)
+}
+
+fn within(what: &str, amount: i64, min: i64, max: i64) -> Result<(), Error> {
+    if (min..=max).contains(&amount) {
         return Ok(());
     }
-    if !(*min_cpu..=*max_cpu).contains(&cpu) {
-        return Err(Error::field(format!(
-            "CPU not in range [{min_cpu}, {max_cpu}]"
-        )));
+    Err(Error::field(format!("{what} not in range [{min}, {max}]")))
+}
+
+/// Custom resources are counted in thousandths. What is below zero asks for nothing.
+fn custom_resources(request: &FunctionRequest) -> Result<(), Error> {
+    let mut amounts = request.custom_resources.iter().flat_map(|of| &of.0);
+    match amounts.find(|(_, amount)| **amount > Resources::MOST_CUSTOM) {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::field(format!(
+            "customResources: {name} not in range [0, {}]",
+            Resources::MOST_CUSTOM
+        ))),
     }
-    if !(*min_memory..=*max_memory).contains(&memory) {
-        return Err(Error::field(format!(
-            "memory not in range [{min_memory}, {max_memory}]"
-        )));
-    }
-    Ok(())
 }
 
 fn counts(config: &Config, request: &FunctionRequest) -> Result<[i64; 3], Error> {

@@ -34,6 +34,9 @@ pub use state::{Pool, PoolState, PoolStatus};
 /// The most workers of a pool: more than a Kubernetes cluster is made for.
 pub const MOST_WORKERS: u32 = 150_000;
 
+/// The most of a resource that is counted in thousandths.
+const MOST_THOUSANDTHS: u64 = i64::MAX.cast_unsigned();
+
 /// How long a Pod may be pending before it is an alarm, if the pool does not say.
 pub const DEFAULT_PENDING_THRESHOLD: Duration = Duration::from_mins(2);
 
@@ -198,6 +201,18 @@ impl PoolResources {
         for (name, amount) in self.requests.iter().chain(&self.limits) {
             if names::is_extended(name) && !amount.is_whole() {
                 mistakes.push(format!("resource {name}: {amount} is no whole number"));
+            }
+        }
+        let kinds = [("request", &self.requests), ("limit", &self.limits)];
+        for (kind, amounts) in kinds {
+            for (name, amount) in amounts {
+                let in_thousandths = name == "cpu" || names::is_extended(name);
+                if in_thousandths && amount.millis() > MOST_THOUSANDTHS {
+                    let most = MOST_THOUSANDTHS / 1000;
+                    mistakes.push(format!(
+                        "resource {name}: the {kind} {amount} is not in range [0, {most}]"
+                    ));
+                }
             }
         }
         self.check_pages(&mut mistakes);
@@ -433,6 +448,8 @@ mod tests {
         assert!(good.mistakes().is_empty());
         assert_eq!(good.effective_limits()["memory"].mebi(), 1024);
         assert_eq!(good.effective_limits()["cpu"].millis(), 1000);
+        let huge = resources(&[("cpu", "9223372036854775"), ("memory", "9E")], &[]);
+        assert!(huge.mistakes().is_empty(), "{:?}", huge.mistakes());
         let pages = resources(&[("cpu", "1")], &[("hugepages-2Mi", "4Mi")]);
         assert!(pages.mistakes().is_empty(), "{:?}", pages.mistakes());
         for bad in [
@@ -447,6 +464,9 @@ mod tests {
             resources(&[("gpu", "1")], &[]),
             resources(&[("a.com/gpu", "0.5")], &[]),
             resources(&[("a.com/gpu", "1")], &[("a.com/gpu", "2")]),
+            resources(&[("cpu", "1")], &[("cpu", "9E")]),
+            resources(&[("cpu", "9223372036854776")], &[]),
+            resources(&[("a.com/gpu", "9223372036854776")], &[]),
         ] {
             assert_eq!(bad.mistakes().len(), 1, "{:?}", bad.mistakes());
         }

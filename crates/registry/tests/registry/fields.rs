@@ -196,6 +196,31 @@ async fn a_pool_or_device_of_its_own_lifts_the_range_of_resources() {
 }
 
 #[tokio::test]
+async fn amounts_that_cannot_be_counted_are_refused_where_the_range_is_lifted() {
+    let desk = Desk::new().await;
+    for (fields, range) in [
+        (
+            json!({"cpu": 4_294_967_296_u64, "poolType": "custom"}),
+            "CPU not in range [0, 4294967295]",
+        ),
+        (
+            json!({"memory": i64::MAX, "device": {"model": "m"}}),
+            "memory not in range [0, 4294967295]",
+        ),
+        (
+            json!({"customResources": {"NPU/x/count": 1e13}}),
+            "customResources: NPU/x/count not in range [0, 1000000000000]",
+        ),
+    ] {
+        let body = with(small("0@svc@a"), fields);
+        let error = desk.register(body).await.unwrap_err();
+        assert_eq!(said(&error), range);
+    }
+    let most = json!({"cpu": u32::MAX, "memory": u32::MAX, "poolType": "custom"});
+    assert!(desk.register(with(small("0@svc@a"), most)).await.is_ok());
+}
+
+#[tokio::test]
 async fn the_time_of_pre_stop_has_its_range() {
     let hook = |seconds: i64| json!({"extendedHandler": {"pre_stop": "h.stop"}, "extendedTimeout": {"pre_stop": seconds}});
     let desk = Desk::new().await;

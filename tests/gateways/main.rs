@@ -204,6 +204,27 @@ async fn gateways_that_are_not_alike_do_not_work_together() {
 }
 
 #[tokio::test]
+async fn of_two_first_gateways_with_a_key_each_one_starts_and_the_other_says_which_to_copy() {
+    let gates = Gates::new(2).await;
+    let options = gates.options();
+    let (one, two) = tokio::join!(
+        gates.site(0).try_start(&options),
+        gates.site(1).try_start(&options)
+    );
+    let (first, said, loser) = match (one, two) {
+        (Ok(first), Err(refused)) => (first, refused.log, 1),
+        (Err(refused), Ok(first)) => (first, refused.log, 0),
+        both => panic!("one of them starts: {both:?}"),
+    };
+    let key = gates.site(loser).data_dir().join("environment.key");
+    assert!(said.contains(&key.display().to_string()), "{said}");
+    assert!(said.contains("copy environment.key there from"), "{said}");
+    assert!(!said.contains("died"), "{said}");
+    until_members(&[&first]).await;
+    first.finish().await;
+}
+
+#[tokio::test]
 async fn gateways_that_make_pools_real_in_other_ways_do_not_work_together() {
     let gates = Gates::new(1).await;
     let first = gates.start(0).await;

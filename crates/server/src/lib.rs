@@ -157,7 +157,7 @@ pub enum StartError {
 /// # Panics
 ///
 /// Outside of a tokio runtime.
-pub fn start(mut config: Config) -> Result<Running, StartError> {
+pub async fn start(mut config: Config) -> Result<Running, StartError> {
     // Interpreters run in folders of their own and must find theirs from there.
     let folder = std::path::absolute(&config.server.data_dir).map_err(StartError::System)?;
     config.server.data_dir.clone_from(&folder);
@@ -167,7 +167,8 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         lock,
         membership,
     } = store(&config, &folder, &mut metrics)?;
-    let keyring = Arc::new(shared::keyring(&*store, &folder)?);
+    let keyring = shared::keyring(&*store, config.store.kind, &folder).await?;
+    let keyring = Arc::new(keyring);
     let (control_listener, control) = listen(
         "the control API",
         "--control-listen",
@@ -261,10 +262,9 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     };
     let shared = Arc::clone(&store);
     if config.store.kind == Kind::Etcd {
-        let key = keyring.fingerprint().to_owned();
         tasks.spawn(
             "store",
-            shared::watch(Arc::clone(&store), key, tasks.stop_token()),
+            shared::watch(Arc::clone(&store), tasks.stop_token()),
         );
     }
     let (registry, follow_index) = Registry::open(

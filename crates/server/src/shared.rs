@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugle_registry::{Keyring, KeyringError};
-use bugle_store::{Compare, Error, Op, Revision, Store, Txn};
+use bugle_store::{Compare, Error, Kind, Op, Revision, Store, Txn};
+use bugle_types::report;
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::StartError;
@@ -20,22 +20,8 @@ const KEY: &[u8] = b"/bugle/environment-key";
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Ends, with an error in the log, when the platform must not go on; else with `stop`.
-pub(crate) async fn watch(store: Arc<dyn Store>, key: String, stop: CancellationToken) {
+pub(crate) async fn watch(store: Arc<dyn Store>, stop: CancellationToken) {
     stop.run_until_cancelled(async {
-        match other_key(&*store, &key).await {
-            Ok(None) => {}
-            Ok(Some(other)) => {
-                tracing::error!(
-                    ours = key,
-                    theirs = other,
-                    "the variables of functions are encrypted with another key; copy \
-                     environment.key from the data folder of the platform that used this etcd before"
-                );
-                return;
-            }
-            // Who cannot write this cannot register anything either, and is told so.
-            Err(error) => tracing::warn!(%error, "the key could not be compared"),
-        }
         loop {
             tokio::time::sleep(LOOK).await;
             if let Some(error) = store.health().err().filter(Error::is_fatal) {
@@ -47,18 +33,53 @@ pub(crate) async fn watch(store: Arc<dyn Store>, key: String, stop: Cancellation
     .await;
 }
 
-/// The key in the data folder of a platform whose store others can reach. It is made where the store says none: a new
-/// one beside the values of another would only be in the way of that.
-pub(crate) fn keyring(store: &dyn Store, folder: &Path) -> Result<Keyring, StartError> {
-    // What cannot be read, or is there only in a moment, is found by `watch`.
-    if let Some(Ok(Some(theirs))) = key_of(store).now_or_never() {
+/// The key in the data folder of a platform whose store others can reach, which the store says from then on. It is made
+/// where the store says none: a new one beside the values of another would only be in the way of that.
+pub(crate) async fn keyring(
+    store: &dyn Store,
+    kind: Kind,
+    folder: &Path,
+) -> Result<Keyring, StartError> {
+    let theirs = match key_of(store).await {
+        Ok(theirs) => theirs,
+        Err(error) => {
+            not_compared(&error);
+            None
+        }
+    };
+    if let Some(theirs) = theirs.as_ref() {
         let ours = key_in(folder).map_err(StartError::Key)?;
-        if ours.as_ref() != Some(&theirs) {
-            let path = folder.join("environment.key");
-            return Err(StartError::OtherKey { theirs, ours, path });
+        if ours.as_ref() != Some(theirs) {
+            return Err(other_key(theirs.clone(), ours, folder));
         }
     }
-    Keyring::open(folder).map_err(StartError::Key)
+    let keyring = Keyring::open(folder).map_err(StartError::Key)?;
+    if kind == Kind::Etcd && theirs.is_none() {
+        claim(store, keyring.fingerprint(), folder).await?;
+    }
+    Ok(keyring)
+}
+
+/// Says in the store which key this platform has. Of two that start at the same moment the first one counts.
+async fn claim(store: &dyn Store, ours: &str, folder: &Path) -> Result<(), StartError> {
+    match first_key(store, ours).await {
+        Ok(None) => Ok(()),
+        Ok(Some(theirs)) => Err(other_key(theirs, Some(ours.to_owned()), folder)),
+        // Who cannot write this cannot register anything either, and is told so.
+        Err(error) => {
+            not_compared(&error);
+            Ok(())
+        }
+    }
+}
+
+fn other_key(theirs: String, ours: Option<String>, folder: &Path) -> StartError {
+    let path = folder.join("environment.key");
+    StartError::OtherKey { theirs, ours, path }
+}
+
+fn not_compared(error: &Error) {
+    tracing::warn!(reason = report(error), "the key could not be compared");
 }
 
 /// The word for the key in a folder, if there is one; none is made.
@@ -77,7 +98,7 @@ pub(crate) async fn key_of(store: &dyn Store) -> Result<Option<String>, Error> {
 }
 
 /// The key with which others encrypted, if it is not this one. The first one counts.
-async fn other_key(store: &dyn Store, key: &str) -> Result<Option<String>, Error> {
+async fn first_key(store: &dyn Store, key: &str) -> Result<Option<String>, Error> {
     let place = Bytes::from_static(KEY);
     let first = Txn {
         when: vec![Compare::ModRevision(place.clone(), Revision(0))],
@@ -94,11 +115,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_first_key_counts() {
-        let store = bugle_store::MemoryStore::new();
-        assert_eq!(other_key(&store, "one").await.unwrap(), None);
-        assert_eq!(other_key(&store, "one").await.unwrap(), None);
-        let other = other_key(&store, "two").await.unwrap();
-        assert_eq!(other.as_deref(), Some("one"));
+    async fn the_first_key_counts_and_the_other_is_told_what_to_copy() {
+        let (store, folder) = (bugle_store::MemoryStore::new(), Path::new("/data"));
+        claim(&store, "one", folder).await.unwrap();
+        claim(&store, "one", folder).await.unwrap();
+        let refused = claim(&store, "two", folder).await.unwrap_err().to_string();
+        let copy = "/data/environment.key holds two; copy environment.key there";
+        assert!(refused.contains(copy), "{refused}");
     }
 }

@@ -101,7 +101,9 @@ pub(super) async fn platform(
     let config = settings.load()?.config;
     serve::log(&config)?;
     session.note("no platform answers; starting one for this session");
-    let running = bugle_server::start(config).map_err(|error| serve::not_started(&error))?;
+    let running = bugle_server::start(config)
+        .await
+        .map_err(|error| serve::not_started(&error))?;
     let global = Global {
         server: format!("http://{}", running.control),
         gateway: Some(format!("http://{}", running.gateway)),

@@ -30,7 +30,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     runtime()?.block_on(async {
         // Before anything is started, so that no signal is missed.
         let asked = asked_to_stop()?;
-        let running = bugle_server::start(config).map_err(|error| not_started(&error))?;
+        let running = bugle_server::start(config)
+            .await
+            .map_err(|error| not_started(&error))?;
         running
             .stopped(asked)
             .await

@@ -179,29 +179,43 @@ fn options(node: &Node) -> Outcome<NodeOptions> {
 fn labels(node: &Node) -> Outcome<BTreeMap<String, String>> {
     let mut labels = BTreeMap::new();
     if let Some(file) = &node.label_file {
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| Failure::usage(format!("--label-file {}: {error}", file.display())))?;
-        labels.extend(text.lines().filter_map(label_line));
+        let text = std::fs::read_to_string(file).map_err(|error| error.to_string());
+        let read = text.and_then(|text| labels_of(&text));
+        labels =
+            read.map_err(|why| Failure::usage(format!("--label-file {}: {why}", file.display())))?;
     }
-    for label in &node.label {
-        let (key, value) = pair("--label", label)?;
-        let rules = [
-            ("key", &key, label_key(&key)),
-            ("value", &value, label_value(&value)),
-        ];
-        for (part, text, rule) in rules {
-            rule.map_err(|rule| Failure::usage(format!("--label: the {part} {text:?} {rule}")))?;
-        }
+    for text in &node.label {
+        let (key, value) = pair("--label", text)?;
+        let known = label(key, value);
+        let (key, value) = known.map_err(|why| Failure::usage(format!("--label: {why}")))?;
         labels.insert(key, value);
     }
     Ok(labels)
 }
 
-/// A line as a Pod's volume has it. Labels have no characters that would have to be escaped.
-fn label_line(line: &str) -> Option<(String, String)> {
-    let (key, value) = line.split_once('=')?;
-    let value = value.trim().trim_matches('"');
-    (!key.is_empty()).then(|| (key.to_owned(), value.to_owned()))
+/// Labels as a Pod's volume has them, a line each. They have no characters that would have to be escaped.
+fn labels_of(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let known = line.split_once('=');
+            let (key, value) = known.ok_or_else(|| format!("{line:?} is not KEY=\"VALUE\""))?;
+            let value = value.trim_matches('"');
+            label(key.to_owned(), value.to_owned())
+        })
+        .collect()
+}
+
+/// A label that keeps the rules.
+fn label(key: String, value: String) -> Result<(String, String), String> {
+    let rules = [
+        ("key", &key, label_key(&key)),
+        ("value", &value, label_value(&value)),
+    ];
+    for (part, text, rule) in rules {
+        rule.map_err(|rule| format!("the {part} {text:?} {rule}"))?;
+    }
+    Ok((key, value))
 }
 
 fn pair(flag: &str, text: &str) -> Outcome<(String, String)> {
@@ -337,12 +351,28 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_read_as_a_pod_sees_them() {
-        let read = |line| label_line(line).map(|(key, value)| format!("{key} {value}"));
-        assert_eq!(read(r#"tier="web""#).as_deref(), Some("tier web"));
-        assert_eq!(read(r#"bugle/pool="p1""#).as_deref(), Some("bugle/pool p1"));
-        assert_eq!(read(r#"empty="""#).as_deref(), Some("empty "));
-        assert_eq!(read("nothing"), None);
+    fn labels_are_read_as_a_pod_sees_them_and_keep_their_rules() {
+        let labels = labels_of("tier=\"web\"\nbugle/pool=\"p1\"\n\nempty=\"\"\nplain=yes").unwrap();
+        let expected = [
+            ("bugle/pool", "p1"),
+            ("empty", ""),
+            ("plain", "yes"),
+            ("tier", "web"),
+        ];
+        let labels: Vec<(&str, &str)> = labels
+            .iter()
+            .map(|(key, value)| (&**key, &**value))
+            .collect();
+        assert_eq!(labels, expected);
+        for (text, rule) in [
+            ("a=\"1\"\nnothing", "\"nothing\""),
+            ("zone a=\"b\"", "DNS name"),
+            ("zone=\"a/b\"", "letter or digit at both ends"),
+            ("=\"b\"", "the key \"\""),
+        ] {
+            let refused = labels_of(text).expect_err(text);
+            assert!(refused.contains(rule), "{text}: {refused}");
+        }
     }
 
     #[test]

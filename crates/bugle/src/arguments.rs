@@ -1,6 +1,6 @@
 //! What can be said on the command line.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::commands::{
@@ -28,6 +28,20 @@ pub(crate) struct Arguments {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The command line. A negative number is a value wherever one can be, and breaks its rule; no flag is a digit.
+pub(crate) fn program() -> clap::Command {
+    with_negative_numbers(Arguments::command())
+}
+
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|argument| {
+            let takes_values = argument.get_action().takes_values();
+            argument.allow_negative_numbers(takes_values)
+        })
+        .mut_subcommands(with_negative_numbers)
 }
 
 /// Options of all commands that talk to a platform.
@@ -171,7 +185,36 @@ mod tests {
 
     #[test]
     fn the_arguments_make_sense() {
-        use clap::CommandFactory as _;
-        Arguments::command().debug_assert();
+        program().debug_assert();
+    }
+
+    #[test]
+    fn a_negative_number_is_a_value_and_breaks_the_rule_of_its_flag() {
+        for (line, rule) in [
+            ("pool create p --size -3", "'--size <N>': -3 is not in 0.."),
+            ("pool create p --max-size -1", "-1 is not in 0.."),
+            ("pool resize p --size -3", "-3 is not in 0.."),
+            ("pool wait p --timeout -1", "-1 is not in 0.."),
+            ("invoke f --timeout -1", "-1 is not in 0.."),
+            ("node --cpu -1", "-1 is not in 1.."),
+            ("node token --minutes -5", "-5 is not in 0.."),
+            ("reserve set f l --min -1 --max 2", "-1 is not in 0.."),
+            ("update f --max-instances -2", "-2 is not in 0.."),
+            ("bench f --rate -1", "-1 is not in "),
+            ("logs f --tail -1", "-1 is not in 0.."),
+            ("list --page -1", "-1 is not in 0.."),
+        ] {
+            let words = ["bugle"].into_iter().chain(line.split(' '));
+            let refused = program().try_get_matches_from(words);
+            let refused = refused.expect_err(line).to_string();
+            assert!(refused.contains(rule), "{line}: {refused}");
+        }
+        let read = |line: &str| program().try_get_matches_from(line.split(' '));
+        assert!(
+            read("bugle update f --cpu -1").is_ok(),
+            "the platform says what is wrong"
+        );
+        assert!(read("bugle invoke f -3").is_ok(), "a number is an event");
+        assert!(read("bugle pool create p -x").is_err());
     }
 }

@@ -11,6 +11,7 @@ mod failure;
 mod manifest;
 mod names;
 mod near;
+mod numbers;
 mod output;
 mod package;
 #[cfg(test)]
@@ -20,7 +21,7 @@ mod settings;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::FromArgMatches as _;
 
 use arguments::{Arguments, Command};
 use failure::Outcome;
@@ -30,7 +31,8 @@ fn main() -> ExitCode {
         bugle_server::become_program();
         return ExitCode::FAILURE;
     }
-    let arguments = Arguments::parse();
+    let matches = arguments::program().get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let outcome = run(arguments);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

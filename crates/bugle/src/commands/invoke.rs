@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::arguments::Format;
 use crate::event::Event;
 use crate::failure::{Failure, Outcome};
+use crate::numbers;
 use crate::output;
 use crate::session::{EVENTS, Session};
 
@@ -31,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     stream: bool,
     /// How long to wait for the answer, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = numbers::from::<0, u64>)]
     timeout: u64,
 }
 

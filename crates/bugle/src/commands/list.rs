@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::failure::Outcome;
+use crate::numbers;
 use crate::output;
 use crate::session::Session;
 
@@ -12,10 +13,10 @@ pub(crate) struct Arguments {
     /// Only functions whose name contains this.
     part: Option<String>,
     /// The page, from 1.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = numbers::from::<0, usize>)]
     page: usize,
     /// Versions on a page.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = numbers::from::<0, usize>)]
     page_size: usize,
 }
 

@@ -7,6 +7,7 @@ use clap::Args;
 use crate::arguments::Format;
 use crate::failure::{Failure, Outcome, exit};
 use crate::names;
+use crate::numbers;
 use crate::output;
 use crate::session::Session;
 
@@ -19,7 +20,7 @@ pub(crate) struct Arguments {
     #[arg(short, long)]
     follow: bool,
     /// How many of the last lines.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = numbers::from::<0, usize>)]
     tail: usize,
     /// Only lines of the call with this request id.
     #[arg(long, value_name = "ID")]

@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::commands::serve;
 use crate::failure::{Failure, Outcome, exit};
 use crate::names;
+use crate::numbers;
 use crate::output;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -87,10 +88,10 @@ struct Node {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Thousandths of a core for instances; all of the machine's when not given.
-    #[arg(long, value_name = "MILLICORES", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "MILLICORES", value_parser = numbers::from::<1, u64>)]
     cpu: Option<u64>,
     /// MiB for instances; all of the machine's when not given.
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "MIB", value_parser = numbers::from::<1, u64>)]
     memory: Option<u64>,
     /// Another resource or device, such as GPU/A100/count=4; may be given more than once.
     #[arg(long, value_name = "NAME=AMOUNT")]

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::failure::{Failure, Outcome, exit};
 use crate::names;
+use crate::numbers;
 use crate::output;
 use crate::session::Session;
 
@@ -94,7 +95,7 @@ struct Wait {
     #[arg(long)]
     deleted: bool,
     /// The longest to wait, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = numbers::from::<0, u64>)]
     timeout: u64,
 }
 

@@ -32,13 +32,15 @@ pub const GATEWAY: &str = "gateway.bugle.internal";
 /// What gateways speak with each other.
 const ALPN_GATEWAY: &[u8] = b"bugle-gateway/1";
 
-/// How long certificates hold. A node renews its own when half of that has passed.
-const YEAR: Duration = Duration::from_hours(24 * 365);
-const AUTHORITY_HOLDS: Duration = YEAR.saturating_mul(10);
+/// How long certificates hold. A node renews its own when half of that has passed. A process has one for as long as it
+/// runs, with a key that nobody else ever has.
+const AUTHORITY_HOLDS: Duration = Duration::from_hours(24 * 365 * 10);
+const PROCESS_HOLDS: Duration = AUTHORITY_HOLDS;
 pub(crate) const NODE_HOLDS: Duration = Duration::from_hours(24 * 90);
 
-/// Clocks of two machines differ.
-const SKEW: Duration = Duration::from_mins(10);
+/// Clocks of two machines differ, by hours where one has the time of another zone. That a certificate holds from before
+/// it was made admits nobody, as nobody had its key.
+const SKEW: Duration = Duration::from_hours(24);
 
 /// A certificate or key cannot be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +129,7 @@ impl Authority {
     /// How the platform answers nodes: with a certificate made for this process.
     pub(crate) fn server(&self) -> Result<ServerConfig, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = params(PLATFORM, YEAR);
+        let mut params = params(PLATFORM, PROCESS_HOLDS);
         let name = PLATFORM.try_into()?;
         params.subject_alt_names = vec![SanType::DnsName(name)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -164,7 +166,7 @@ impl Authority {
     /// A certificate made for this process, with which it is a gateway to other gateways.
     pub(crate) fn gateway(&self) -> Result<GatewayTls, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = params(GATEWAY, YEAR);
+        let mut params = params(GATEWAY, PROCESS_HOLDS);
         params.subject_alt_names = vec![SanType::DnsName(GATEWAY.try_into()?)];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,

@@ -81,6 +81,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The two clocks differ by too much. By how much is not told: it would be other words each time.
+    #[error(
+        "the certificate of {address} does not hold at the time that this machine has; set the clocks of both"
+    )]
+    Clock {
+        /// Where.
+        address: String,
+    },
     /// The connection broke.
     #[error("the connection to the platform broke")]
     Broken(#[source] h2::Error),
@@ -324,6 +332,11 @@ impl Identity {
         })
     }
 
+    /// Whether its certificate is of no use any more, by this machine's clock.
+    pub fn has_expired(&self) -> bool {
+        now() >= self.0.record.lock().issued + NODE_HOLDS.as_secs()
+    }
+
     /// Whether the gateway at `address` says that this node is none of the platform's. False if it does not answer
     /// soon.
     pub async fn is_refused(&self, address: &str) -> bool {
@@ -343,6 +356,40 @@ impl Identity {
     /// What fetches packages from the platform.
     pub fn packages(&self) -> PackageSource {
         PackageSource(self.clone())
+    }
+}
+
+#[cfg(test)]
+impl Identity {
+    /// Connects as a machine whose clock is so many hours ahead.
+    pub(crate) async fn connect_at(&self, address: &str, hours: i64) -> Result<(), Error> {
+        let mut config = self.client(ALPN_NODE)?;
+        config.time_provider = Arc::new(Ahead(hours));
+        connect(address, config).await.map(drop)
+    }
+
+    /// Has its certificate renewed at the next occasion.
+    pub(crate) fn make_due(&self) {
+        self.0.record.lock().issued = 0;
+    }
+
+    pub(crate) fn certificate(&self) -> Vec<u8> {
+        self.0.record.lock().certificate.clone()
+    }
+}
+
+/// A clock that is so many hours ahead.
+#[cfg(test)]
+#[derive(Debug)]
+struct Ahead(i64);
+
+#[cfg(test)]
+impl rustls::time_provider::TimeProvider for Ahead {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        let time = now().checked_add_signed(self.0 * 3600)?;
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(
+            Duration::from_secs(time),
+        ))
     }
 }
 
@@ -375,9 +422,25 @@ async fn connect(address: &str, config: ClientConfig) -> Result<TlsStream<TcpStr
         connector.connect(name, stream).await
     };
     match tokio::time::timeout(CONNECT, connecting).await {
+        Ok(Err(error)) if is_about_time(&error) => {
+            let address = address.to_owned();
+            Err(Error::Clock { address })
+        }
         Ok(connected) => connected.map_err(failed),
         Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
     }
+}
+
+/// Whether a certificate is good at another time than that of this machine.
+fn is_about_time(error: &io::Error) -> bool {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(
+        cause,
+        Some(rustls::Error::InvalidCertificate(
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }
+        ))
+    )
 }
 
 /// An error of a node that joins: with who speaks no TLS, or has the certificate of another authority, no other time is

@@ -35,8 +35,15 @@ const LONGEST_OF_REFUSED: Duration = Duration::from_secs(10);
 const REMOVED: &str =
     "the platform does not know this node any more; start it with `--join` and a new `--token`";
 
+/// What one says that was away until its certificate was of no use any more.
+const EXPIRED: &str = "the certificate of this node has expired; remove the node with `bugle node remove`, and start it \
+                       with `--join` and a new `--token`";
+
 /// How often it is looked whether a drain is done.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether the certificate is to be renewed, which is due for weeks before it ends.
+const RENEWAL: Duration = Duration::from_hours(1);
 
 /// How often it is looked for instances that nobody wants, and whether the node should have ended.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -60,6 +67,7 @@ pub async fn serve(identity: Identity, host: Host, terms: Terms, stop: Cancellat
     let mut serving = Box::pin(async {
         tokio::join!(
             stay_connected(&identity, &host),
+            stay_known(&identity, &host),
             sweep(&host, terms),
             host.stay_awake(terms.awake),
         );
@@ -88,6 +96,31 @@ pub async fn serve(identity: Identity, host: Host, terms: Terms, stop: Cancellat
     drop(serving);
     host.stop(until.duration_since(Instant::now()).max(LAST))
         .await;
+}
+
+/// Renews the certificate in time, also while no connection breaks, for ever.
+async fn stay_known(identity: &Identity, host: &Host) {
+    loop {
+        sleep(RENEWAL).await;
+        renew(identity, host).await;
+    }
+}
+
+/// Gets a new certificate from the first gateway that gives one, if it is time.
+pub(crate) async fn renew(identity: &Identity, host: &Host) {
+    for address in wanted(identity, host) {
+        match identity.renew_when_due(&address, host.process()).await {
+            Ok(()) => return,
+            Err(error) => {
+                let reason = report(&error);
+                tracing::warn!(
+                    gateway = address,
+                    reason,
+                    "the certificate is not renewed yet"
+                );
+            }
+        }
+    }
 }
 
 /// Ends what no gateway wants, and takes back what did not come about, for ever.
@@ -166,8 +199,10 @@ async fn keep(identity: Identity, host: Host, address: String) -> String {
             }
             Err(error) => {
                 let mut reason = report(&error);
-                if may_be_removed(&error) && identity.is_refused(&address).await {
-                    REMOVED.clone_into(&mut reason);
+                if may_be_removed(&error)
+                    && let Some(why) = unknown(&identity, &address).await
+                {
+                    why.clone_into(&mut reason);
                     longest = LONGEST_OF_REFUSED;
                 }
                 if is_twin {
@@ -208,6 +243,15 @@ impl Told {
 /// read. Where the certificate is due, it refuses to renew that.
 pub(crate) fn may_be_removed(error: &Error) -> bool {
     matches!(error, Error::Broken(_) | Error::Refused(_))
+}
+
+/// Why the gateway at `address` does not know this node, if that is so.
+pub(crate) async fn unknown(identity: &Identity, address: &str) -> Option<&'static str> {
+    if identity.has_expired() {
+        // It cannot even be asked.
+        return Some(EXPIRED);
+    }
+    identity.is_refused(address).await.then_some(REMOVED)
 }
 
 /// A connection over which the gateway at `address` asks.

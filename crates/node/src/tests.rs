@@ -1,5 +1,6 @@
 //! Platform and nodes in one process, over real connections, with simulated instances.
 
+mod clocks;
 mod gateways;
 mod hostility;
 mod instances;

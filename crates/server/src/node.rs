@@ -205,8 +205,8 @@ async fn identity(folder: &Path, options: &NodeOptions) -> Result<Identity, Node
     Ok(Identity::join(folder, address, token, &options.name, None).await?)
 }
 
-/// Who the node is already, and where its platform is now. With a token of another platform, or where it was removed, it is
-/// nobody.
+/// Who the node is already, and where its platform is now. With a token of another platform, or where it was removed or
+/// its certificate has expired, it is nobody.
 async fn known(folder: &Path, options: &NodeOptions) -> Result<Option<Identity>, IdentityError> {
     let Some(known) = Identity::load(folder)? else {
         return Ok(None);
@@ -217,9 +217,11 @@ async fn known(folder: &Path, options: &NodeOptions) -> Result<Option<Identity>,
         known.move_to(address)?;
     }
     if let Some(token) = &options.token
-        && (!known.is_of(token) || known.is_refused(&known.platform()).await)
+        && (!known.is_of(token) || known.has_expired() || known.is_refused(&known.platform()).await)
     {
-        tracing::info!("the platform of this token does not know this node; it joins anew");
+        tracing::info!(
+            "this node is none of the platform of this token, or not any more; it joins anew"
+        );
         return Ok(None);
     }
     Ok(Some(known))
@@ -236,9 +238,11 @@ async fn joined_pod(
         let reason = match join_pod(folder, options, pod).await {
             Ok(identity) => return Ok(identity),
             Err(IdentityError::Refused(reason)) => reason,
-            Err(error @ (IdentityError::Connect { .. } | IdentityError::Stranger { .. })) => {
-                report(&error)
-            }
+            Err(
+                error @ (IdentityError::Connect { .. }
+                | IdentityError::Stranger { .. }
+                | IdentityError::Clock { .. }),
+            ) => report(&error),
             Err(error) => return Err(error),
         };
         if reason != told {

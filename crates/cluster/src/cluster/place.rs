@@ -8,7 +8,7 @@ use std::time::Duration;
 use bugle_store::{EtcdFailure, Membership, Place};
 use bugle_types::report;
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::question::{answer_of, question_of};
 use super::{PAUSE, Refused, Shared, Told, WITNESS};
@@ -40,7 +40,7 @@ impl Shared {
                 return refused;
             }
             let id: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
-            let sent = Instant::now();
+            let sent = self.fence.now();
             let place = match self.join(&id).await {
                 Ok(place) => place,
                 Err(failure @ EtcdFailure::Mixed { .. }) => return Refused::Etcd(failure),
@@ -155,7 +155,7 @@ impl Shared {
         loop {
             sleep(pause).await;
             let held = self.fence.holds();
-            let mut sent = Instant::now();
+            let mut sent = self.fence.now();
             let confirmed = match timeout(RENEWAL, self.membership.renew(place)).await {
                 Ok(Ok(true)) => {
                     self.cut_off.store(false, Ordering::Release);
@@ -167,7 +167,7 @@ impl Shared {
                 Ok(Err(_)) | Err(_) => {
                     self.cut_off.store(true, Ordering::Release);
                     pause = AGAIN;
-                    sent = Instant::now();
+                    sent = self.fence.now();
                     held && self.is_away_for_all(id).await
                 }
             };

@@ -48,9 +48,9 @@ pub(super) struct Waiting {
     done: oneshot::Sender<Told>,
 }
 
-/// What became of a transaction. It comes back so that it is freed where it was made: freeing it
-/// elsewhere holds up whoever allocates there meanwhile.
-pub(super) type Told = (Result<TxnOutcome, Error>, Txn);
+/// What became of a transaction. It comes back, in both its forms, to be freed where it was made:
+/// freeing it elsewhere holds up whoever allocates there meanwhile.
+pub(super) type Told = (Result<TxnOutcome, Error>, (Txn, Vec<u8>));
 
 impl Waiting {
     /// All that is to be done for a transaction alone is done here, where many are submitted at once,
@@ -67,7 +67,7 @@ impl Waiting {
 
     /// Tells what there is to tell. Nobody may wait any more.
     pub(super) fn tell(self, outcome: Result<TxnOutcome, Error>) {
-        let _ = self.done.send((outcome, self.txn));
+        let _ = self.done.send((outcome, (self.txn, self.encoded)));
     }
 }
 

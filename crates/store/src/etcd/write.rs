@@ -61,27 +61,30 @@ impl Sent {
             return Err(failure);
         }
         let txns: Vec<&Txn> = together.iter().map(|one| &one.txn).collect();
+        // In protobuf, messages one behind the other are one that has the lists of all.
+        let parts: Vec<&[u8]> = together.iter().map(|one| &one.encoded[..]).collect();
+        let mut request = parts.concat();
         if let [txn] = txns[..] {
-            let answer = self.send(&txns, encode(&self.shared, txn)).await?;
+            request.extend_from_slice(&otherwise(&self.shared, txn).encode_to_vec());
+            let answer = self.send(&txns, request).await?;
             return Ok(Answered {
                 newest: newest(&answer),
                 parts: vec![answer],
             });
         }
-        // In protobuf, messages one behind the other are one that has the lists of all.
-        let one: Vec<&[u8]> = together.iter().map(|one| &one.encoded[..]).collect();
-        let client = &self.shared.client;
-        let one = client.ask_encoded(path::TXN, one.concat().into(), again(&txns));
-        let answer: TxnResponse = one.await?;
+        let answer = self.send(&txns, request).await?;
         if answer.succeeded {
             return Ok(split(&txns, answer));
         }
-        let parts = txns.iter().map(|txn| encode(&self.shared, txn));
+        let parts = txns.iter().map(|txn| TxnRequest {
+            failure: otherwise(&self.shared, txn).failure,
+            ..request_of(&self.shared, txn)
+        });
         let request = TxnRequest {
             success: parts.map(|part| op(Request::Txn(part))).collect(),
             ..TxnRequest::default()
         };
-        let answer = self.send(&txns, request).await?;
+        let answer = self.send(&txns, request.encode_to_vec()).await?;
         let newest = newest(&answer);
         let parts = answer
             .responses
@@ -99,9 +102,10 @@ impl Sent {
         }
     }
 
-    async fn send(&self, txns: &[&Txn], request: TxnRequest) -> Result<TxnResponse, Failure> {
+    async fn send(&self, txns: &[&Txn], request: Vec<u8>) -> Result<TxnResponse, Failure> {
         let client = &self.shared.client;
-        client.ask(path::TXN, request, again(txns)).await
+        let answer = client.ask_encoded(path::TXN, request.into(), again(txns));
+        answer.await
     }
 
     /// Tells those who wait.
@@ -239,7 +243,7 @@ fn op(request: Request) -> RequestOp {
 }
 
 /// The conditions and the writes, and nothing for when the conditions do not hold.
-fn request(shared: &Shared, txn: &Txn) -> TxnRequest {
+fn request_of(shared: &Shared, txn: &Txn) -> TxnRequest {
     let part = &shared.part;
     let compare = txn.when.iter().map(|compare| {
         let (target, key, wanted) = match compare {
@@ -279,13 +283,13 @@ fn request(shared: &Shared, txn: &Txn) -> TxnRequest {
 
 /// The same as bytes, which are a part of a request.
 pub(super) fn encoded(shared: &Shared, txn: &Txn) -> Vec<u8> {
-    request(shared, txn).encode_to_vec()
+    request_of(shared, txn).encode_to_vec()
 }
 
-/// All of a transaction.
-fn encode(shared: &Shared, txn: &Txn) -> TxnRequest {
+/// What is done where the conditions do not hold: what kept it from being done is what the caller must
+/// be able to read next.
+fn otherwise(shared: &Shared, txn: &Txn) -> TxnRequest {
     let part = &shared.part;
-    // What kept it from being done is what the caller must be able to read next.
     let failure = txn.when.iter().map(|compare| {
         op(Request::Range(RangeRequest {
             key: part.outer(subject(compare)),
@@ -295,7 +299,7 @@ fn encode(shared: &Shared, txn: &Txn) -> TxnRequest {
     });
     TxnRequest {
         failure: failure.collect(),
-        ..request(shared, txn)
+        ..TxnRequest::default()
     }
 }
 

@@ -156,8 +156,7 @@ async fn another_platform_waits_and_takes_over_from_one_that_is_killed() {
     );
 
     // Variables are encrypted with the key, so it is the same.
-    let key = "environment.key";
-    std::fs::copy(one.data_dir().join(key), two.data_dir().join(key)).unwrap();
+    two.take_key_of(&one);
     let options = over(&etcd).arguments(["--code-root", &one.code_root().display().to_string()]);
     let killed = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -229,11 +228,10 @@ async fn functions_move_from_a_file_into_etcd_and_back() {
     let refused = command(&two, &["import", &file], None);
     assert!(!refused.status.success(), "{}", text(&refused));
     assert!(!two.data_dir().join("bugle.db").try_exists().unwrap());
-    let key = two.data_dir().join("environment.key");
-    std::fs::copy(one.data_dir().join("environment.key"), &key).unwrap();
+    two.take_key_of(&one);
     let look = command(&two, &["import", &file, "--dry-run"], None);
     assert!(text(&look).contains("would be added"), "{}", text(&look));
-    std::fs::remove_file(&key).unwrap();
+    std::fs::remove_file(two.data_dir().join("environment.key")).unwrap();
     let left = std::fs::read_dir(two.data_dir()).unwrap().count();
     assert_eq!(left, 0, "looking makes nothing");
     let look = command(&one, &["import", &file, "--dry-run"], Some(&etcd));
@@ -280,8 +278,7 @@ async fn functions_move_from_a_file_into_etcd_and_back() {
 /// Two platforms with the same function that went their own ways.
 async fn changed_values_are_not_overwritten_unasked(site: &Site, file: &str, code: &Path) {
     let other = Site::new();
-    let key = "environment.key";
-    std::fs::copy(site.data_dir().join(key), other.data_dir().join(key)).unwrap();
+    other.take_key_of(site);
     let options =
         StartOptions::default().arguments(["--code-root", &site.code_root().display().to_string()]);
     let platform = other.start_with(&options).await;

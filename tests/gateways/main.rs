@@ -12,7 +12,7 @@ mod wires;
 
 use std::collections::BTreeSet;
 
-use bugle_testkit::{FunctionSpec, Platform, Site};
+use bugle_testkit::{FunctionSpec, Platform, Site, StartOptions};
 use futures_util::future::join_all;
 
 use gates::{Gates, Referee, metric, owner, until_members};
@@ -159,16 +159,21 @@ async fn a_package_that_was_uploaded_to_one_gateway_is_found_by_the_others() {
     finish(platforms).await;
 }
 
+/// What a gateway says that may not work with the others.
+async fn refusal(site: &Site, options: &StartOptions) -> String {
+    match site.try_start(options).await {
+        Err(refused) => refused.log,
+        Ok(platform) => trouble::ends_by_itself(platform).await,
+    }
+}
+
 #[tokio::test]
 async fn gateways_that_are_not_alike_do_not_work_together() {
     let gates = Gates::new(1).await;
     let first = gates.start(0).await;
     until_members(&[&first]).await;
     let stranger = Site::new();
-    let said = match stranger.try_start(&gates.options()).await {
-        Err(refused) => refused.log,
-        Ok(platform) => trouble::ends_by_itself(platform).await,
-    };
+    let said = refusal(&stranger, &gates.options()).await;
     assert!(said.contains("copy environment.key"), "{said}");
     let alone = gates.options().config("cluster", "listen", "").config(
         "etcd",
@@ -189,16 +194,8 @@ async fn gateways_that_are_not_alike_do_not_work_together() {
     // And the other way round.
     let alone = gates.site(0).start_with(&alone).await;
     let late = Site::new();
-    let key = "environment.key";
-    std::fs::copy(
-        gates.site(0).data_dir().join(key),
-        late.data_dir().join(key),
-    )
-    .unwrap();
-    let said = match late.try_start(&gates.options()).await {
-        Err(refused) => refused.log,
-        Ok(platform) => trouble::ends_by_itself(platform).await,
-    };
+    late.take_key_of(gates.site(0));
+    let said = refusal(&late, &gates.options()).await;
     assert!(said.contains("works alone here"), "{said}");
     alone.finish().await;
 }
@@ -230,17 +227,9 @@ async fn gateways_that_make_pools_real_in_other_ways_do_not_work_together() {
     let first = gates.start(0).await;
     until_members(&[&first]).await;
     let late = Site::new();
-    let key = "environment.key";
-    std::fs::copy(
-        gates.site(0).data_dir().join(key),
-        late.data_dir().join(key),
-    )
-    .unwrap();
+    late.take_key_of(gates.site(0));
     let options = gates.options().config("pools", "backend", "none");
-    let said = match late.try_start(&options).await {
-        Err(refused) => refused.log,
-        Ok(platform) => trouble::ends_by_itself(platform).await,
-    };
+    let said = refusal(&late, &options).await;
     let differs = "has pools.backend = machine, this one none; set the same for all gateways";
     assert!(said.contains(differs), "{said}");
     first.finish().await;

@@ -101,8 +101,7 @@ impl<'a> Pair<'a> {
         let options = settings(options);
         let mut leader = started(first, &options).await;
         until(&leader, "bugle_kubernetes_leader", 1).await;
-        let key = |site: &Site| site.data_dir().join("environment.key");
-        std::fs::copy(key(first), key(second)).unwrap();
+        second.take_key_of(first);
         let mut platform = started(second, &options).await;
         for gateway in [&mut leader, &mut platform] {
             gateway.tolerate("a gateway");

@@ -80,6 +80,15 @@ impl Site {
         self.root.path().join("data")
     }
 
+    /// Takes over the key of another site, as platforms on one store need.
+    ///
+    /// # Panics
+    /// When that has none yet.
+    pub fn take_key_of(&self, other: &Self) {
+        let key = |site: &Self| site.data_dir().join("environment.key");
+        std::fs::copy(key(other), key(self)).expect("a platform has started there");
+    }
+
     /// The folder below which functions' code lives.
     pub fn code_root(&self) -> PathBuf {
         self.root.path().join("code")

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::http1;
@@ -55,6 +55,7 @@ struct Idle {
 pub(crate) struct Wire {
     sender: http1::SendRequest<HttpBody>,
     driver: http1::Connection<TokioIo<TcpStream>, HttpBody>,
+    /// Whether it carries nothing more.
     ended: bool,
 }
 
@@ -180,12 +181,20 @@ impl Wire {
         if !self.is_ready().await {
             return Err((Failed::Lost, Some(message)));
         }
+        let only_head = message.method() == Method::HEAD;
         let sending = self.sender.try_send_request(message);
         let sent = driven(&mut self.driver, &mut self.ended, sending).await;
-        sent.map_err(|mut error| {
+        let response = sent.map_err(|mut error| {
             let unsent = error.take_message();
             (Failed::from(error.into_error()), unsent)
-        })
+        })?;
+        let without_body = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+        let bodiless = only_head || without_body.contains(&response.status());
+        if bodiless && announces_body(response.headers()) {
+            // Many programs send that body nevertheless, and it would be read as the next answer.
+            self.ended = true;
+        }
+        Ok(response)
     }
 
     /// The next piece of an answer; none at its end.
@@ -251,6 +260,11 @@ async fn driven<F: Future>(
     .await
 }
 
+fn announces_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || (headers.get(header::CONTENT_LENGTH)).is_some_and(|length| length != "0")
+}
+
 impl From<hyper::Error> for Failed {
     fn from(error: hyper::Error) -> Self {
         if error.is_parse() {
@@ -301,7 +315,11 @@ mod tests {
     }
 
     async fn call(pool: &Pool) -> Result<String, Failed> {
-        let request = Request::post("/").header("host", "x");
+        ask(pool, Method::POST).await
+    }
+
+    async fn ask(pool: &Pool, method: Method) -> Result<String, Failed> {
+        let request = Request::builder().method(method).header("host", "x");
         let message = request.body(HttpBody::default()).unwrap();
         let (mut wire, response) = pool.send(message).await?;
         let mut body = response.into_body();
@@ -339,6 +357,23 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(connections.load(Ordering::Relaxed), 20);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_should_not_be_there_is_not_read_as_the_next_answer() {
+        let silent = b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n";
+        for (answer, method) in [(&silent[..], Method::POST), (OK, Method::HEAD)] {
+            let (pool, connections) = server(answer, 1000).await;
+            for _ in 0..3 {
+                assert_eq!(ask(&pool, method.clone()).await.unwrap(), "");
+            }
+            assert_eq!(connections.load(Ordering::Relaxed), 3);
+        }
+        let (pool, connections) = server(b"HTTP/1.1 204 No Content\r\n\r\n", 1000).await;
+        for _ in 0..3 {
+            assert_eq!(call(&pool).await.unwrap(), "");
+        }
+        assert_eq!(connections.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

@@ -195,7 +195,9 @@ mod tests {
     fn both_ways_read_the_same() {
         let long_way = |text: &str| {
             // One unknown field more, and nothing else.
-            let body = text.replacen('{', r#"{"unknown": 0, "#, 1).replace(", }", "}");
+            let body = text
+                .replacen('{', r#"{"unknown": 0, "#, 1)
+                .replace(", }", "}");
             read(&body).map_err(|error| error.message)
         };
         for text in [

@@ -37,56 +37,90 @@ pub(crate) struct FunctionPart {
     pub(crate) update_time: String,
 }
 
-/// The version itself.
+/// The version itself. What is not set is left out: a function sets a quarter of all this, and the
+/// rest would be most of what a registration writes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 #[expect(clippy::struct_excessive_bools, reason = "the contract's switches")]
 pub(crate) struct VersionPart {
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) package: Package,
-    #[serde(rename = "RevisionID")]
+    #[serde(rename = "RevisionID", skip_serializing_if = "says_nothing")]
     pub(crate) revision_id: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) handler: String,
-    #[serde(rename = "CPU")]
+    #[serde(rename = "CPU", skip_serializing_if = "says_nothing")]
     pub(crate) cpu: i64,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) memory: i64,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) runtime: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) timeout: i64,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) version: String,
     /// Encrypted.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) environment: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) custom_resources: Option<Amounts>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) description: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) publish_time: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) min_instance: i64,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) max_instance: i64,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) concurrent_num: i64,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) kind: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) hook_handler: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) extended_handler: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) extended_timeout: BTreeMap<String, i64>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) cache_instance: i64,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) device: Device,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) pool_label: String,
-    #[serde(rename = "PoolID")]
+    #[serde(rename = "PoolID", skip_serializing_if = "says_nothing")]
     pub(crate) pool_id: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) enable_metrics: bool,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) enable_agent_session: bool,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) enable_session_ctx: bool,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) scale_policy: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) schedule_policy: String,
-    #[serde(rename = "PriorityAZ")]
+    #[serde(rename = "PriorityAZ", skip_serializing_if = "says_nothing")]
     pub(crate) priority_az: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) idle_time: i64,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) auto_scale_config: AutoScaleConfig,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) warmup_type: String,
     /// Its keys are encrypted.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) rootfs_spec_meta: Rootfs,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) custom_container_config: CustomContainerConfig,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) custom_health_check: CustomHealthCheck,
     /// Of a function that is an image, and of no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) container: Option<ContainerPart>,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) is_func_public: bool,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) sandbox_type: String,
 }
 
@@ -108,17 +142,28 @@ pub(crate) struct ContainerPart {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub(crate) struct Package {
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) storage_type: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) code_upload_type: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) signature: String,
-    #[serde(rename = "BucketID")]
+    #[serde(rename = "BucketID", skip_serializing_if = "says_nothing")]
     pub(crate) bucket_id: String,
-    #[serde(rename = "ObjectID")]
+    #[serde(rename = "ObjectID", skip_serializing_if = "says_nothing")]
     pub(crate) object_id: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) bucket_url: String,
     /// Encrypted.
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) token: String,
+    #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) code_path: String,
+}
+
+/// Whether a field is as it is read where it was left out.
+fn says_nothing<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Record {

@@ -62,27 +62,28 @@ async fn what_is_left_out_is_kept_or_reset_as_the_table_says() {
             "{kept} is kept"
         );
     }
+    // What is not set is left out.
     for (reset, value) in [
-        ("MinInstance", json!(0)),
+        ("MinInstance", json!(null)),
         ("MaxInstance", json!(100)),
         ("ConcurrentNum", json!(100)),
-        ("PoolID", json!("")),
-        ("PoolLabel", json!("")),
-        ("EnableAgentSession", json!(false)),
-        ("EnableSessionCtx", json!(false)),
-        ("EnableMetrics", json!(false)),
-        ("IsFuncPublic", json!(false)),
-        ("CacheInstance", json!(0)),
-        ("IdleTime", json!(0)),
-        ("PriorityAZ", json!("")),
-        ("WarmupType", json!("")),
-        ("SchedulePolicy", json!("")),
-        ("ScalePolicy", json!("")),
+        ("PoolID", json!(null)),
+        ("PoolLabel", json!(null)),
+        ("EnableAgentSession", json!(null)),
+        ("EnableSessionCtx", json!(null)),
+        ("EnableMetrics", json!(null)),
+        ("IsFuncPublic", json!(null)),
+        ("CacheInstance", json!(null)),
+        ("IdleTime", json!(null)),
+        ("PriorityAZ", json!(null)),
+        ("WarmupType", json!(null)),
+        ("SchedulePolicy", json!(null)),
+        ("ScalePolicy", json!(null)),
         (
             "AutoScaleConfig",
             json!({"slaQuota": -1, "scaleDownTime": -1, "burstScaleNum": -1}),
         ),
-        ("Device", json!({})),
+        ("Device", json!(null)),
     ] {
         assert_ne!(old["FunctionVersion"][reset], value, "{reset} was set");
         assert_eq!(new["FunctionVersion"][reset], value, "{reset} is reset");
@@ -122,7 +123,7 @@ async fn only_maps_can_be_emptied_and_only_those_of_variables_and_handlers() {
     );
     assert_eq!(shown.environment.len(), 0);
     let record = record(&desk).await;
-    assert_eq!(record["FunctionVersion"]["ExtendedHandler"], json!({}));
+    assert_eq!(record["FunctionVersion"]["ExtendedHandler"], json!(null));
     assert_eq!(
         record["FunctionVersion"]["ExtendedTimeout"],
         json!({"initializer": 7})

@@ -381,7 +381,8 @@ impl Decision<'_> {
         if vanished {
             return self.fail(VANISHED.to_owned());
         }
-        let setback = self.memory.setbacks.get(self.id).cloned();
+        let mut setback = self.memory.setbacks.get(self.id).cloned();
+        let before = self.operations.len();
         let waits = setback
             .as_ref()
             .is_some_and(|setback| setback.until > self.now);
@@ -398,6 +399,11 @@ impl Decision<'_> {
                 self.replace_outdated(&digests.deployment);
             }
             self.workers(workload, waits, random);
+        }
+        if current && !waits && self.operations.len() == before {
+            // What failed is not wanted any more, or was done without being seen.
+            self.memory.setbacks.remove(self.id);
+            setback = None;
         }
         self.alarms();
         let target = self.target();

@@ -392,6 +392,30 @@ fn what_the_cluster_refuses_fails_the_pool_and_is_tried_again_later() {
 }
 
 #[test]
+fn what_failed_and_is_not_wanted_any_more_is_no_longer_told() {
+    let mut pool = Situation::new(PoolStatus::Running, 1, 2)
+        .with_deployment()
+        .with_workers(1, |_| {});
+    let setback = Setback {
+        message: "Create Pod Failed, ErrorCode is 500".into(),
+        refused: false,
+        worker: true,
+        until: pool.now + Duration::from_secs(1),
+        attempts: 1,
+    };
+    let id = pool.pool.spec.id.clone();
+    pool.memory.setbacks.insert(id, setback);
+    let told = "Running: 1 of 1 workers are ready; Create Pod Failed, ErrorCode is 500";
+    let said = pool.said().unwrap();
+    assert_eq!(said.msg, told);
+    pool.pool.state = said;
+    // The request for an instance was given up meanwhile.
+    pool.now += Duration::from_secs(1);
+    assert_eq!(pool.said().unwrap().msg, "Running");
+    assert_eq!(pool.memory.setbacks.len(), 0);
+}
+
+#[test]
 fn a_pool_that_cannot_become_objects_says_why() {
     let mut pool = Situation::new(PoolStatus::Pending, 1, 1);
     pool.digests = Err("volume v is not allowed".into());

@@ -73,7 +73,7 @@ pub(crate) fn read(record: &Path, folder: &Path) -> Vec<Event> {
             "fsync" | "fdatasync" => events.push(Event::Sync(file)),
             "ftruncate" => {
                 let (_, length) = arguments.rsplit_once(">, ").unwrap();
-                let length = length.split(')').next().unwrap().parse().unwrap();
+                let length = length.split([')', ' ']).next().unwrap().parse().unwrap();
                 events.push(Event::Truncate { file, length });
             }
             "unlink" => events.push(Event::Remove(file)),

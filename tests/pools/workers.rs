@@ -29,7 +29,7 @@ async fn an_instance_becomes_the_process_that_waits_on_its_worker() {
     let platform = site.start_with(&options).await;
     created(&platform, &[pool("p", json!({}))]).await;
     runs(&platform, "p", 1).await;
-    let waiting = processes(&platform);
+    let waiting = waiting(&platform, 1).await;
     let code = site.write_code("process", "index.py", PROCESS);
     let function = FunctionSpec::python("0@test@process", &code).with("poolId", "p");
     let function = platform.register(&function).await;
@@ -144,16 +144,7 @@ async fn processes_that_die_are_replaced_and_the_count_stays_true() {
     let platform = site.start().await;
     created(&platform, &[pool("p", json!({"size": 3}))]).await;
     runs(&platform, "p", 3).await;
-    // A worker is ready once its process is ordered, which takes whatever comes as soon as it is forked.
-    let dead = eventually("each has its process", Duration::from_mins(1), async || {
-        let found = processes(&platform);
-        if found.len() >= 3 {
-            Ok(found)
-        } else {
-            Err(format!("{found:?}"))
-        }
-    })
-    .await;
+    let dead = waiting(&platform, 3).await;
     for pid in &dead {
         kill(*pid);
     }
@@ -210,6 +201,20 @@ async fn a_deleted_pool_ends_its_instances_when_their_time_is_over() {
     // Without a pool of that name the machine itself takes it.
     let _ = platform.invoke(&function, "{}").await.expect(200);
     platform.finish().await;
+}
+
+/// The processes that wait, once there are as many. A worker is ready once its process is ordered, which
+/// takes whatever comes as soon as it is forked.
+async fn waiting(platform: &Platform, count: usize) -> Vec<u32> {
+    let look = async || {
+        let found = processes(platform);
+        if found.len() >= count {
+            Ok(found)
+        } else {
+            Err(format!("{found:?}"))
+        }
+    };
+    eventually("each worker has its process", Duration::from_mins(1), look).await
 }
 
 /// The processes that wait or run instances: children of a Python that the platform has started.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Semaphore, watch};
 
 use crate::Error;
@@ -59,6 +59,10 @@ const TOUCH: Duration = Duration::from_mins(10);
 /// accord, so that nobody else's writes have to wait behind it.
 const SYNC_AFTER: Duration = Duration::from_mins(1);
 
+/// How long a full cache waits for something to be given back: an instance lets go of its package a
+/// moment after its end is known.
+const GIVING_BACK: Duration = Duration::from_secs(1);
+
 /// How many entries are filled at once; more wait.
 const FILLS: usize = 4;
 
@@ -76,6 +80,8 @@ struct Shared {
     /// Held by whoever changes what is in the folder, before the lock of the state.
     changing: Mutex<()>,
     state: Mutex<State>,
+    /// Told when an entry is given back.
+    given_back: Condvar,
 }
 
 #[derive(Debug)]
@@ -120,6 +126,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.shared.state.lock().ledger.release(&self.key);
+        self.shared.given_back.notify_all();
     }
 }
 
@@ -142,6 +149,7 @@ impl Cache {
                     ledger,
                     flights: HashMap::new(),
                 }),
+                given_back: Condvar::new(),
             }),
         };
         // The operator may have given it less than it had.
@@ -328,10 +336,17 @@ impl Shared {
     }
 
     /// Removes what was used longest ago until so many bytes more find place. Says whether they do.
-    /// Nobody else may be changing the folder.
+    /// Nobody else may be changing the folder. Blocks.
     fn make_room(&self, bytes: u64) -> bool {
+        let until = Instant::now() + GIVING_BACK;
         let mut state = self.state.lock();
-        let (victims, enough) = state.ledger.evict(self.max_bytes.saturating_sub(bytes));
+        let most = self.max_bytes.saturating_sub(bytes);
+        let (mut victims, mut enough) = state.ledger.evict(most);
+        while !enough && !self.given_back.wait_until(&mut state, until).timed_out() {
+            let (more, is_enough) = state.ledger.evict(most);
+            victims.extend(more);
+            enough = is_enough;
+        }
         drop(state);
         for key in victims {
             tracing::info!(entry = key.as_str(), "a package leaves the cache");

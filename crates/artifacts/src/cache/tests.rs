@@ -151,6 +151,20 @@ async fn a_cache_full_of_what_is_held_says_so() {
 }
 
 #[tokio::test]
+async fn a_full_cache_waits_a_moment_for_what_is_given_back() {
+    let fixture = Fixture::new(1);
+    let held = put(&fixture.cache, "a").await.unwrap();
+    let giving_back = async {
+        while !fixture.cache.shared.changing.is_locked() {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+    };
+    let (other, ()) = tokio::join!(put(&fixture.cache, "b"), giving_back);
+    assert!(other.unwrap().path().join("file").is_file());
+}
+
+#[tokio::test]
 async fn what_is_whole_survives_a_restart_and_nothing_else() {
     let fixture = Fixture::new(10);
     let whole = put(&fixture.cache, "whole").await.unwrap().path();

@@ -23,13 +23,13 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// About what the record, the published value, the bounds and the status of a function take.
 const SIZES: [(&str, usize); 4] = [
-    ("/repo/FunctionVersion/yrk/default//", 1700),
-    ("/sn/functions/business/yrk/tenant/default/function/", 2600),
+    ("/repo/FunctionVersion/yrk/default//", 840),
+    ("/sn/functions/business/yrk/tenant/default/function/", 2720),
     (
         "/instances/business/yrk/cluster/cluster001/tenant/default/function/",
-        220,
+        190,
     ),
-    ("/repo/FunctionStatus/yrk/default//", 42),
+    ("/repo/FunctionStatus/yrk/default//", 40),
 ];
 
 /// A value like many others, but for a part.

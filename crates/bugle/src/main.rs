@@ -26,12 +26,6 @@ use clap::FromArgMatches as _;
 use arguments::{Arguments, Command};
 use failure::Outcome;
 
-/// A registration or a call allocates on one thread what another frees, and glibc's allocator has them
-/// wait for each other there: a tenth fewer registrations. With huge pages (it is built without them) an
-/// idle platform would take 20 MB more.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     if bugle_server::is_starter() {
         bugle_server::become_program();

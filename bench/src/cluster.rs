@@ -104,13 +104,13 @@ pub(crate) fn etcd(binary: &Path, effort: Effort, figures: &mut Figures) -> anyh
     /// A platform that was just started warms up its first runtime when a function wants it: once in
     /// its life, and not what a registration costs.
     const SETTLED: Duration = Duration::from_secs(2);
-    let folder = TempDir::new()?;
-    let (_etcd, address) = start_etcd(folder.path())?;
-    // The same for all: what is in the etcd was sealed with the key in there.
-    let folders = Folders::new()?;
     let seconds = effort.registry.as_secs();
     let (mut rates, mut ratios) = (Vec::new(), Vec::new());
     for pair in 0..effort.starts {
+        // All pairs together are more than an etcd holds.
+        let folder = TempDir::new()?;
+        let (_etcd, address) = start_etcd(folder.path())?;
+        let folders = Folders::new()?;
         let arguments = [
             "--plain".to_owned(),
             address.clone(),

@@ -5,8 +5,7 @@
 //! Every figure is a line of JSON. A start is that of an image of 10 MB with one static program, from
 //! the request until its server has answered a call. The reference is the faster of `runc` and `crun`:
 //! `create` and `start` of the same root with the same user and limits, until the same server takes a
-//! connection. It is given an advantage: it makes no network and no filter of system calls. All take turns: the
-//! kernel is slower for a while after containers have gone, whoever made them.
+//! connection. It is given an advantage: it makes no network and no filter of system calls.
 #![expect(
     clippy::print_stderr,
     clippy::print_stdout,
@@ -22,7 +21,6 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use bugle_artifacts::address;
@@ -40,10 +38,6 @@ use bytes::Bytes;
 
 /// The size of the image.
 const SIZE: u64 = 10 * 1024 * 1024;
-
-/// After each start, whoever made it: calls come when they come, and what is left of one container is
-/// not to slow down the next one's start.
-const PAUSE: Duration = Duration::from_millis(30);
 
 /// How many containers live at once when it is counted what is left of them.
 const AT_ONCE: usize = 100;
@@ -78,7 +72,13 @@ fn main() {
     let rounds = arguments.next().unwrap_or(20);
     let folder = tempfile::tempdir().unwrap();
     let layer = image(folder.path());
-    let mut references = Reference::all(&layer, folder.path());
+    let reference = std::thread::scope(|scope| {
+        let measured = scope.spawn(|| reference(&layer, folder.path(), starts));
+        measured.join().unwrap()
+    });
+    for (name, figures) in &reference {
+        tell(&format!("container_{name}_ms"), median(figures));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -86,13 +86,9 @@ fn main() {
         .unwrap();
     runtime.block_on(async {
         let bench = Bench::new(layer, folder.path());
-        let cold = bench.cold(starts, &mut references).await;
-        for reference in &references {
-            let name = format!("container_{}_ms", reference.name);
-            tell(&name, median(&reference.figures));
-        }
+        let cold = bench.cold(starts).await;
         tell("container_cold_ms", median(&cold));
-        let fastest = references.iter().map(|one| median(&one.figures));
+        let fastest = reference.iter().map(|(_, figures)| median(figures));
         let fastest = fastest.reduce(f64::min);
         if let Some(fastest) = fastest {
             tell("container_cold_ratio", median(&cold) / fastest);
@@ -163,57 +159,30 @@ fn image(folder: &Path) -> PathBuf {
     layer
 }
 
-/// A runtime of this machine, and how long its starts took.
-struct Reference {
-    name: &'static str,
-    /// Tells the thread that may start it the number of the next one, and what came of it.
-    next: SyncSender<usize>,
-    took: Receiver<Option<Duration>>,
-    figures: Vec<Duration>,
-}
-
-impl Reference {
-    /// Those that there are.
-    fn all(layer: &Path, folder: &Path) -> Vec<Self> {
-        let there = ["runc", "crun"].into_iter().filter(|name| {
-            let version = Command::new(name)
-                .arg("--version")
-                .stdout(Stdio::null())
-                .status();
-            version.is_ok_and(|status| status.success())
-        });
-        let all = there.map(|name| {
-            let (layer, bundle) = (layer.to_owned(), folder.join(name));
-            let (next, numbers) = sync_channel(0);
-            let (tell, took) = sync_channel(0);
-            std::thread::spawn(move || {
-                hide_unified();
-                std::fs::create_dir(&bundle).unwrap();
-                for number in numbers {
-                    tell.send(reference_start(name, &layer, &bundle, number))
-                        .unwrap();
-                }
-            });
-            Self {
-                name,
-                next,
-                took,
-                figures: Vec::new(),
-            }
-        });
-        let mut all: Vec<_> = all.collect();
-        // The first one reads the binaries from the disk; and what does not start here is no reference.
-        all.retain_mut(|one| one.start(0).is_some());
-        all
+/// Starts by the runtimes that there are, each with its figures.
+fn reference(layer: &Path, folder: &Path, starts: usize) -> Vec<(&'static str, Vec<Duration>)> {
+    hide_unified();
+    let mut all = Vec::new();
+    for name in ["runc", "crun"] {
+        let there = Command::new(name)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status();
+        if !there.is_ok_and(|status| status.success()) {
+            continue;
+        }
+        let bundle = folder.join(name);
+        std::fs::create_dir(&bundle).unwrap();
+        let mut figures: Vec<_> = (0..=starts)
+            .map_while(|number| reference_start(name, layer, &bundle, number))
+            .collect();
+        if figures.len() > 1 {
+            // The first one reads the binaries from the disk.
+            figures.remove(0);
+            all.push((name, figures));
+        }
     }
-
-    /// One start, whose container is gone when it returns.
-    fn start(&mut self, number: usize) -> Option<Duration> {
-        self.next.send(number).unwrap();
-        let took = self.took.recv().unwrap();
-        std::thread::sleep(PAUSE);
-        took
-    }
+    all
 }
 
 /// Takes the second version of control groups out of the sight of this thread and of what it starts:
@@ -331,14 +300,10 @@ impl Bench {
         Driver::start(&self.driver, request).await.unwrap().instance
     }
 
-    /// Starts one after the other, each until it has answered, in turn with the others.
-    async fn cold(&self, starts: usize, references: &mut [Reference]) -> Vec<Duration> {
+    /// Starts one after the other, each until it has answered.
+    async fn cold(&self, starts: usize) -> Vec<Duration> {
         let mut figures = Vec::new();
         for number in 0..=starts {
-            for reference in references.iter_mut() {
-                let took = reference.start(number + 1);
-                reference.figures.extend(took);
-            }
             let began = Instant::now();
             let instance = self.start(number).await;
             let request = CallRequest {
@@ -353,7 +318,8 @@ impl Bench {
             figures.push(began.elapsed());
             instance.kill();
             instance.exited().await;
-            tokio::time::sleep(PAUSE).await;
+            // Calls come when they come: time enough to have the cell replaced.
+            tokio::time::sleep(Duration::from_millis(30)).await;
         }
         figures.remove(0);
         figures

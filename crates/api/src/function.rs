@@ -214,19 +214,19 @@ pub struct Device {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub model: String,
     /// High-bandwidth memory.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "says_nothing")]
     pub hbm: f64,
     /// Type.
     #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
     pub device_type: String,
     /// How many.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "says_nothing")]
     pub count: f64,
     /// Latency.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "says_nothing")]
     pub latency: f64,
     /// Streams.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "says_nothing")]
     pub stream: f64,
 }
 
@@ -235,14 +235,6 @@ impl Device {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_zero(value: &f64) -> bool {
-    *value == 0.0
 }
 
 /// The root file system of instances (contract 3.1.1).
@@ -322,19 +314,19 @@ pub struct ExtendedMetaData {
     /// How its health is checked.
     pub custom_health_check: CustomHealthCheck,
     /// `POST /init`.
-    #[serde(skip_serializing_if = "Initializer::is_default")]
+    #[serde(skip_serializing_if = "says_nothing")]
     pub initializer: Initializer,
     /// How it is told to end.
-    #[serde(skip_serializing_if = "RuntimeGracefulShutdown::is_default")]
+    #[serde(skip_serializing_if = "says_nothing")]
     pub runtime_graceful_shutdown: RuntimeGracefulShutdown,
     /// What it can reach.
-    #[serde(skip_serializing_if = "NetworkController::is_default")]
+    #[serde(skip_serializing_if = "says_nothing")]
     pub network_controller: NetworkController,
     /// Directories of the host that it sees.
-    #[serde(skip_serializing_if = "MountConfig::is_default")]
+    #[serde(skip_serializing_if = "says_nothing")]
     pub mount_config: MountConfig,
     /// What it may write in all, in MB: 512 (also for 0) or 10240.
-    #[serde(skip_serializing_if = "is_nothing")]
+    #[serde(skip_serializing_if = "says_nothing")]
     pub ephemeral_storage: i64,
     /// The agency that FunctionGraph's clients name; kept, and without meaning here.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -392,24 +384,9 @@ pub struct FuncMount {
     pub local_mount_path: String,
 }
 
-/// What is left out of JSON when it says nothing.
-macro_rules! is_default {
-    ($($name:ident)*) => {
-        $(impl $name {
-            fn is_default(&self) -> bool {
-                *self == Self::default()
-            }
-        })*
-    };
-}
-is_default!(Initializer RuntimeGracefulShutdown NetworkController MountConfig);
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_nothing(value: &i64) -> bool {
-    *value == 0
+/// Whether a value is as it is read where it was left out, so that it may be.
+pub fn says_nothing<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// How a container runs.
@@ -738,7 +715,7 @@ pub struct ContainerObject {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub pre_stop_handler: String,
     /// Seconds.
-    #[serde(skip_serializing_if = "is_nothing")]
+    #[serde(skip_serializing_if = "says_nothing")]
     pub pre_stop_timeout: i64,
     /// The settings, as registered.
     #[serde(flatten)]

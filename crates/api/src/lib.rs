@@ -34,7 +34,7 @@ pub use function::{
     DeleteAnswer, Device, ExtendedMetaData, FuncLayer, FuncMount, FunctionAnswer, FunctionList,
     FunctionListAnswer, FunctionObject, FunctionPage, FunctionRequest, Initializer, Interface,
     Mount, MountConfig, NetworkController, PageInfo, PublishRequest, ResourceAffinitySelector,
-    Rootfs, RuntimeGracefulShutdown, S3CodePath, StorageInfo, UpdateAnswer,
+    Rootfs, RuntimeGracefulShutdown, S3CodePath, StorageInfo, UpdateAnswer, says_nothing,
 };
 pub use functions::{FunctionsApi, functions_router};
 pub use graph::{

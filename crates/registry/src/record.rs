@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bugle_api::{
     Amounts, AutoScaleConfig, CustomContainerConfig, CustomHealthCheck, Device, Error, MountConfig,
-    NetworkController, Rootfs, RuntimeGracefulShutdown,
+    NetworkController, Rootfs, RuntimeGracefulShutdown, says_nothing,
 };
 use bugle_types::{Code, Kind, RevisionId, SealedEnvironment, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -159,11 +159,6 @@ pub(crate) struct Package {
     pub(crate) token: String,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) code_path: String,
-}
-
-/// Whether a field is as it is read where it was left out.
-fn says_nothing<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 impl Record {

@@ -338,9 +338,12 @@ impl Shared {
     /// Removes what was used longest ago until so many bytes more find place. Says whether they do.
     /// Nobody else may be changing the folder. Blocks.
     fn make_room(&self, bytes: u64) -> bool {
+        let Some(most) = self.max_bytes.checked_sub(bytes) else {
+            // Not for all that is there.
+            return false;
+        };
         let until = Instant::now() + GIVING_BACK;
         let mut state = self.state.lock();
-        let most = self.max_bytes.saturating_sub(bytes);
         let (mut victims, mut enough) = state.ledger.evict(most);
         while !enough && !self.given_back.wait_until(&mut state, until).timed_out() {
             let (more, is_enough) = state.ledger.evict(most);
@@ -354,7 +357,7 @@ impl Shared {
                 tracing::warn!(%error, "a package cannot be removed from the cache");
             }
         }
-        enough && bytes <= self.max_bytes
+        enough
     }
 }
 

@@ -151,6 +151,21 @@ async fn a_cache_full_of_what_is_held_says_so() {
 }
 
 #[tokio::test]
+async fn what_is_larger_than_the_cache_costs_nothing_that_is_there() {
+    let fixture = Fixture::new(2);
+    put(&fixture.cache, "a").await.unwrap();
+    let large = |target: PathBuf| async move {
+        Ok(Unpacked {
+            bytes: 3 * ENTRY,
+            ..write(&target)
+        })
+    };
+    let refused = fixture.cache.ready(&key("large"), large).await;
+    assert!(matches!(*refused.unwrap_err(), Error::CacheFull { .. }));
+    assert!(fixture.cache.find(&key("a")).is_some());
+}
+
+#[tokio::test]
 async fn a_full_cache_waits_a_moment_for_what_is_given_back() {
     let fixture = Fixture::new(1);
     let held = put(&fixture.cache, "a").await.unwrap();

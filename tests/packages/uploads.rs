@@ -169,12 +169,18 @@ async fn whoever_sends_too_much_reads_why() {
         .config("images", "max_image_mib", "1");
     let platform = site.start_with(&options).await;
     let declared = format!("content-length: {SENT}");
-    for path in ["packages", "images/archive"] {
+    for path in [
+        "/bugle/v1/packages",
+        "/bugle/v1/images/archive",
+        "/serverless/v1/functions",
+        "/serverless/v1/podpools",
+        "/v2/default/fgs/functions/echo/invocations",
+    ] {
         for framing in [&*declared, "transfer-encoding: chunked"] {
             let mut stream = tokio::net::TcpStream::connect(platform.control.address)
                 .await
                 .unwrap();
-            let head = format!("POST /bugle/v1/{path} HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n");
+            let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n");
             stream.write_all(head.as_bytes()).await.unwrap();
             let (mut from, mut to) = stream.split();
             // A client of the simple kind: it reads when it has sent everything.

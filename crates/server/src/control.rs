@@ -23,7 +23,7 @@ use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::images::{self, Images};
-use crate::linger::linger;
+use crate::linger::Lingering;
 use crate::operator::{self, Operator};
 use crate::packages::{self, Uploads};
 
@@ -71,15 +71,13 @@ pub(crate) fn routes(
     uploads: Arc<Uploads>,
     images: Images,
 ) -> OpenApiRouter {
-    let large = OpenApiRouter::new()
-        .merge(packages::router().with_state(uploads))
-        .merge(images::router().with_state(images));
     OpenApiRouter::new()
         .merge(graph_router(Arc::clone(&registry), region))
         .merge(functions_router().with_state(Arc::clone(&registry)))
         .merge(reservations_router().with_state(registry))
         .merge(operator::router().with_state(operator))
-        .merge(large.layer(axum::middleware::from_fn(linger)))
+        .merge(packages::router().with_state(uploads))
+        .merge(images::router().with_state(images))
 }
 
 /// Serves connections until `stop`, then lets the open requests finish.
@@ -148,7 +146,7 @@ async fn connection(
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Lingering::new(stream, stop.clone())), service);
     let mut served = std::pin::pin!(served);
     tokio::select! {
         biased;

@@ -129,7 +129,7 @@ impl Registry {
         &self,
         caller: &Caller,
         name: &FunctionName,
-        record: &Record,
+        record: Record,
         shown: Shown,
     ) -> Result<FunctionObject, Error> {
         object(&self.keyring, caller, name, record, shown)
@@ -213,7 +213,7 @@ impl Registry {
             };
             let key = Keys(caller).record(&name, version.version());
             if let Some(found) = self.load(key).await? {
-                functions.push(self.show(caller, &name, &found.record, Shown::Listed)?);
+                functions.push(self.show(caller, &name, found.record, Shown::Listed)?);
             }
         }
         Ok(functions)
@@ -414,15 +414,18 @@ impl FunctionsApi for Registry {
             let message = "the function name already exists. rename your function";
             Error::other(Code::FunctionNameExist, message)
         };
+        let revision = self.store.revision().await;
+        let seen = revision.map_err(|error| unreadable(&error))?;
         if self.find(caller, &name, &Version::Draft).await?.is_some() {
             return Err(taken());
         }
         Self::check_layers(&request)?;
         let now = self.clock.now();
+        let time = now.to_string();
         let mut function = FunctionPart {
-            name: name.to_string(),
+            name: text,
             tag: request.tags.clone(),
-            create_time: now.to_string(),
+            create_time: time.clone(),
             ..FunctionPart::default()
         };
         let runtime = request.runtime.as_deref().unwrap_or_default();
@@ -431,7 +434,7 @@ impl FunctionsApi for Registry {
             revision_id: self.first_revision(now).as_str().to_owned(),
             version: kind.draft().to_owned(),
             description: kind.draft().to_owned(),
-            publish_time: now.to_string(),
+            publish_time: time,
             sandbox_type: request.sandbox_type.clone().unwrap_or_default(),
             ..VersionPart::default()
         };
@@ -453,10 +456,14 @@ impl FunctionsApi for Registry {
         // One name, one function, whatever its kind: neither draft may exist.
         let absent = |draft| Compare::ModRevision(Keys(caller).record(&name, draft), Revision(0));
         let when = vec![absent("latest"), absent("$latest")];
-        if !self.commit(Txn { when, then }).await? {
+        let committed = self.commit_new(Txn { when, then }, seen);
+        // The answer is made while the store works.
+        let shown = async { self.show(caller, &name, record, Shown::Listed) };
+        let (committed, shown) = tokio::join!(biased; committed, shown);
+        if !committed? {
             return Err(taken());
         }
-        self.show(caller, &name, &record, Shown::Listed)
+        shown
     }
 
     async fn update(
@@ -506,7 +513,7 @@ impl FunctionsApi for Registry {
                 })
                 .await?
             {
-                return self.show(caller, &name, &record, Shown::Listed);
+                return self.show(caller, &name, record, Shown::Listed);
             }
             // Somebody was faster: with another update the revision is another now.
         }
@@ -524,7 +531,7 @@ impl FunctionsApi for Registry {
         let kind: Kind = text.parse().unwrap_or(Kind::Yrlib);
         for _ in 0..ATTEMPTS {
             if let Some(record) = self.try_publish(caller, &name, &request, kind).await? {
-                return self.show(caller, &name, &record, Shown::Queried);
+                return self.show(caller, &name, record, Shown::Queried);
             }
         }
         Err(conflict())
@@ -542,7 +549,7 @@ impl FunctionsApi for Registry {
         let Some(found) = self.find(caller, &named.name, &version).await? else {
             return Err(Error::function_not_found(named.name.base_or_full()));
         };
-        self.show(caller, &named.name, &found.record, Shown::Queried)
+        self.show(caller, &named.name, found.record, Shown::Queried)
     }
 
     async fn versions(

@@ -4,12 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Room for a value without asking for more.
-const USUAL: usize = 4096;
-
-/// The text of a value that always can be written.
-pub(crate) fn text(value: &impl Serialize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(USUAL);
+/// The text of a value that always can be written, and usually fits into so many bytes.
+pub(crate) fn text(value: &impl Serialize, room: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(room);
     serde_json::to_writer(&mut out, value).expect("the value can be written as JSON");
     out
 }
@@ -21,9 +18,10 @@ pub(crate) struct Object<'a> {
 }
 
 impl Object<'_> {
-    /// The text of an object with the fields that `fill` writes.
-    pub(crate) fn write(fill: impl FnOnce(&mut Object<'_>)) -> Vec<u8> {
-        let mut out = Vec::with_capacity(USUAL);
+    /// The text of an object with the fields that `fill` writes, which usually fits into so many
+    /// bytes.
+    pub(crate) fn write(room: usize, fill: impl FnOnce(&mut Object<'_>)) -> Vec<u8> {
+        let mut out = Vec::with_capacity(room);
         Object::within(&mut out, fill);
         out
     }
@@ -161,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_as_the_same() {
-        let text = Object::write(|whole| {
+        let text = Object::write(0, |whole| {
             whole
                 .field("text", "a \"quote\"\n")
                 .object("empty", |_| {})
@@ -176,7 +174,7 @@ mod tests {
             "last": true,
         });
         assert_eq!(read, wanted);
-        assert_eq!(Object::write(|_| {}), b"{}");
+        assert_eq!(Object::write(0, |_| {}), b"{}");
     }
 
     #[test]

@@ -48,8 +48,18 @@ pub use used::{UsedImage, images_in_use, objects_in_use};
 
 use index::Index;
 
-/// Called after each change with its revision; the change is answered when the future is done.
-pub type AfterCommit = Arc<dyn Fn(Revision) -> BoxFuture<'static, ()> + Send + Sync>;
+/// A change that was made, and is answered when everybody who must know does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its revision.
+    pub revision: Revision,
+    /// How far whoever runs functions must have followed: of a new function it knows nothing that
+    /// could be wrong, unless it still knows one of the same name that was deleted.
+    pub followed: Revision,
+}
+
+/// Called after each change; the change is answered when the future is done.
+pub type AfterCommit = Arc<dyn Fn(Committed) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Functions, versions and reserved instances.
 pub struct Registry {
@@ -105,9 +115,20 @@ impl Registry {
 
     /// Writes, and waits until everybody who must know does. False if a condition did not hold.
     async fn commit(&self, txn: Txn) -> Result<bool, Error> {
+        self.commit_seen(txn, None).await
+    }
+
+    /// The same for what is new, and was not there when the store was at `seen`.
+    async fn commit_new(&self, txn: Txn, seen: Revision) -> Result<bool, Error> {
+        self.commit_seen(txn, Some(seen)).await
+    }
+
+    async fn commit_seen(&self, txn: Txn, absent_at: Option<Revision>) -> Result<bool, Error> {
         let outcome = self.store.txn(txn).await.map_err(refused)?;
         if outcome.succeeded {
-            (self.after_commit)(outcome.revision).await;
+            let revision = outcome.revision;
+            let followed = absent_at.unwrap_or(revision);
+            (self.after_commit)(Committed { revision, followed }).await;
         }
         Ok(outcome.succeeded)
     }

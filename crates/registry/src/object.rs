@@ -27,13 +27,11 @@ pub(crate) fn object(
     keyring: &Keyring,
     caller: &Caller,
     name: &FunctionName,
-    record: &Record,
+    record: Record,
     shown: Shown,
 ) -> Result<FunctionObject, Error> {
-    let version = &record.function_version;
-    let function = &record.function;
     let urn = caller.urn(name.clone()).to_string();
-    let version_urn = format!("{urn}:{}", version.version);
+    let version_urn = format!("{urn}:{}", record.function_version.version);
     let mut environment = keyring
         .open_environment(&caller.tenant, name, &record.environment())
         .map_err(|error| {
@@ -43,12 +41,19 @@ pub(crate) fn object(
     if let Some(passphrase) = environment.get_mut(PASSPHRASE) {
         MASK.clone_into(passphrase);
     }
+    let last_modified = record.last_modified().to_owned();
+    let Record {
+        function,
+        function_version: version,
+        ..
+    } = record;
     Ok(FunctionObject {
         id: version_urn.clone(),
-        create_time: function.create_time.clone(),
-        update_time: function.update_time.clone(),
+        created: function.create_time.clone(),
+        create_time: function.create_time,
+        update_time: function.update_time,
         function_urn: urn,
-        name: function.name.clone(),
+        name: function.name,
         tenant_id: caller.tenant.to_string(),
         business_id: BUSINESS.to_owned(),
         product_id: caller
@@ -56,32 +61,32 @@ pub(crate) fn object(
             .as_ref()
             .map_or_else(String::new, ToString::to_string),
         reversed_concurrency: 0,
-        description: function.description.clone(),
-        tag: function.tag.clone(),
+        description: function.description,
+        tag: function.tag,
         function_version_urn: version_urn,
-        revision_id: version.revision_id.clone(),
-        storage_type: version.package.storage_type.clone(),
+        container: image::shown(&version),
+        revision_id: version.revision_id,
+        storage_type: version.package.storage_type,
         code_size: 0,
-        code_sha256: version.package.signature.clone(),
-        code_path: version.package.code_path.clone(),
-        bucket_id: version.package.bucket_id.clone(),
-        object_id: version.package.object_id.clone(),
-        handler: version.handler.clone(),
+        code_sha256: version.package.signature,
+        code_path: version.package.code_path,
+        bucket_id: version.package.bucket_id,
+        object_id: version.package.object_id,
+        handler: version.handler,
         layers: None,
         cpu: version.cpu,
         memory: version.memory,
-        runtime: version.runtime.clone(),
+        runtime: version.runtime,
         timeout: version.timeout,
-        version_number: version.version.clone(),
-        version_desc: version.description.clone(),
+        version_number: version.version,
+        version_desc: version.description,
         environment,
         custom_resources: version
             .custom_resources
-            .clone()
             .filter(|amounts| shown == Shown::Queried || !amounts.0.is_empty()),
         stateful_flag: 0,
-        last_modified: record.last_modified().to_owned(),
-        published: version.publish_time.clone(),
+        last_modified,
+        published: version.publish_time,
         min_instance: version.min_instance,
         max_instance: version.max_instance,
         concurrent_num: version.concurrent_num,
@@ -89,13 +94,11 @@ pub(crate) fn object(
         func_layer: (shown == Shown::Listed).then(Vec::<FuncLayer>::new),
         status: "unavailable".to_owned(),
         instance_num: 0,
-        device: version.device.clone(),
-        kind: version.kind.clone(),
-        rootfs: masked(version.rootfs_spec_meta.clone()),
-        priority_az: version.priority_az.clone(),
-        sandbox_type: version.sandbox_type.clone(),
-        created: function.create_time.clone(),
-        container: image::shown(version),
+        device: version.device,
+        kind: version.kind,
+        rootfs: masked(version.rootfs_spec_meta),
+        priority_az: version.priority_az,
+        sandbox_type: version.sandbox_type,
     })
 }
 

@@ -22,7 +22,7 @@ const INITIALIZER_TIMEOUT: i64 = 30;
 
 /// The published value of a function version.
 pub(crate) fn value(caller: &Caller, name: &FunctionName, record: &Record) -> Vec<u8> {
-    Object::write(|value| match record.kind() {
+    Object::write(4096, |value| match record.kind() {
         Kind::Faas => faas(value, caller, name, record),
         kind => other(value, caller, name, record, kind),
     })
@@ -363,7 +363,7 @@ pub(crate) fn label(max: i64, min: i64) -> Vec<u8> {
 }
 
 fn bounds(version: &VersionPart) -> Vec<u8> {
-    Object::write(|value| {
+    Object::write(256, |value| {
         value.object("instanceMetaData", |part| instance_meta_data(part, version));
     })
 }

@@ -1,6 +1,7 @@
 //! The registry's own record of a function version: the value of `/repo/FunctionVersion`
 //! (contract 7.2.1), with a format number of ours.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bugle_api::{
@@ -24,6 +25,9 @@ pub(crate) struct Record {
     pub(crate) function_version: VersionPart,
 }
 
+/// Handlers by their hooks. Most are the platform's own, the same for every function.
+pub(crate) type Hooks = BTreeMap<Cow<'static, str>, Cow<'static, str>>;
+
 /// What all versions of a function share.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -43,30 +47,30 @@ pub(crate) struct FunctionPart {
 #[serde(default, rename_all = "PascalCase")]
 #[expect(clippy::struct_excessive_bools, reason = "the contract's switches")]
 pub(crate) struct VersionPart {
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "Package::is_empty")]
     pub(crate) package: Package,
-    #[serde(rename = "RevisionID", skip_serializing_if = "says_nothing")]
+    #[serde(rename = "RevisionID", skip_serializing_if = "String::is_empty")]
     pub(crate) revision_id: String,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) handler: String,
     #[serde(rename = "CPU", skip_serializing_if = "says_nothing")]
     pub(crate) cpu: i64,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) memory: i64,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) runtime: String,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) timeout: i64,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) version: String,
     /// Encrypted.
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) environment: String,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) custom_resources: Option<Amounts>,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) description: String,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) publish_time: String,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) min_instance: i64,
@@ -74,21 +78,21 @@ pub(crate) struct VersionPart {
     pub(crate) max_instance: i64,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) concurrent_num: i64,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) kind: String,
     #[serde(skip_serializing_if = "says_nothing")]
-    pub(crate) hook_handler: BTreeMap<String, String>,
+    pub(crate) hook_handler: Hooks,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) extended_handler: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) extended_timeout: BTreeMap<String, i64>,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) cache_instance: i64,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "Device::is_empty")]
     pub(crate) device: Device,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) pool_label: String,
-    #[serde(rename = "PoolID", skip_serializing_if = "says_nothing")]
+    #[serde(rename = "PoolID", skip_serializing_if = "String::is_empty")]
     pub(crate) pool_id: String,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) enable_metrics: bool,
@@ -96,22 +100,22 @@ pub(crate) struct VersionPart {
     pub(crate) enable_agent_session: bool,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) enable_session_ctx: bool,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) scale_policy: String,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) schedule_policy: String,
-    #[serde(rename = "PriorityAZ", skip_serializing_if = "says_nothing")]
+    #[serde(rename = "PriorityAZ", skip_serializing_if = "String::is_empty")]
     pub(crate) priority_az: String,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) idle_time: i64,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) auto_scale_config: AutoScaleConfig,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) warmup_type: String,
     /// Its keys are encrypted.
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "Rootfs::is_empty")]
     pub(crate) rootfs_spec_meta: Rootfs,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "CustomContainerConfig::is_empty")]
     pub(crate) custom_container_config: CustomContainerConfig,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) custom_health_check: CustomHealthCheck,
@@ -120,7 +124,7 @@ pub(crate) struct VersionPart {
     pub(crate) container: Option<ContainerPart>,
     #[serde(skip_serializing_if = "says_nothing")]
     pub(crate) is_func_public: bool,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) sandbox_type: String,
 }
 
@@ -142,23 +146,43 @@ pub(crate) struct ContainerPart {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub(crate) struct Package {
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) storage_type: String,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) code_upload_type: String,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) signature: String,
-    #[serde(rename = "BucketID", skip_serializing_if = "says_nothing")]
+    #[serde(rename = "BucketID", skip_serializing_if = "String::is_empty")]
     pub(crate) bucket_id: String,
-    #[serde(rename = "ObjectID", skip_serializing_if = "says_nothing")]
+    #[serde(rename = "ObjectID", skip_serializing_if = "String::is_empty")]
     pub(crate) object_id: String,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) bucket_url: String,
     /// Encrypted.
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) token: String,
-    #[serde(skip_serializing_if = "says_nothing")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) code_path: String,
+}
+
+impl Package {
+    /// Whether nothing is set.
+    fn is_empty(&self) -> bool {
+        let Self {
+            storage_type,
+            code_upload_type,
+            signature,
+            bucket_id,
+            object_id,
+            bucket_url,
+            token,
+            code_path,
+        } = self;
+        [storage_type, code_upload_type, signature, bucket_id]
+            .into_iter()
+            .chain([object_id, bucket_url, token, code_path])
+            .all(String::is_empty)
+    }
 }
 
 impl Record {
@@ -171,7 +195,7 @@ impl Record {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        json::text(self)
+        json::text(self, 1024)
     }
 
     pub(crate) fn decode(value: &[u8]) -> Result<Self, Error> {

@@ -10,7 +10,7 @@ use bugle_api::{
 use bugle_types::{CpuMillis, FunctionName, Kind, MemoryMib, Resources, Runtime};
 
 use crate::config::MAX_TIMEOUT;
-use crate::record::{Package, VersionPart};
+use crate::record::{Hooks, Package, VersionPart};
 use crate::{Config, image};
 
 const HANDLER_LENGTH: usize = 64;
@@ -300,7 +300,7 @@ fn rootfs(rootfs: &Rootfs) -> Result<(), Error> {
         missing("bucket")
     } else if kind == "s3" && info.object.is_empty() {
         missing("object")
-    } else if kind != "s3" && *info != bugle_api::StorageInfo::default() {
+    } else if kind != "s3" && !info.is_empty() {
         "storageInfo can only be set when rootfs type is 's3'".to_owned()
     } else if !["", "local", "image", "s3"].contains(&kind.as_str()) {
         format!("invalid rootfs type: {kind}, must be 'local', 'image', or 's3'")
@@ -443,74 +443,103 @@ fn timers(config: &AutoScaleConfig) -> AutoScaleConfig {
 }
 
 fn with_runtime(mut rootfs: Rootfs) -> Rootfs {
-    let described = Rootfs {
-        readonly: false,
-        user: String::new(),
-        ports: None,
-        runtime: String::new(),
-        ..rootfs.clone()
-    };
-    if rootfs.runtime.is_empty() && described != Rootfs::default() {
+    let Rootfs {
+        runtime,
+        kind,
+        imageurl,
+        path,
+        storage_info,
+        mountpoint,
+        mounts,
+        readonly: _,
+        user: _,
+        ports: _,
+    } = &rootfs;
+    let texts = [kind, imageurl, path, mountpoint];
+    let is_described =
+        texts.iter().any(|text| !text.is_empty()) || !storage_info.is_empty() || mounts.is_some();
+    if is_described && runtime.is_empty() {
         "runsc".clone_into(&mut rootfs.runtime);
     }
     rootfs
 }
 
-/// The hook handlers of a kind (contract 7.4).
-fn hooks(
-    kind: Kind,
-    runtime: &str,
-    requested: BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    const HOOKS: [&str; 6] = [
+/// The hooks, with the handlers of the executor for Python, that for Java, and those for functions
+/// of kind `yrlib` in Python and in Java (contract 7.4).
+const HOOKS: [(&str, [&str; 4]); 6] = [
+    (
         "init",
+        [
+            "faas_executor.faasInitHandler",
+            "org.yuanrong.services.handler.FaaSExecutor.faasInitHandler",
+            "yrlib_handler.init",
+            "org.yuanrong.handler.InitHandler",
+        ],
+    ),
+    (
         "call",
+        [
+            "faas_executor.faasCallHandler",
+            "org.yuanrong.services.handler.FaaSExecutor.faasCallHandler",
+            "yrlib_handler.call",
+            "org.yuanrong.handler.CallHandler",
+        ],
+    ),
+    (
         "checkpoint",
+        [
+            "faas_executor.faasCheckPointHandler",
+            "org.yuanrong.services.handler.FaaSExecutor.faasCheckPointHandler",
+            "yrlib_handler.checkpoint",
+            "org.yuanrong.handler.CheckPointHandler",
+        ],
+    ),
+    (
         "recover",
+        [
+            "faas_executor.faasRecoverHandler",
+            "org.yuanrong.services.handler.FaaSExecutor.faasRecoverHandler",
+            "yrlib_handler.recover",
+            "org.yuanrong.handler.RecoverHandler",
+        ],
+    ),
+    (
         "shutdown",
+        [
+            "faas_executor.faasShutDownHandler",
+            "org.yuanrong.services.handler.FaaSExecutor.faasShutDownHandler",
+            "yrlib_handler.shutdown",
+            "org.yuanrong.handler.ShutdownHandler",
+        ],
+    ),
+    (
         "signal",
-    ];
-    /// The spelling inside the reference's executor classes.
-    const TITLES: [&str; 6] = [
-        "Init",
-        "Call",
-        "CheckPoint",
-        "Recover",
-        "ShutDown",
-        "Signal",
-    ];
-    let named = |make: &dyn Fn(usize) -> String| -> BTreeMap<String, String> {
-        HOOKS
-            .iter()
-            .enumerate()
-            .map(|(at, hook)| ((*hook).to_owned(), make(at)))
-            .collect()
+        [
+            "faas_executor.faasSignalHandler",
+            "org.yuanrong.services.handler.FaaSExecutor.faasSignalHandler",
+            "yrlib_handler.signal",
+            "org.yuanrong.handler.SignalHandler",
+        ],
+    ),
+];
+
+/// The hook handlers of a kind (contract 7.4).
+fn hooks(kind: Kind, runtime: &str, requested: BTreeMap<String, String>) -> Hooks {
+    let own = |column: usize| {
+        let own = HOOKS.iter();
+        own.map(move |(hook, handlers)| (Cow::from(*hook), Cow::from(handlers[column])))
     };
-    let python = matches!(Runtime::from_name(runtime), Runtime::Python(_));
-    let java = runtime.starts_with("java");
+    let requested = requested.into_iter();
+    let requested = requested.map(|(hook, handler)| (hook.into(), handler.into()));
+    let is_python = matches!(Runtime::from_name(runtime), Runtime::Python(_));
+    let is_java = runtime.starts_with("java");
     match kind {
-        Kind::Faas if python => named(&|at| format!("faas_executor.faas{}Handler", TITLES[at])),
-        Kind::Faas if java => named(&|at| {
-            format!(
-                "org.yuanrong.services.handler.FaaSExecutor.faas{}Handler",
-                TITLES[at]
-            )
-        }),
-        Kind::Yrlib if java => named(&|at| {
-            let title = if TITLES[at] == "ShutDown" {
-                "Shutdown"
-            } else {
-                TITLES[at]
-            };
-            format!("org.yuanrong.handler.{title}Handler")
-        }),
-        Kind::Yrlib if runtime.starts_with("cpp") => requested,
-        Kind::Yrlib => {
-            let mut hooks = named(&|at| format!("yrlib_handler.{}", HOOKS[at]));
-            hooks.extend(requested);
-            hooks
-        }
-        Kind::Custom => requested,
-        Kind::Faas | Kind::Agent | Kind::PosixRuntimeCustom => BTreeMap::new(),
+        Kind::Faas if is_python => own(0).collect(),
+        Kind::Faas if is_java => own(1).collect(),
+        Kind::Yrlib if is_java => own(3).collect(),
+        Kind::Yrlib if runtime.starts_with("cpp") => requested.collect(),
+        Kind::Yrlib => own(2).chain(requested).collect(),
+        Kind::Custom => requested.collect(),
+        Kind::Faas | Kind::Agent | Kind::PosixRuntimeCustom => Hooks::new(),
     }
 }

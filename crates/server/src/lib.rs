@@ -250,12 +250,12 @@ pub async fn start(mut config: Config) -> Result<Running, StartError> {
     let warm = warm::WarmParents::new(drivers.python.clone(), &mut metrics);
     let after_commit: AfterCommit = {
         let (applied, sharing) = (applied.clone(), sharing.clone());
-        Arc::new(move |revision| {
+        Arc::new(move |committed| {
             let (applied, sharing) = (applied.clone(), sharing.clone());
             Box::pin(async move {
-                applied.wait_for(revision).await;
+                applied.wait_for(committed.followed).await;
                 if let Some(sharing) = sharing {
-                    sharing.everywhere(revision).await;
+                    sharing.everywhere(committed.revision).await;
                 }
             })
         })

@@ -169,6 +169,8 @@ impl Watch for Follower {
                 if closed || self.news.changed().await.is_err() {
                     return Err(Error::Closed);
                 }
+                // Whoever waits for an answer goes first.
+                tokio::task::yield_now().await;
             }
         })
     }

@@ -123,25 +123,30 @@ impl<'a> Packer<'a> {
 
     /// Packs the value of `key`.
     pub(crate) fn pack(&mut self, key: &[u8], value: &[u8]) -> Packed {
-        let Self { known, new, block } = self;
+        let mut block = std::mem::take(&mut self.block);
+        block.clear();
+        let shape = self.pack_onto(key, value, &mut block);
+        let bytes = block[..].into();
+        self.block = block;
+        Packed { shape, bytes }
+    }
+
+    /// Adds the packed value of `key` to `blocks`; returns the number of its shape.
+    pub(crate) fn pack_onto(&mut self, key: &[u8], value: &[u8], blocks: &mut Vec<u8>) -> u16 {
+        let begin = blocks.len();
         if value.len() >= LEAST
             && let Ok(length) = u32::try_from(value.len())
-            && let Some(shape) = shape(known, new, key, value)
+            && let Some(shape) = shape(self.known, &mut self.new, key, value)
         {
-            block.clear();
-            block.extend_from_slice(&length.to_le_bytes());
-            shape.value.compress(value, block);
-            if block.len() < value.len() {
-                return Packed {
-                    shape: shape.number,
-                    bytes: block[..].into(),
-                };
+            blocks.extend_from_slice(&length.to_le_bytes());
+            shape.value.compress(value, blocks);
+            if blocks.len() - begin < value.len() {
+                return shape.number;
             }
+            blocks.truncate(begin);
         }
-        Packed {
-            shape: 0,
-            bytes: value.into(),
-        }
+        blocks.extend_from_slice(value);
+        0
     }
 
     /// The same, also with a shape that is new here.

@@ -245,20 +245,46 @@ impl State {
         self.current.with_prefix(prefix, None).next().is_some()
     }
 
-    /// What [`Plan::receive`] gets of a write that another store does at `revision`, the one after
-    /// this; none for what deletes.
-    pub(crate) fn received(&self, write: &Op, revision: Revision) -> Option<Received> {
-        let Op::Put(key, value) = write else {
-            return None;
-        };
-        let before = self.current.get(key).map(|found| found.value);
-        let (created, version) = before.map_or((revision, 0), |before| {
-            (before.create_revision, before.version)
+    /// Makes puts current that another store has done together at `revision`, the one after this.
+    pub(crate) fn put_all<'a>(
+        &mut self,
+        revision: Revision,
+        puts: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) {
+        debug_assert!(revision > self.revision, "revisions only grow");
+        let (mut packed, mut blocks) = (Vec::new(), Vec::new());
+        let mut packer = Packer::new(&self.shapes);
+        for (key, value) in puts {
+            let begin = blocks.len();
+            let shape = packer.pack_onto(key, value, &mut blocks);
+            packed.push((key, shape, begin..blocks.len()));
+        }
+        for shape in packer.finish() {
+            self.shapes.add(shape);
+        }
+        let Self { current, row, .. } = self;
+        let entries = packed.into_iter().map(|(key, shape, block)| {
+            *row += 1;
+            let place = Place {
+                row: *row,
+                revision,
+            };
+            let entry = current.put_with(key, |before| {
+                let (create_revision, version) = written_on(before, revision);
+                Entry {
+                    place,
+                    value: Some(Stored {
+                        shape,
+                        bytes: &blocks[block],
+                        create_revision,
+                        version,
+                    }),
+                }
+            });
+            (key, entry)
         });
-        Some(Received {
-            key: key.clone(),
-            value: Some((value.clone(), created, version + 1)),
-        })
+        self.history.push(revision, entries);
+        self.revision = revision;
     }
 
     /// When `key` was last written, if it has a value.
@@ -280,6 +306,14 @@ impl State {
     pub(crate) fn fill(&mut self, current: Table) {
         self.current = current;
     }
+}
+
+/// When a value that is written at `revision` was created, and how often it was written, counting
+/// this.
+fn written_on(before: Option<Stored<'_>>, revision: Revision) -> (Revision, u64) {
+    before.map_or((revision, 1), |before| {
+        (before.create_revision, before.version + 1)
+    })
 }
 
 fn unreadable(key: &[u8], _: &Unpackable) -> Error {
@@ -409,13 +443,11 @@ impl<'a> Plan<'a> {
         match op {
             Op::Put(key, value) => {
                 let before = self.entry(key).map(|entry| entry.value);
-                let (create_revision, version) = before.map_or((revision, 0), |before| {
-                    (before.create_revision, before.version)
-                });
+                let (create_revision, version) = written_on(before, revision);
                 let value = Value {
                     packed: self.packer.pack(key, value),
                     create_revision,
-                    version: version + 1,
+                    version,
                 };
                 self.stage(key[..].into(), revision, Some(value), rows);
             }

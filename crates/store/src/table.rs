@@ -70,14 +70,26 @@ impl Table {
 
     /// Writes a key, or deletes it when the entry has no value.
     pub(crate) fn put(&mut self, key: &[u8], entry: &Entry<'_>) {
+        self.put_with(key, |_| *entry);
+    }
+
+    /// The same with what `make` makes of what was there; returns that.
+    pub(crate) fn put_with<'a>(
+        &mut self,
+        key: &[u8],
+        make: impl FnOnce(Option<Stored<'_>>) -> Entry<'a>,
+    ) -> Entry<'a> {
         let Self { leaves, new } = self;
         let upto = (Bound::Unbounded, Bound::Included(key));
         let Some((first, leaf)) = leaves.range_mut::<[u8], _>(upto).next_back() else {
-            leaf::edit(&[], &leaf::find(&[], key), key, entry, new);
+            let entry = make(None);
+            leaf::edit(&[], &leaf::find(&[], key), key, &entry, new);
             leaves.insert(Key::default(), new[..].into());
-            return;
+            return entry;
         };
-        leaf::edit(leaf, &leaf::find(leaf, key), key, entry, new);
+        let spot = leaf::find(leaf, key);
+        let entry = make(spot.entry.and_then(|entry| entry.value));
+        leaf::edit(leaf, &spot, key, &entry, new);
         if new.len() > LARGEST {
             let mut parts = Leaves::new(first.clone(), new.len() / 2);
             let mut reader = Reader::new(new);
@@ -91,6 +103,7 @@ impl Table {
         } else {
             *leaf = new[..].into();
         }
+        entry
     }
 
     fn leaf(&self, key: &[u8]) -> Option<(&[u8], &[u8])> {

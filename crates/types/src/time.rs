@@ -12,10 +12,11 @@ use crate::ParseError;
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The moment `millis` milliseconds after 1970-01-01 UTC, kept inside the years 0 to 9999.
+    /// The moment `millis` milliseconds after 1970-01-01 UTC, kept from then to nearly the end of the
+    /// year 9999.
     pub fn from_millis(millis: i64) -> Self {
-        const YEAR_9999: i64 = 253_402_300_799_999;
-        Self(millis.clamp(0, YEAR_9999))
+        const LATEST: i64 = 253_402_207_200_000;
+        Self(millis.clamp(0, LATEST))
     }
 
     /// Milliseconds since 1970-01-01 UTC.
@@ -23,16 +24,43 @@ impl Timestamp {
         self.0
     }
 
-    fn utc(self) -> jiff::Zoned {
-        jiff::Timestamp::from_millisecond(self.0)
-            .expect("the constructor keeps the value inside jiff's range")
-            .to_zoned(TimeZone::UTC)
+    /// The moment in UTC as `YYYYMMDDhhmmssmmm`. A registration writes four of them, and to follow a
+    /// pattern takes as long as much else of it.
+    fn digits(self) -> String {
+        let moment = jiff::Timestamp::from_millisecond(self.0)
+            .expect("the constructor keeps the value inside jiff's range");
+        let utc = TimeZone::UTC.to_datetime(moment);
+        let mut digits = String::with_capacity(17);
+        for (mut number, width) in [
+            (utc.year(), 4),
+            (utc.month().into(), 2),
+            (utc.day().into(), 2),
+            (utc.hour().into(), 2),
+            (utc.minute().into(), 2),
+            (utc.second().into(), 2),
+            (utc.millisecond(), 3),
+        ] {
+            for place in (0..width).rev() {
+                let unit = 10_i16.pow(place);
+                digits.push(char::from(b'0' + (number / unit).to_le_bytes()[0]));
+                number %= unit;
+            }
+        }
+        digits
     }
 }
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.utc().strftime("%Y-%m-%d %H:%M:%S%.3f UTC"))
+        let digits = self.digits();
+        let part = |from, to| &digits[from..to];
+        let (year, month, day) = (part(0, 4), part(4, 6), part(6, 8));
+        let (hour, minute, second) = (part(8, 10), part(10, 12), part(12, 14));
+        let millis = part(14, 17);
+        write!(
+            f,
+            "{year}-{month}-{day} {hour}:{minute}:{second}.{millis} UTC"
+        )
     }
 }
 
@@ -65,7 +93,7 @@ impl RevisionId {
         {
             at = Timestamp::from_millis(previous.as_millis() + 1);
         }
-        Self(at.utc().strftime("%Y%m%d%H%M%S%3f").to_string().into())
+        Self(at.digits().into())
     }
 
     /// The revision with this text, whatever its form: it was stored, or a client sent it.
@@ -104,6 +132,13 @@ mod tests {
         let time = Timestamp::from_millis(1_772_357_608_900);
         assert_eq!(time.to_string(), "2026-03-01 09:33:28.900 UTC");
         assert_eq!("2026-03-01 09:33:28.900 UTC".parse(), Ok(time));
+        for (millis, text) in [
+            (-1, "1970-01-01 00:00:00.000 UTC"),
+            (1_709_251_199_001, "2024-02-29 23:59:59.001 UTC"),
+            (i64::MAX, "9999-12-30 22:00:00.000 UTC"),
+        ] {
+            assert_eq!(Timestamp::from_millis(millis).to_string(), text);
+        }
     }
 
     #[test]

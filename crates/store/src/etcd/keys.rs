@@ -66,6 +66,11 @@ impl Part {
         }
     }
 
+    /// What is before each key there and not here.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Our key as etcd knows it.
     pub(super) fn outer(&self, key: &[u8]) -> Bytes {
         if self.prefix.is_empty() {

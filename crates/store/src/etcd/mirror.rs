@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tonic::Streaming;
@@ -213,7 +214,7 @@ impl Mirror {
             events.extend(answer.events);
             if !answer.fragment {
                 let upto = answer.header.map_or(0, |header| unsigned(header.revision));
-                self.take(&events, Revision(upto), answer.created);
+                self.take(&events, Revision(upto), answer.created)?;
                 events.clear();
             }
         }
@@ -247,12 +248,27 @@ impl Mirror {
         header.cluster_id == self.cluster && unsigned(header.revision) >= known.0
     }
 
-    /// Makes the events visible, one revision after the other. An answer without events that does
-    /// not only say that the watch was made tells how far it has come.
-    fn take(&self, events: &[Event], upto: Revision, is_first: bool) {
+    /// Makes the events visible that are not yet. None of them is of a later revision than the answer
+    /// they came with, and one that has none and does not only say that the watch was made tells how
+    /// far it has come.
+    fn take(&self, events: &[Bytes], upto: Revision, is_first: bool) -> Result<(), Failure> {
         if events.is_empty() && is_first {
-            return;
+            return Ok(());
         }
+        if upto > self.core.revision() {
+            let read = |event: &Bytes| Event::decode(event.clone());
+            let events: Result<Vec<Event>, _> = events.iter().map(read).collect();
+            self.show(
+                &events.map_err(|error| self.broken(&error.to_string()))?,
+                upto,
+            );
+        }
+        self.shared.metrics.revision.set(self.core.revision().0);
+        Ok(())
+    }
+
+    /// Makes the events visible, one revision after the other.
+    fn show(&self, events: &[Event], upto: Revision) {
         let part = &self.shared.part;
         self.core.write(|state| {
             let known = state.revision();
@@ -273,7 +289,6 @@ impl Mirror {
             let planned = plan.finish();
             state.publish(planned);
         });
-        self.shared.metrics.revision.set(self.core.revision().0);
     }
 }
 

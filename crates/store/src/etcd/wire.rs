@@ -232,8 +232,9 @@ pub(super) struct WatchResponse {
     /// More of the same follows in the next answer.
     #[prost(bool, tag = "7")]
     pub(super) fragment: bool,
-    #[prost(message, repeated, tag = "11")]
-    pub(super) events: Vec<Event>,
+    /// Each an [`Event`]: most are of what this platform wrote itself, and are not read.
+    #[prost(bytes = "bytes", repeated, tag = "11")]
+    pub(super) events: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -5,22 +5,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use prost::Message as _;
+use prost::encoding::{self, WireType};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Again;
 use super::gather::Waiting;
-use super::keys::Between;
+use super::keys::{Between, Part};
 use super::wire::{
     CompactionRequest, DeleteRangeRequest, Empty, PutRequest, RangeRequest, RangeResponse, Request,
     RequestOp, Response, TxnRequest, TxnResponse, Wanted, path, target,
 };
 use super::{ARRIVAL, Failure, Shared, signed, unsigned};
 use crate::core::Core;
-use crate::state::{Plan, State};
+use crate::state::State;
 use crate::{Compare, Error, Op, Revision, Txn, TxnOutcome};
 
 /// The pause between looks for what became of a write that was not confirmed.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Room for what is in a request beside keys and values: conditions, and lengths.
+const USUAL: usize = 256;
 
 /// Runs transactions that touch nothing of each other, and tells each what became of it once the copy
 /// holds what it did, or what kept it from being done.
@@ -179,19 +183,18 @@ impl Sent {
     /// what deletes, the watch does it. The watch is no slower than the answer, but each wait for
     /// another thread costs a registration some of its time.
     fn publish(&self, together: &[Waiting], newest: Revision) {
+        let writes = || together.iter().flat_map(|one| &one.txn.then);
+        if !writes().all(|write| matches!(write, Op::Put(..))) {
+            return;
+        }
+        let puts = writes().filter_map(|write| match write {
+            Op::Put(key, value) => Some((&key[..], &value[..])),
+            Op::Delete(_) | Op::DeletePrefix(_) => None,
+        });
         self.core.write(|state| {
-            if state.revision().0 + 1 != newest.0 {
-                return;
+            if state.revision().0 + 1 == newest.0 {
+                state.put_all(newest, puts);
             }
-            let writes = together.iter().flat_map(|one| &one.txn.then);
-            let changes = writes.map(|write| state.received(write, newest));
-            let Some(changes) = changes.collect::<Option<Vec<_>>>() else {
-                return;
-            };
-            let mut plan = Plan::new(state);
-            plan.receive(newest, changes.into_iter());
-            let planned = plan.finish();
-            state.publish(planned);
         });
     }
 
@@ -245,21 +248,30 @@ fn op(request: Request) -> RequestOp {
 /// The conditions and the writes, and nothing for when the conditions do not hold.
 fn request_of(shared: &Shared, txn: &Txn) -> TxnRequest {
     let part = &shared.part;
-    let compare = txn.when.iter().map(|compare| {
-        let (target, key, wanted) = match compare {
-            Compare::ModRevision(key, revision) => {
-                (target::MOD, key, Wanted::ModRevision(signed(*revision)))
-            }
-            Compare::Value(key, value) => (target::VALUE, key, Wanted::Value(value.clone())),
-        };
-        super::wire::Compare {
-            range_end: Bytes::new(),
-            target,
-            key: part.outer(key),
-            wanted: Some(wanted),
+    TxnRequest {
+        compare: txn.when.iter().map(|one| condition(part, one)).collect(),
+        success: txn.then.iter().map(|one| writing(part, one)).collect(),
+        failure: Vec::new(),
+    }
+}
+
+fn condition(part: &Part, compare: &Compare) -> super::wire::Compare {
+    let (target, key, wanted) = match compare {
+        Compare::ModRevision(key, revision) => {
+            (target::MOD, key, Wanted::ModRevision(signed(*revision)))
         }
-    });
-    let success = txn.then.iter().map(|write| match write {
+        Compare::Value(key, value) => (target::VALUE, key, Wanted::Value(value.clone())),
+    };
+    super::wire::Compare {
+        range_end: Bytes::new(),
+        target,
+        key: part.outer(key),
+        wanted: Some(wanted),
+    }
+}
+
+fn writing(part: &Part, write: &Op) -> RequestOp {
+    match write {
         Op::Put(key, value) => op(Request::Put(PutRequest {
             key: part.outer(key),
             value: value.clone(),
@@ -273,17 +285,49 @@ fn request_of(shared: &Shared, txn: &Txn) -> TxnRequest {
             let Between(key, range_end) = Between::prefix(&part.outer(prefix));
             op(Request::DeleteRange(DeleteRangeRequest { key, range_end }))
         }
-    });
-    TxnRequest {
-        compare: compare.collect(),
-        success: success.collect(),
-        failure: Vec::new(),
     }
 }
 
-/// The same as bytes, which are a part of a request.
+/// The same as bytes, which are a part of a request. Puts are nearly all of it, and their keys and
+/// values are copied once.
 pub(super) fn encoded(shared: &Shared, txn: &Txn) -> Vec<u8> {
-    request_of(shared, txn).encode_to_vec()
+    let part = &shared.part;
+    let mut request = Vec::with_capacity(crate::state::size(txn) + USUAL);
+    for compare in &txn.when {
+        encoding::message::encode(1, &condition(part, compare), &mut request);
+    }
+    for write in &txn.then {
+        match write {
+            Op::Put(key, value) => {
+                let parts = [(1, [part.prefix().as_bytes(), key]), (2, [&value[..], &[]])];
+                encode_put(&parts, &mut request);
+            }
+            other => encoding::message::encode(2, &writing(part, other), &mut request),
+        }
+    }
+    request
+}
+
+/// Writes a put, as one of the writes of a request: its fields, each of two parts.
+fn encode_put(fields: &[(u32, [&[u8]; 2]); 2], request: &mut Vec<u8>) {
+    let length_of = |length: usize| {
+        let number = encoding::encoded_len_varint(length as u64);
+        // A tag of one byte.
+        1 + number + length
+    };
+    let length = |parts: &[&[u8]; 2]| parts[0].len() + parts[1].len();
+    let put: usize = fields.iter().map(|(_, of)| length_of(length(of))).sum();
+    let begin = |tag, length: usize, request: &mut Vec<u8>| {
+        encoding::encode_key(tag, WireType::LengthDelimited, request);
+        encoding::encode_varint(length as u64, request);
+    };
+    begin(2, length_of(put), request);
+    begin(2, put, request);
+    for (tag, parts) in fields {
+        begin(*tag, length(parts), request);
+        request.extend_from_slice(parts[0]);
+        request.extend_from_slice(parts[1]);
+    }
 }
 
 /// What is done where the conditions do not hold: what kept it from being done is what the caller must
@@ -461,18 +505,22 @@ mod tests {
         bytes: 1000,
     };
 
-    /// A request to an etcd that nobody asks here; the copy is at revision 5.
-    fn sent() -> Sent {
+    /// An etcd that nobody asks here.
+    fn shared(prefix: &str) -> Shared {
         let metrics = Metrics::default();
-        let shared = Shared {
+        Shared {
             client: Client::new(&EtcdConfig::default()).expect("a client"),
-            part: Part::whole("/".to_owned()),
+            part: Part::whole(prefix.to_owned()),
             status: Status::new(metrics.clone()),
             metrics,
             runtime: Handle::current(),
-        };
+        }
+    }
+
+    /// A request to it; the copy is at revision 5.
+    fn sent() -> Sent {
         Sent {
-            shared: Arc::new(shared),
+            shared: Arc::new(shared("/")),
             core: Core::new(State::new(Revision(5), LIMITS)),
             begun: Instant::now(),
             before: Revision(5),
@@ -515,6 +563,29 @@ mod tests {
         assert_eq!(held.value, "second");
         let revisions = (held.create_revision, held.mod_revision, held.version);
         assert_eq!(revisions, (Revision(6), Revision(7), 2));
+    }
+
+    #[tokio::test]
+    async fn a_request_is_encoded_as_its_message_is() {
+        let long = "x".repeat(20_000);
+        let txn = Txn {
+            when: vec![
+                Compare::ModRevision("/a".into(), Revision(300)),
+                Compare::Value("/b".into(), "value".into()),
+            ],
+            then: vec![
+                Op::Put("/a".into(), Bytes::new()),
+                Op::Put("/b".into(), "short".into()),
+                Op::Put(long.clone().into(), long.into()),
+                Op::Delete("/c".into()),
+                Op::DeletePrefix("/d/".into()),
+            ],
+        };
+        for prefix in ["/prefix", ""] {
+            let shared = shared(prefix);
+            let read = TxnRequest::decode(&encoded(&shared, &txn)[..]).unwrap();
+            assert_eq!(read, request_of(&shared, &txn));
+        }
     }
 
     #[tokio::test]

@@ -453,9 +453,8 @@ impl FunctionsApi for Registry {
         let mut then = self.puts(caller, &name, &record);
         let status = Keys(caller).status(&name, kind.draft());
         then.push(Op::Put(status, Bytes::from_static(STATUS)));
-        // One name, one function, whatever its kind: neither draft may exist.
-        let absent = |draft| Compare::ModRevision(Keys(caller).record(&name, draft), Revision(0));
-        let when = vec![absent("latest"), absent("$latest")];
+        // One name, one function, whatever its kind.
+        let when = vec![Compare::Absent(Keys(caller).records(&name))];
         let committed = self.commit_new(Txn { when, then }, seen);
         // The answer is made while the store works.
         let shown = async { self.show(caller, &name, record, Shown::Listed) };

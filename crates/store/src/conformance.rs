@@ -31,6 +31,7 @@ pub async fn suite<S: Store + 'static>(make: impl Fn() -> Arc<S>) {
     keys_know_their_history(&*make()).await;
     a_failed_condition_changes_nothing(&*make()).await;
     values_can_be_compared(&*make()).await;
+    the_absence_of_a_prefix_can_be_asked_for(&*make()).await;
     deleting_a_prefix_spares_its_neighbours(&*make()).await;
     a_key_is_written_once(&*make()).await;
     ranges_are_paged_in_order(&*make()).await;
@@ -151,6 +152,31 @@ async fn values_can_be_compared<S: Store>(store: &S) {
     };
     assert!(store.txn(swap("1", "2")).await.expect("answered").succeeded);
     assert!(!store.txn(swap("1", "3")).await.expect("answered").succeeded);
+}
+
+async fn the_absence_of_a_prefix_can_be_asked_for<S: Store>(store: &S) {
+    let register = |name: &str| {
+        let place = |number| Op::Put(format!("/{name}/{number}").into(), "value".into());
+        Txn {
+            when: vec![Compare::Absent(format!("/{name}/").into())],
+            then: vec![place(1), place(2)],
+        }
+    };
+    store
+        .txn(write(vec![put("/a", "0"), put("/a0", "0")]))
+        .await
+        .expect("written");
+    assert!(store.txn(register("a")).await.expect("answered").succeeded);
+    assert!(!store.txn(register("a")).await.expect("answered").succeeded);
+    // Of two at once one is the first.
+    let (one, other) = tokio::join!(store.txn(register("b")), store.txn(register("b")));
+    let won = [one, other].map(|outcome| outcome.expect("answered").succeeded);
+    assert_ne!(won[0], won[1]);
+    store
+        .txn(write(vec![Op::DeletePrefix("/a/".into())]))
+        .await
+        .expect("written");
+    assert!(store.txn(register("a")).await.expect("answered").succeeded);
 }
 
 async fn deleting_a_prefix_spares_its_neighbours<S: Store>(store: &S) {

@@ -88,6 +88,8 @@ pub enum Compare {
     ModRevision(Bytes, Revision),
     /// The key has this value.
     Value(Bytes, Bytes),
+    /// There is no key with this prefix.
+    Absent(Bytes),
 }
 
 /// A write of a transaction.

@@ -292,6 +292,12 @@ impl State {
         self.current.get(key).map(|found| found.place.revision)
     }
 
+    /// When the first key with `prefix` was last written, if there is one.
+    pub(crate) fn first_written_at(&self, prefix: &[u8]) -> Option<Revision> {
+        let first = self.current.with_prefix(prefix, None).next();
+        first.map(|(_, found)| found.place.revision)
+    }
+
     /// Takes over what was read of another store: the shapes of its values, in the order of their
     /// numbers, and as many values as `rows` says.
     pub(crate) fn take_over(&mut self, shapes: Vec<Shape>, current: Table, rows: u64) {
@@ -429,6 +435,7 @@ impl<'a> Plan<'a> {
                 let found = self.entry(key).map(|entry| entry.place.revision);
                 found.unwrap_or_default() == *wanted
             }
+            Compare::Absent(prefix) => self.keys(prefix).is_empty(),
             Compare::Value(key, wanted) => match self.entry(key) {
                 Some(entry) => {
                     let value = self.packer.unpack(entry.value.shape, entry.value.bytes);

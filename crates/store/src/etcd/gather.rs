@@ -206,7 +206,9 @@ fn take(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
         operations += next.txn.when.len().max(next.txn.then.len());
         let has_room = together.len() < TOGETHER && operations <= OPERATIONS && bytes <= BYTES;
         let is_apart = |keys: &Vec<u64>| keys.iter().all(|key| !touched.contains(key));
-        let fits = has_room && next.touched.as_ref().is_some_and(is_apart);
+        let fits = has_room
+            && next.touched.as_ref().is_some_and(is_apart)
+            && !expects_the_absence_of_what_is_written(&next.txn, &together);
         if !fits && !together.is_empty() {
             break;
         }
@@ -220,6 +222,21 @@ fn take(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
     together
 }
 
+/// Whether a condition is that no key has a prefix which one has that is written before it. Whatever
+/// deletes by prefix goes alone.
+fn expects_the_absence_of_what_is_written(txn: &Txn, before: &[Waiting]) -> bool {
+    let mut prefixes = txn.when.iter().filter_map(|compare| match compare {
+        Compare::Absent(prefix) => Some(prefix),
+        Compare::ModRevision(..) | Compare::Value(..) => None,
+    });
+    prefixes.any(|prefix| {
+        let mut written = before.iter().flat_map(|one| &one.txn.then);
+        written.any(|write| match write {
+            Op::Put(key, _) | Op::Delete(key) | Op::DeletePrefix(key) => key.starts_with(prefix),
+        })
+    })
+}
+
 /// Hashes of the keys that a transaction looks at or writes; none for one that goes alone. Two that
 /// have one in common by chance go one after the other.
 fn touched(txn: &Txn) -> Option<Vec<u64>> {
@@ -228,6 +245,8 @@ fn touched(txn: &Txn) -> Option<Vec<u64>> {
     }
     let compared = txn.when.iter().map(|compare| match compare {
         Compare::ModRevision(key, _) | Compare::Value(key, _) => Some(key),
+        // What is below it is looked at in `take`.
+        Compare::Absent(prefix) => Some(prefix),
     });
     let written = txn.then.iter().map(|write| match write {
         Op::Put(key, _) | Op::Delete(key) => Some(key),
@@ -247,7 +266,7 @@ fn size(txn: &Txn) -> usize {
         Op::Delete(key) | Op::DeletePrefix(key) => key.len(),
     });
     let compared = txn.when.iter().map(|compare| match compare {
-        Compare::ModRevision(key, _) => key.len(),
+        Compare::ModRevision(key, _) | Compare::Absent(key) => key.len(),
         Compare::Value(key, value) => key.len() + value.len(),
     });
     written.sum::<usize>() + compared.sum::<usize>()
@@ -343,6 +362,17 @@ mod tests {
         let names = ["a", "b", "c", "b", "d", "d", "d"];
         let txns = names.map(|name| put(name, 1)).to_vec();
         assert_eq!(shares(txns), [3, 2, 1, 1]);
+    }
+
+    #[test]
+    fn what_expects_an_absence_goes_after_what_is_written_there() {
+        let absent = |prefix: &'static str| Txn {
+            when: vec![Compare::Absent(prefix.into())],
+            ..put(&format!("{prefix}new"), 1)
+        };
+        let txns = vec![put("/a/1", 1), absent("/b/"), absent("/a/"), put("/a/2", 1)];
+        assert_eq!(shares(txns), [2, 2]);
+        assert_eq!(shares(vec![absent("/a/"), absent("/a/")]), [1, 1]);
     }
 
     #[test]

@@ -256,16 +256,17 @@ fn request_of(shared: &Shared, txn: &Txn) -> TxnRequest {
 }
 
 fn condition(part: &Part, compare: &Compare) -> super::wire::Compare {
-    let (target, key, wanted) = match compare {
-        Compare::ModRevision(key, revision) => {
-            (target::MOD, key, Wanted::ModRevision(signed(*revision)))
-        }
-        Compare::Value(key, value) => (target::VALUE, key, Wanted::Value(value.clone())),
+    let (target, wanted) = match compare {
+        Compare::ModRevision(_, revision) => (target::MOD, Wanted::ModRevision(signed(*revision))),
+        Compare::Value(_, value) => (target::VALUE, Wanted::Value(value.clone())),
+        // Every key that there is has a revision.
+        Compare::Absent(_) => (target::MOD, Wanted::ModRevision(0)),
     };
+    let Between(key, range_end) = subject(part, compare);
     super::wire::Compare {
-        range_end: Bytes::new(),
+        range_end,
         target,
-        key: part.outer(key),
+        key,
         wanted: Some(wanted),
     }
 }
@@ -335,8 +336,11 @@ fn encode_put(fields: &[(u32, [&[u8]; 2]); 2], request: &mut Vec<u8>) {
 fn otherwise(shared: &Shared, txn: &Txn) -> TxnRequest {
     let part = &shared.part;
     let failure = txn.when.iter().map(|compare| {
+        let Between(key, range_end) = subject(part, compare);
         op(Request::Range(RangeRequest {
-            key: part.outer(subject(compare)),
+            key,
+            range_end,
+            limit: 1,
             keys_only: true,
             ..RangeRequest::default()
         }))
@@ -362,9 +366,13 @@ fn split(txns: &[&Txn], answer: TxnResponse) -> Answered {
     }
 }
 
-fn subject(compare: &Compare) -> &Bytes {
+/// What a condition is about, as etcd takes it.
+fn subject(part: &Part, compare: &Compare) -> Between {
     match compare {
-        Compare::ModRevision(key, _) | Compare::Value(key, _) => key,
+        Compare::ModRevision(key, _) | Compare::Value(key, _) => {
+            Between(part.outer(key), Bytes::new())
+        }
+        Compare::Absent(prefix) => Between::prefix(&part.outer(prefix)),
     }
 }
 
@@ -432,7 +440,10 @@ fn holds(state: &State, txn: &Txn, answer: &TxnResponse) -> bool {
         Revision(kvs.first().map_or(0, |kv| unsigned(kv.mod_revision)))
     });
     txn.when.iter().zip(seen).all(|(compare, seen)| {
-        let held = state.written_at(subject(compare));
+        let held = match compare {
+            Compare::ModRevision(key, _) | Compare::Value(key, _) => state.written_at(key),
+            Compare::Absent(prefix) => state.first_written_at(prefix),
+        };
         if seen == Revision(0) {
             held.is_none()
         } else {
@@ -572,6 +583,7 @@ mod tests {
             when: vec![
                 Compare::ModRevision("/a".into(), Revision(300)),
                 Compare::Value("/b".into(), "value".into()),
+                Compare::Absent("/e/".into()),
             ],
             then: vec![
                 Op::Put("/a".into(), Bytes::new()),

@@ -20,6 +20,7 @@ mod gather;
 mod keys;
 mod membership;
 mod mirror;
+mod rest;
 mod status;
 mod wire;
 mod write;
@@ -36,6 +37,7 @@ use self::client::{Again, Client};
 use self::gather::Gather;
 use self::keys::Part;
 use self::mirror::Mirror;
+use self::rest::Rest;
 use self::status::Status;
 use crate::core::Core;
 use crate::history::Limits;
@@ -69,6 +71,7 @@ struct Shared {
     part: Part,
     status: Status,
     metrics: Metrics,
+    rest: Rest,
     /// The thread's own. What talks to etcd runs there, beside the connections.
     runtime: Handle,
 }
@@ -166,6 +169,7 @@ impl EtcdStore {
                             part,
                             status,
                             metrics,
+                            rest: Rest::default(),
                             runtime: Handle::current(),
                         })
                     });

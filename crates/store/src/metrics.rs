@@ -22,6 +22,8 @@ pub struct Metrics {
     pub(crate) reconnects: Counter,
     /// How often everything was read again.
     pub(crate) relists: Counter,
+    /// How often the watch rested.
+    pub(crate) rests: Counter,
     /// Transactions that etcd did not take.
     pub(crate) failed: Counter,
 }
@@ -38,6 +40,7 @@ impl Default for Metrics {
             no_space: Gauge::default(),
             reconnects: Counter::default(),
             relists: Counter::default(),
+            rests: Counter::default(),
             failed: Counter::default(),
         }
     }
@@ -93,6 +96,11 @@ impl Metrics {
             "bugle_store_etcd_relists",
             "How often every key was read again because etcd had forgotten what happened",
             self.relists.clone(),
+        );
+        registry.register(
+            "bugle_store_etcd_rests",
+            "How often the watch rested because this platform made nearly all changes itself",
+            self.rests.clone(),
         );
         registry.register(
             "bugle_store_etcd_failed_transactions",

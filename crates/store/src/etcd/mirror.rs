@@ -5,7 +5,8 @@
 //! again. Changes of one transaction become visible at once, as they did in etcd.
 //!
 //! What this platform wrote itself is in the copy with etcd's answer already, if nothing is missing
-//! before it ([`write`](super::write)), and is passed over here. So the copy is exact at its revision, whoever brought it there.
+//! before it ([`write`](super::write)), and is passed over here. So the copy is exact at its revision,
+//! whoever brought it there, and while that is much the watch rests ([`rest`](super::rest)).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ enum End {
     Broken(Failure),
     /// What comes next is forgotten.
     Forgotten,
+    /// It would bring nothing new.
+    Needless,
 }
 
 impl From<Failure> for End {
@@ -150,6 +153,10 @@ impl Mirror {
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
+                End::Needless => {
+                    self.shared.metrics.rests.inc();
+                    self.shared.rest.ends().await;
+                }
                 End::Forgotten => {
                     if let Err(failure) = self.read_again().await {
                         self.shared.status.lost(failure);
@@ -195,7 +202,12 @@ impl Mirror {
             self.shared.client.stream(path::WATCH, requests).await?;
         let mut events = Vec::new();
         loop {
-            let answer = match answers.message().await {
+            let answer = tokio::select! {
+                biased;
+                answer = answers.message() => answer,
+                () = self.shared.rest.begins() => return Err(End::Needless),
+            };
+            let answer = match answer {
                 Ok(Some(answer)) => answer,
                 Ok(None) => return Err(self.broken("it ended the watch").into()),
                 Err(status) => return Err(self.shared.client.lost(&status).into()),

@@ -156,7 +156,11 @@ impl Sent {
     async fn settle(&self, together: Vec<Waiting>, answer: Answered) {
         let Answered { newest, parts } = answer;
         if parts.iter().all(|part| part.succeeded && has_changed(part)) {
-            self.publish(&together, newest);
+            if self.publish(&together, newest) {
+                self.shared.rest.wrote();
+            } else {
+                self.shared.rest.miss();
+            }
             // All arrive with the same revision, so one wait does for all.
             let arrived = self.core.until(|state| state.revision() >= newest);
             let is_seen = timeout(ARRIVAL, arrived).await.is_ok();
@@ -172,7 +176,7 @@ impl Sent {
             return;
         }
         let told = together.into_iter().zip(parts).map(async |(one, part)| {
-            let outcome = settle(&self.core, &one.txn, newest, &part).await;
+            let outcome = settle(&self.shared, &self.core, &one.txn, newest, &part).await;
             self.count(&outcome);
             one.tell(outcome);
         });
@@ -181,11 +185,11 @@ impl Sent {
 
     /// Takes puts that were done into the copy, if nothing is missing before them; else, and for
     /// what deletes, the watch does it. The watch is no slower than the answer, but each wait for
-    /// another thread costs a registration some of its time.
-    fn publish(&self, together: &[Waiting], newest: Revision) {
+    /// another thread costs a registration some of its time. Whether the copy holds them.
+    fn publish(&self, together: &[Waiting], newest: Revision) -> bool {
         let writes = || together.iter().flat_map(|one| &one.txn.then);
         if !writes().all(|write| matches!(write, Op::Put(..))) {
-            return;
+            return false;
         }
         let puts = writes().filter_map(|write| match write {
             Op::Put(key, value) => Some((&key[..], &value[..])),
@@ -195,7 +199,9 @@ impl Sent {
             if state.revision().0 + 1 == newest.0 {
                 state.put_all(newest, puts);
             }
-        });
+            // The watch may have brought them.
+            state.revision() >= newest
+        })
     }
 
     fn count(&self, outcome: &Result<TxnOutcome, Error>) {
@@ -384,6 +390,7 @@ fn newest(answer: &TxnResponse) -> Revision {
 
 /// Waits until the copy holds what etcd has answered.
 async fn settle(
+    shared: &Shared,
     core: &Core,
     txn: &Txn,
     newest: Revision,
@@ -400,6 +407,7 @@ async fn settle(
                 .await;
         }
     };
+    shared.rest.miss();
     if timeout(ARRIVAL, arrived).await.is_err() {
         return Err(not_seen());
     }
@@ -485,6 +493,7 @@ async fn find(
             && kv.value == *value
         {
             let revision = Revision(unsigned(kv.mod_revision));
+            shared.rest.miss();
             let arrived = core.until(|state| state.revision() >= revision);
             if timeout(ARRIVAL, arrived).await.is_ok() {
                 return Ok(TxnOutcome {
@@ -505,6 +514,7 @@ mod tests {
 
     use super::super::client::Client;
     use super::super::keys::Part;
+    use super::super::rest::Rest;
     use super::super::status::Status;
     use super::super::wire::{Empty, ResponseOp};
     use super::*;
@@ -524,6 +534,7 @@ mod tests {
             part: Part::whole(prefix.to_owned()),
             status: Status::new(metrics.clone()),
             metrics,
+            rest: Rest::default(),
             runtime: Handle::current(),
         }
     }

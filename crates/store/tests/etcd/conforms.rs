@@ -1,9 +1,11 @@
 //! What every store must do, and what only one does that others write as well.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bugle_store::conformance::suite;
+use prometheus_client::registry::Registry;
 
 use super::*;
 use crate::server::Etcd;
@@ -36,6 +38,52 @@ async fn two_platforms_see_what_the_other_writes() {
     let lost = two.txn(create("/repo/f", "two")).await.unwrap();
     assert!(!lost.succeeded);
     assert_eq!(value(&*two, "/repo/f").await.unwrap(), "one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_writes_is_seen_although_the_watch_rests() {
+    let etcd = Etcd::start();
+    let config = config(std::slice::from_ref(&etcd.address));
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry).with_etcd(&mut registry);
+    let busy = EtcdStore::open(&config, &Config::default(), metrics);
+    let (busy, other) = (Arc::new(busy.unwrap()), open(&config).unwrap());
+    let rests = || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let rests = text
+            .lines()
+            .find_map(|line| line.strip_prefix("bugle_store_etcd_rests_total "));
+        rests.unwrap().parse::<u64>().unwrap()
+    };
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..4 {
+        let (busy, is_over) = (Arc::clone(&busy), Arc::clone(&is_over));
+        writers.spawn(async move {
+            for number in 0.. {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let key = format!("/bugle/own/{writer}/{}", number % 100);
+                busy.txn(put(&key, &number.to_string())).await.unwrap();
+            }
+        });
+    }
+    for round in ["once", "twice"] {
+        let before = rests();
+        eventually("the watch rests", async || rests() > before).await;
+        other.txn(put("/bugle/theirs", round)).await.unwrap();
+        let is_seen = async || value(&*busy, "/bugle/theirs").await.as_deref() == Some(round);
+        eventually("what the other wrote is seen", is_seen).await;
+    }
+    is_over.store(true, Ordering::Relaxed);
+    writers.join_all().await;
+    let last = busy.txn(put("/bugle/theirs", "last")).await.unwrap();
+    let has_last = async || other.revision().await.unwrap() >= last.revision;
+    eventually("the other has seen all", has_last).await;
+    let all = async |store: &EtcdStore| store.range(b"", None, 1000).await.unwrap().items;
+    assert_eq!(all(&busy).await, all(&other).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

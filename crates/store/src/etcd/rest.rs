@@ -39,6 +39,17 @@ struct Seen {
     awake_until: Option<Instant>,
 }
 
+impl Seen {
+    fn is_much(&self, now: Instant) -> bool {
+        self.window
+            .is_some_and(|(since, before)| now - since < WINDOW && self.requests - before >= MANY)
+    }
+
+    fn is_awake(&self, now: Instant) -> bool {
+        self.awake_until.is_some_and(|until| now < until)
+    }
+}
+
 impl Rest {
     /// What a request wrote is in the copy, without the watch.
     pub(super) fn wrote(&self) {
@@ -48,8 +59,7 @@ impl Rest {
         let (since, before) = window.unwrap_or((now, seen.requests));
         seen.window = Some((since, before));
         seen.requests += 1;
-        let is_awake = seen.awake_until.is_some_and(|until| now < until);
-        if seen.requests - before == MANY && !is_awake {
+        if seen.requests - before == MANY {
             self.may_begin.notify_one();
         }
     }
@@ -62,7 +72,14 @@ impl Rest {
 
     /// Waits until the watch may rest. Cancel safe.
     pub(super) async fn begins(&self) {
-        self.may_begin.notified().await;
+        loop {
+            self.may_begin.notified().await;
+            // News may be of before the last rest, or of before something was missing.
+            let seen = self.seen.lock();
+            if seen.is_much(Instant::now()) && !seen.is_awake(Instant::now()) {
+                return;
+            }
+        }
     }
 
     /// Waits until the watch must go on.
@@ -71,10 +88,14 @@ impl Rest {
             let before = self.seen.lock().requests;
             tokio::select! {
                 biased;
-                () = self.must_end.notified() => return,
-                () = sleep(WINDOW) => {}
+                () = self.must_end.notified() => {}
+                () = sleep(WINDOW) => {
+                    if self.seen.lock().requests - before < MANY / 2 {
+                        return;
+                    }
+                }
             }
-            if self.seen.lock().requests - before < MANY / 2 {
+            if self.seen.lock().is_awake(Instant::now()) {
                 return;
             }
         }
@@ -125,5 +146,17 @@ mod tests {
         sleep(AWAKE).await;
         write_much(&rest);
         assert!(is_soon(rest.begins()).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_long_ago_neither_begins_nor_ends_it() {
+        let rest = Rest::default();
+        write_much(&rest);
+        rest.miss();
+        sleep(AWAKE).await;
+        assert!(!is_soon(rest.begins()).await);
+        write_much(&rest);
+        assert!(is_soon(rest.begins()).await);
+        assert!(!is_soon(rest.ends()).await);
     }
 }

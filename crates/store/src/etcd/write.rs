@@ -157,6 +157,7 @@ impl Sent {
         let Answered { newest, parts } = answer;
         if parts.iter().all(|part| part.succeeded && has_changed(part)) {
             if self.publish(&together, newest) {
+                self.shared.metrics.revision.set(self.core.revision().0);
                 self.shared.rest.wrote();
             } else {
                 self.shared.rest.miss();

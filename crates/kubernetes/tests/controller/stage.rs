@@ -81,17 +81,14 @@ impl MemoryRecords {
 
     /// How far a pool has come; none if there is no record.
     pub(crate) fn state(&self, id: &str) -> Option<PoolState> {
-        let pools = self.pools.borrow();
-        let pools = pools.as_ref().unwrap();
-        pools
-            .get(&id.parse().unwrap())
-            .map(|pool| pool.state.clone())
+        state_in(self.pools.borrow().as_deref(), id).cloned()
     }
 
     /// Waits until the state of a pool fulfils the condition.
     pub(crate) async fn until(&self, id: &str, fits: impl Fn(Option<&PoolState>) -> bool) {
         let mut pools = self.pools.subscribe();
-        let wanted = pools.wait_for(|_| fits(self_state(&self.pools, id).as_ref()));
+        // Only what is handed over may be looked at: to borrow it again while a write waits blocks both.
+        let wanted = pools.wait_for(|pools| fits(state_in(pools.as_deref(), id)));
         let met = tokio::time::timeout(PATIENCE, wanted).await;
         assert!(met.is_ok(), "pool {id} stays {:?}", self.state(id));
     }
@@ -115,10 +112,9 @@ impl MemoryRecords {
     }
 }
 
-fn self_state(pools: &watch::Sender<Option<Arc<PoolMap>>>, id: &str) -> Option<PoolState> {
-    let pools = pools.borrow();
-    let pool = pools.as_ref()?.get(&id.parse().unwrap())?;
-    Some(pool.state.clone())
+fn state_in<'a>(pools: Option<&'a PoolMap>, id: &str) -> Option<&'a PoolState> {
+    let pool = pools?.get(&id.parse().unwrap())?;
+    Some(&pool.state)
 }
 
 impl Records for MemoryRecords {

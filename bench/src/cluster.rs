@@ -222,7 +222,7 @@ pub(crate) fn million(binary: &Path, _: Effort, figures: &mut Figures) -> anyhow
     figures.add("ready_s_1m", "s", what, vec![ready]);
     has_read_its_lists(platform.control)?;
     let what = "all processes of an idle platform with 1,000,000 functions, all of them listed";
-    let memory = processes::rss_mib(platform.pid())?;
+    let memory = processes::idle_rss_mib(platform.pid())?;
     figures.add("idle_rss_1m_mb", "MiB", what, vec![memory]);
     Ok(())
 }

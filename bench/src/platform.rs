@@ -217,11 +217,13 @@ impl Drop for Platform {
 
 /// The smallest wait between two looks at something that takes milliseconds.
 pub(crate) fn pause() {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "no runtime here; the wait bounds the precision"
-    )]
-    std::thread::sleep(Duration::from_micros(500));
+    wait(Duration::from_micros(500));
+}
+
+/// A wait between two looks, which bounds their precision.
+pub(crate) fn wait(time: Duration) {
+    #[expect(clippy::disallowed_methods, reason = "no runtime here")]
+    std::thread::sleep(time);
 }
 
 /// The body of a registration.

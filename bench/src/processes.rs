@@ -2,8 +2,21 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+
+use crate::platform::wait;
+
+/// A platform is idle when nothing has changed for so long. One that is ready goes on reading its lists
+/// and making parents of instances, and a process counts twice between its fork and its program.
+const STILL: Duration = Duration::from_secs(1);
+
+/// The longest that one may take to be idle.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Memory that comes and goes with being looked at.
+const JITTER_KIB: u32 = 512;
 
 /// A process of a platform's tree.
 #[derive(Clone, Debug)]
@@ -54,6 +67,26 @@ fn process(pid: u32) -> Option<Process> {
 pub(crate) fn rss_mib(root: u32) -> anyhow::Result<f64> {
     let kib: u32 = tree(root)?.iter().map(|process| process.rss_kib).sum();
     Ok(f64::from(kib) / 1024.0)
+}
+
+/// The same, once neither the processes nor their memory change any more.
+pub(crate) fn idle_rss_mib(root: u32) -> anyhow::Result<f64> {
+    let look = || -> anyhow::Result<(Vec<u32>, u32)> {
+        let tree = tree(root)?;
+        let kib = tree.iter().map(|process| process.rss_kib).sum();
+        Ok((tree.iter().map(|process| process.pid).collect(), kib))
+    };
+    let begin = Instant::now();
+    let (mut known, mut since) = (look()?, Instant::now());
+    while since.elapsed() < STILL {
+        ensure!(begin.elapsed() < PATIENCE, "process {root} is never idle");
+        wait(STILL / 20);
+        let now = look()?;
+        if now.0 != known.0 || now.1.abs_diff(known.1) > JITTER_KIB {
+            (known, since) = (now, Instant::now());
+        }
+    }
+    rss_mib(root)
 }
 
 /// Memory that only this process has, in MiB; 0 for one that is gone.

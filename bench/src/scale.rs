@@ -255,12 +255,13 @@ pub(crate) fn many(binary: &Path, effort: Effort, figures: &mut Figures) -> anyh
         platform.register_many(effort.many, "many", &folders.code)?;
     }
     let platform = Platform::start(binary, &folders.data, &folders.code)?;
-    let what = "all processes of an idle platform with 100,000 functions";
+    let what =
+        "all processes of an idle platform with 100,000 functions, parents of instances among them";
     figures.add(
         "idle_rss_100k_mb",
         "MiB",
         what,
-        vec![processes::rss_mib(platform.pid())?],
+        vec![processes::idle_rss_mib(platform.pid())?],
     );
     let ready = platform.ready.as_secs_f64() * 1e3;
     figures.add(

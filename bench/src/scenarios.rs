@@ -240,7 +240,7 @@ fn idle(binary: &Path, effort: Effort, figures: &mut Figures) -> anyhow::Result<
     for _ in 0..effort.starts {
         let folders = Folders::new()?;
         let platform = Platform::start(binary, &folders.data, &folders.code)?;
-        rounds.push(processes::rss_mib(platform.pid())?);
+        rounds.push(processes::idle_rss_mib(platform.pid())?);
     }
     figures.add(
         "idle_rss_mb",

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
+use super::shared::Unreadable;
 use super::{PAUSE, Shared};
 use crate::beat::{OF_GATEWAYS, until_silent};
 use crate::link::Link;
@@ -74,10 +75,7 @@ impl Shared {
         drop(stranger);
         match known {
             Ok(node) => self.attend(node, stream).await,
-            Err(error) => {
-                let reason = report(&error);
-                tracing::warn!(reason, "a node was refused");
-            }
+            Err(error) => refused(&error),
         }
     }
 
@@ -153,7 +151,7 @@ impl Shared {
         }
     }
 
-    /// Takes a node in and hears its news.
+    /// Takes a node in and hears its news, or refuses it.
     async fn listen(self: &Arc<Self>, link: &Arc<Link>) -> Result<(), Broken> {
         let mut news = link.news().await?;
         let first = tokio::time::timeout(INTRODUCTION, news.part()).await;
@@ -167,9 +165,9 @@ impl Shared {
         if hello.protocol != wire::PROTOCOL || hello.build != self.build {
             tracing::warn!(
                 node = %link.node, theirs = hello.build, ours = self.build,
-                "a node is of another build; use the same on both sides"
+                "a node is of another build and is refused; use the same on both sides"
             );
-            return Err(Garbage("a node of another build").into());
+            return Ok(());
         }
         if hello.process.len() > LABEL {
             return Err(Garbage("a longer name of a process than a node may have").into());
@@ -184,17 +182,23 @@ impl Shared {
                     view.health = Health::Draining;
                 }
             }
-            Ok(None) => return Err(Garbage("a node that was removed").into()),
+            Ok(None) => {
+                // While it connected.
+                refused(&Error::Certificate);
+                return Ok(());
+            }
             Err(error) => {
-                let reason = report(&error);
-                tracing::warn!(node = %link.node, reason, "a node is not taken in");
-                return Err(Garbage("a node that cannot be looked up").into());
+                refused(&error);
+                return Ok(());
             }
         }
         if let Some(twin) = self.twin_of(&link.node, link.process()).await {
             return self.refuse(link, &twin).await;
         }
         self.add(link, view);
+        // What was decided meanwhile was told to the connections that there were.
+        let decided = self.members.member(&link.node).await;
+        self.heed(&link.node, decided.map_err(|_| Unreadable));
         link.introduce();
         while let Some(Part { kind, payload }) = news.part().await? {
             match kind {
@@ -246,6 +250,11 @@ impl Shared {
         };
         self.fleet.join(view, Arc::new(driver));
     }
+}
+
+fn refused(error: &Error) {
+    let reason = report(error);
+    tracing::warn!(reason, "a node was refused");
 }
 
 fn view(node: &NodeId, hello: Hello) -> Result<NodeView, Garbage> {

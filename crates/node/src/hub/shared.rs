@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{PAUSE, Shared};
 use crate::link::{CLOSE, GATEWAYS, Link, OPEN};
-use crate::members::Error;
+use crate::members::{Error, Member};
 
 /// How long nodes have to come to a gateway that is new, before functions start instances as if they
 /// had none.
@@ -28,6 +28,9 @@ const LOOK_THROUGH: Duration = Duration::from_secs(30);
 
 /// Never.
 pub(super) enum Never {}
+
+/// What is kept of a node cannot be read.
+pub(super) struct Unreadable;
 
 impl Shared {
     /// Has a node drained, or not any more.
@@ -88,6 +91,16 @@ impl Shared {
         }
     }
 
+    /// Does what an operator has decided about a node: none is kept of one that was removed.
+    pub(super) fn heed(&self, node: &NodeId, decided: Result<Option<Member>, Unreadable>) {
+        match decided {
+            Ok(Some(member)) => self.set_draining(node, member.draining),
+            Ok(None) => self.cut_off(node),
+            // What was decided last holds until it can be read again.
+            Err(Unreadable) => {}
+        }
+    }
+
     /// Does what operators decide about nodes, at whichever gateway.
     pub(super) async fn follow_members(self: Arc<Self>) -> Never {
         loop {
@@ -107,12 +120,9 @@ impl Shared {
             let members = self.members.list().await?;
             let connected: Vec<NodeId> = self.links.lock().keys().cloned().collect();
             for node in connected {
-                match members.iter().find(|(known, _)| *known == node) {
-                    Some((_, Some(member))) => self.set_draining(&node, member.draining),
-                    // What was decided about it last holds until its record can be read again.
-                    Some((_, None)) => {}
-                    None => self.cut_off(&node),
-                }
+                let found = members.iter().find(|(known, _)| *known == node);
+                let decided = found.map(|(_, member)| member.clone().ok_or(Unreadable));
+                self.heed(&node, decided.transpose());
             }
             match tokio::time::timeout_at(again, watch.next()).await {
                 Ok(Ok(_)) => {}

@@ -1,8 +1,11 @@
 //! Who is a node of the platform: joining, being removed, and what a node alone may have.
 
+use tokio::sync::mpsc;
+
 use crate::identity::KNOWN;
 use crate::joined::may_be_removed;
 
+use super::hostility::{hello, misbehaving};
 use super::*;
 
 #[tokio::test]
@@ -20,6 +23,53 @@ async fn a_removed_node_is_cut_off_and_does_not_come_back() {
         .open(&"t".parse().unwrap(), "known")
         .await;
     assert!(matches!(refused, Err(IdentityError::Refused(_))));
+}
+
+#[tokio::test]
+async fn a_node_that_is_removed_before_it_says_what_it_is_is_not_taken_in() {
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let (_folder, identity) = platform.join("a").await;
+    let (asked, mut asks) = mpsc::channel(1);
+    let connection = misbehaving(&platform, &identity, move |path, respond| {
+        assert_eq!(path, "/news");
+        asked.try_send(respond).unwrap();
+        None
+    })
+    .await;
+    let respond = asks.recv().await.unwrap();
+    platform.hub.remove(&"a".parse().unwrap()).await.unwrap();
+    let _news = hello(respond);
+    timeout(BOUND, connection).await.unwrap().unwrap();
+    assert!(platform.fleet.nodes().is_empty());
+}
+
+#[tokio::test]
+async fn a_node_that_is_removed_while_it_is_taken_in_does_not_stay() {
+    let platform = Platform::start(&store(), "127.0.0.1:0").await;
+    let Node { host, folder, .. } = platform.node("a").await;
+    eventually(|| platform.fleet.nodes().is_empty()).await;
+    let identity = Identity::load(folder.path()).unwrap().unwrap();
+    let name = "a".parse().unwrap();
+    let (asked, mut asks) = mpsc::channel(1);
+    // Its former process, which is asked whether it lives.
+    let _former = misbehaving(&platform, &identity, move |path, respond| match path {
+        "/news" => Some(hello(respond)),
+        "/alive" => {
+            asked.try_send(respond).unwrap();
+            None
+        }
+        _ => None,
+    })
+    .await;
+    platform.until(&name, Health::Live).await;
+    let removal = async {
+        let _unanswered = asks.recv().await.unwrap();
+        platform.hub.remove(&name).await.unwrap();
+    };
+    let connected = once(&identity, &host, &platform.address);
+    let (connected, ()) = tokio::join!(timeout(BOUND, connected), removal);
+    assert!(connected.is_ok(), "it is cut off");
+    eventually(|| platform.fleet.nodes().is_empty()).await;
 }
 
 #[tokio::test]

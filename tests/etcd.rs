@@ -173,6 +173,21 @@ async fn another_platform_waits_and_takes_over_from_one_that_is_killed() {
 }
 
 #[tokio::test]
+async fn a_platform_that_stops_in_order_leaves_its_place_to_the_next_at_once() {
+    let etcd = Etcd::start().await;
+    let site = Site::new();
+    let platform = site.start_with(&over(&etcd)).await;
+    let place = || etcd.control(&["get", "/bugle/running/alone", "--print-value-only"]);
+    let whose = place().unwrap();
+    assert!(
+        whose.contains(&format!("process {}", platform.pid)),
+        "{whose}"
+    );
+    platform.finish().await;
+    assert_eq!(place().as_deref(), Ok(""));
+}
+
+#[tokio::test]
 async fn a_platform_with_another_key_does_not_stay() {
     let etcd = Etcd::start().await;
     let (one, two) = (Site::new(), Site::new());

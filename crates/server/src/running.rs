@@ -89,8 +89,8 @@ impl Running {
         self.closing.cancel();
         self.tasks.shut_down(LAST_TASKS).await;
         drop(self.data);
-        // Joins its thread, after everything that was accepted is on disk.
-        drop(self.store);
+        // Whoever else still has it asks nothing any more.
+        self.store.close();
         if orderly {
             Ok(())
         } else {

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -53,16 +54,22 @@ const UNDER_WAY: usize = 256;
 
 /// A store in an etcd.
 ///
-/// Dropping it ends its thread and its connections.
+/// Closing or dropping it ends its thread and its connections.
 #[derive(Debug)]
 pub struct EtcdStore {
     core: Arc<Core>,
     shared: Arc<Shared>,
     permits: Semaphore,
     gather: Arc<Gather>,
-    /// None only while dropping.
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// None once it is closed.
+    worker: Mutex<Option<Worker>>,
+}
+
+/// The thread that follows etcd, and what tells it to end.
+#[derive(Debug)]
+struct Worker {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 /// What the thread and the callers share.
@@ -198,8 +205,7 @@ impl EtcdStore {
             shared,
             permits: Semaphore::new(UNDER_WAY),
             gather: Arc::default(),
-            stop: Some(stop),
-            thread: Some(thread),
+            worker: Mutex::new(Some(Worker { stop, thread })),
         })
     }
 
@@ -281,13 +287,7 @@ pub struct Examined {
 
 impl Drop for EtcdStore {
     fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
-        if let Some(thread) = self.thread.take() {
-            // If it panicked, the copy was no longer followed; nothing of it was to be kept.
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 
@@ -323,6 +323,16 @@ impl Store for EtcdStore {
 
     fn revision(&self) -> BoxFuture<'_, Result<Revision, Error>> {
         Box::pin(async move { Ok(self.core.revision()) })
+    }
+
+    /// Ends the thread, which gives its place to the next platform.
+    fn close(&self) {
+        let Some(Worker { stop, thread }) = self.worker.lock().take() else {
+            return;
+        };
+        let _ = stop.send(());
+        // If it panicked, the copy was no longer followed; nothing of it was to be kept.
+        let _ = thread.join();
     }
 
     /// Compacts etcd, for all who use it.

@@ -228,4 +228,8 @@ pub trait Store: Send + Sync {
     fn health(&self) -> Result<(), Error> {
         Ok(())
     }
+
+    /// Gives back what others wait for, at the end: from now on nothing can be asked. Blocks for up to
+    /// half a second. What was answered is kept without it.
+    fn close(&self) {}
 }
